@@ -1,0 +1,149 @@
+"""From configuration to objects. The only place of the project that calls Hydra's `instantiate`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from aepo_lightning.branching import NeverBranch
+from aepo_lightning.budgets import RootShare
+from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.datamodule import RolloutDataModule
+from aepo_lightning.entropy import TurnEntropy
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.experience import ExperienceBuilder
+from aepo_lightning.module import AEPOModule
+from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
+from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """Instantiate a node of the configuration with plain lists and dicts inside.
+
+    Args:
+        node: A mapping with `_target_`, or one whose values are.
+        extra: Further arguments of the target, passed as they are.
+    """
+    if not extra:
+        return instantiate(node, _convert_="all")
+    # Arguments given to `instantiate` itself would be merged into the configuration, which turns dataclasses to dicts.
+    return instantiate(node, _convert_="all", _partial_=True)(**extra)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The objects of the reinforcement-learning stage."""
+
+    module: AEPOModule
+    datamodule: RolloutDataModule
+    trainer: L.Trainer
+    engine: Engine
+
+
+def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
+    """Build module, datamodule, engine and trainer around a policy.
+
+    Raises:
+        ConfigError: If the settings do not fit together.
+    """
+    engine: Engine = build(cfg.engine, policy=policy)
+    sampler, evaluation_sampler = build_samplers(cfg, policy, engine, folder)
+    algorithm = cfg.algorithm
+    experience = ExperienceBuilder(
+        advantage_estimator=build(algorithm.advantage_estimator),
+        shaping=build(algorithm.shaping),
+        pad_token_id=policy.tokenizer.pad_token_id,
+        **_plain(cfg.experience),
+    )
+    datamodule = RolloutDataModule(
+        build(cfg.data.task), sampler, evaluation_sampler, experience, seed=cfg.seed, **_plain(cfg.data, without="task")
+    )
+    module = AEPOModule(
+        policy,
+        build(algorithm.objective),
+        aggregation=build(algorithm.aggregation),
+        kl_penalty=build(algorithm.kl_penalty),
+        pass_at=cfg.evaluation.pass_at,
+        **build(cfg.module),
+    )
+    return Run(module=module, datamodule=datamodule, trainer=build_trainer(cfg, folder), engine=engine)
+
+
+def build_samplers(
+    cfg: DictConfig, policy: PolicySource, engine: Engine, folder: Path
+) -> tuple[RolloutSampler, RolloutSampler]:
+    """Build the sampler of training and that of evaluation, which draws independent samples and never branches."""
+    tools = build(cfg.tools)
+    reward = build(cfg.reward)
+    protocol = TagProtocol(policy.tokenizer, tools.tool_names)
+    settings: RolloutSettings = build(cfg.rollout.settings)
+    parts = RolloutParts(
+        engine=engine,
+        tools=tools,
+        reward=reward,
+        protocol=protocol,
+        allocator=build(cfg.algorithm.allocator),
+        branch_policy=build(cfg.algorithm.branch_policy),
+        settings=settings,
+    )
+    evaluation = RolloutParts(
+        engine=engine,
+        tools=tools,
+        reward=reward,
+        protocol=protocol,
+        allocator=RootShare(),
+        branch_policy=NeverBranch(),
+        settings=build(cfg.rollout.settings, budget=cfg.evaluation.num_samples, turn_entropy=TurnEntropy()),
+    )
+    at_once = cfg.rollout.max_concurrent_questions
+    journal = RolloutJournal(folder / "rollouts")
+    return RolloutSampler(parts, at_once, journal), RolloutSampler(evaluation, at_once)
+
+
+def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
+    """Build the trainer of the reinforcement-learning stage; logs and checkpoints go below `folder`."""
+    callbacks = cfg.callbacks.copy()
+    with open_dict(callbacks):
+        for node in callbacks.values():
+            if node is not None and OmegaConf.is_missing(node, "dirpath"):
+                node.dirpath = str(folder / "checkpoints")
+    trainer: L.Trainer = build(
+        cfg.trainer,
+        strategy=build(cfg.strategy),
+        callbacks=[build(node) for node in callbacks.values() if node is not None],
+        logger=build_logger(cfg, folder),
+        default_root_dir=str(folder),
+    )
+    return trainer
+
+
+def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:
+    """Build the logger below `folder`."""
+    logger: Logger = build(cfg.logger, save_dir=str(folder / sub_folder))
+    return logger
+
+
+def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartModule, DemonstrationDataModule]:
+    """Build the supervised stage.
+
+    Raises:
+        ConfigError: If the task has no demonstrations.
+    """
+    task: Task = build(cfg.data.task)
+    if not isinstance(task, DemonstrationSource):
+        raise ConfigError(
+            f"`coldstart` needs a task with demonstrations, but {type(task).__name__} has none. Set `coldstart=none`."
+        )
+    module = ColdStartModule(
+        policy, build(cfg.coldstart.optimizer), build(cfg.coldstart.scheduler), cfg.coldstart.max_grad_norm
+    )
+    protocol = TagProtocol(policy.tokenizer, build(cfg.tools).tool_names)
+    return module, DemonstrationDataModule(task, protocol, policy.tokenizer, cfg.coldstart.batch_size)
+
+
+def _plain(node: DictConfig, without: str = "") -> dict[str, Any]:
+    return {str(key): value for key, value in node.items() if key != without}

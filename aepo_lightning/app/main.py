@@ -1,0 +1,67 @@
+"""The command behind `python train.py`: check the overrides, then plan or run."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from aepo_lightning.app.overrides import config_keys, explain_override_error
+from aepo_lightning.app.plan import make_plan, render_plan
+from aepo_lightning.app.plan_config import plan_input
+from aepo_lightning.app.report import render_report
+from aepo_lightning.app.stages import run_stages
+from aepo_lightning.errors import AepoError
+
+CONFIG_MODULE = "aepo_lightning.conf"
+
+
+def execute(cfg: DictConfig) -> Any:
+    """Plan or run a composed configuration and print the outcome."""
+    console = Console()
+    if cfg.plan:
+        plan = make_plan(plan_input(cfg))
+        console.print(render_plan(plan))
+        return plan
+    report = run_stages(cfg)
+    console.print(render_report(report))
+    return report
+
+
+def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
+    """Compose the configuration on trial; return what is wrong with the overrides, or None."""
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        keys = config_keys(OmegaConf.to_container(compose("train")))  # type: ignore[arg-type]
+        try:
+            OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            return explain_override_error(error, keys)
+        finally:
+            GlobalHydra.instance().clear()
+    return None
+
+
+@hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="train")
+def _hydra_main(cfg: DictConfig) -> None:
+    try:
+        execute(cfg)
+    except AepoError as error:
+        logging.getLogger(__name__).debug("raised by", exc_info=error)
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+def main() -> None:
+    """Run the command line; a mistake of the user ends in one message and exit status 2."""
+    overrides = sys.argv[1:]
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
+    if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):
+        sys.exit(f"{problem}")
+    _hydra_main()

@@ -1,0 +1,43 @@
+"""The closing table of a run."""
+
+from collections.abc import Mapping
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from aepo_lightning.app.stages import RunReport
+
+_ROWS = (
+    ("reward", "val/reward", "{:.3f}"),
+    ("pass@1", "val/pass@1", "{:.3f}"),
+    ("pass@4", "val/pass@4", "{:.3f}"),
+    ("policy entropy (nats)", "val/entropy", "{:.3f}"),
+    ("tool calls per trajectory", "val/num_tool_calls", "{:.2f}"),
+    ("format errors", "val/format_error_fraction", "{:.3f}"),
+)
+
+
+def render_report(report: RunReport) -> Group:
+    """Return the table of held-out figures before and after, and where everything was written."""
+    table = Table(title=f"{report.name} with {report.algorithm}", title_justify="left")
+    for heading in ("held out", "before", "after"):
+        table.add_column(heading, justify="left" if heading == "held out" else "right")
+    for label, name, form in _ROWS:
+        table.add_row(label, _cell(report.before, name, form), _cell(report.after, name, form))
+    table.add_section()
+    table.add_row("generated tokens per second", "", _cell(report.training, "rollout/tokens_per_s", "{:.0f}"))
+    for stage, seconds in report.seconds.items():
+        table.add_row(f"{stage} (s)", "", f"{seconds:.1f}")
+    table.add_row("all stages (s)", "", f"{sum(report.seconds.values()):.1f}")
+    places = (
+        f"TensorBoard    tensorboard --logdir {report.folder}",
+        f"checkpoints    {report.folder / 'checkpoints'}",
+        f"entropy curve  {report.folder / 'checkpoints' / 'entropy.png'}",
+        f"policy         {report.folder / 'policy'}",
+    )
+    return Group(table, Text("\n".join(places)))
+
+
+def _cell(values: Mapping[str, float], name: str, form: str) -> str:
+    return form.format(values[name]) if name in values else "-"

@@ -1,0 +1,154 @@
+"""The supervised cold start: next-token prediction on demonstrations, tool results masked (the paper's stage 0)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Int
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from aepo_lightning.module import OptimizerFactory, SchedulerFactory
+from aepo_lightning.network import PolicyNetwork
+from aepo_lightning.protocols import DemonstrationSource, PolicySource
+from aepo_lightning.rollout import TagProtocol
+from aepo_lightning.types import Demonstration, SegmentSource
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DemonstrationBatch:
+    """Demonstrations as right-padded rows."""
+
+    input_ids: Int[Tensor, "batch seq"]
+    response_mask: Bool[Tensor, "batch response"]
+    """True where the predicted token was written by the demonstrator, hence is trained."""
+
+    def to(self, device: torch.device | str) -> "DemonstrationBatch":
+        """Return the batch on `device`."""
+        return DemonstrationBatch(input_ids=self.input_ids.to(device), response_mask=self.response_mask.to(device))
+
+
+def encode_demonstration(
+    demonstration: Demonstration, protocol: TagProtocol, eos_token_id: int
+) -> tuple[list[int], list[bool]]:
+    """Return tokens and, for each, whether it is trained. The end-of-sequence token is."""
+    tokens = protocol.encode_prompt(demonstration.question.messages)
+    trained = [False] * len(tokens)
+    for turn in demonstration.turns:
+        is_own = turn.source is SegmentSource.POLICY
+        ids = protocol.encode_text(turn.text) if is_own else protocol.encode_result(turn.text)
+        tokens += ids
+        trained += [is_own] * len(ids)
+    return [*tokens, eos_token_id], [*trained, True]
+
+
+class DemonstrationDataModule(L.LightningDataModule):
+    """Batches of demonstrations, each seen once."""
+
+    def __init__(
+        self, source: DemonstrationSource, protocol: TagProtocol, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
+    ) -> None:
+        """Keep the source.
+
+        Args:
+            source: Where demonstrations come from.
+            protocol: How tool results are written; must be the rollouts' own.
+            tokenizer: Tokenizer of the policy.
+            batch_size: Demonstrations per optimiser step and rank.
+        """
+        super().__init__()
+        self._source = source
+        self._protocol = protocol
+        self._tokenizer = tokenizer
+        self._batch_size = batch_size
+
+    def train_dataloader(self) -> DataLoader[DemonstrationBatch]:
+        """Return an endless loader; the trainer's `max_steps` ends it."""
+        return DataLoader(_Batches(self), batch_size=None, num_workers=0)
+
+    def batch(self, step: int) -> DemonstrationBatch:
+        """Return the batch of an optimiser step; every rank has its own."""
+        assert self.trainer is not None
+        first = (step * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
+        rows = [
+            encode_demonstration(self._source.demonstration(index), self._protocol, self._tokenizer.eos_token_id)
+            for index in range(first, first + self._batch_size)
+        ]
+        return collate_demonstrations(rows, self._tokenizer.pad_token_id)
+
+
+def collate_demonstrations(rows: Sequence[tuple[list[int], list[bool]]], pad_token_id: int) -> DemonstrationBatch:
+    """Pad encoded demonstrations to one width."""
+    width = max(len(tokens) for tokens, _ in rows)
+    return DemonstrationBatch(
+        input_ids=torch.tensor([tokens + [pad_token_id] * (width - len(tokens)) for tokens, _ in rows]),
+        response_mask=torch.tensor([mask[1:] + [False] * (width - len(mask)) for _, mask in rows]),
+    )
+
+
+class _Batches(IterableDataset[DemonstrationBatch]):
+    def __init__(self, datamodule: DemonstrationDataModule) -> None:
+        self._datamodule = datamodule
+
+    def __iter__(self) -> Any:
+        step = 0
+        while True:
+            yield self._datamodule.batch(step)
+            step += 1
+
+
+class ColdStartModule(L.LightningModule):
+    """Trains a fresh policy on demonstrations."""
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerFactory | None = None,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        """Build the network.
+
+        Args:
+            policy: Architecture, tokenizer and first weights.
+            optimizer: Called with the parameters.
+            scheduler: Called with the optimizer; stepped once per optimiser step.
+            max_grad_norm: Gradients are scaled down to this L2 norm.
+        """
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy = policy
+        self.network = PolicyNetwork(policy.build_model())
+        self._optimizer_factory = optimizer
+        self._scheduler_factory = scheduler
+        self._max_grad_norm = max_grad_norm
+
+    def configure_optimizers(self) -> Optimizer | dict[str, Any]:
+        """Create optimizer and scheduler from their factories."""
+        optimizer = self._optimizer_factory(self.network.parameters())
+        if self._scheduler_factory is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+
+    def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:
+        """Take one step on the mean cross-entropy of the demonstrator's tokens."""
+        del batch_idx
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        scores = self.network(batch.input_ids, batch.response_mask)
+        num_tokens = batch.response_mask.sum()
+        loss = -scores.logprobs.sum() / num_tokens
+        self.manual_backward(loss)
+        self.clip_gradients(optimizer, gradient_clip_val=self._max_grad_norm, gradient_clip_algorithm="norm")
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler = self.lr_schedulers()
+        if scheduler is not None and not isinstance(scheduler, list):
+            scheduler.step()  # type: ignore[call-arg]
+        self.log("coldstart/loss", loss.detach(), prog_bar=True)
+        self.log("coldstart/entropy", scores.entropies.sum() / num_tokens)

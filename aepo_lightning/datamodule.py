@@ -1,0 +1,202 @@
+"""Fresh rollouts between epochs, as a LightningDataModule.
+
+`train_dataloader` publishes the weights, rolls out the next questions and returns the optimiser steps of the iteration.
+Which questions and which random numbers come next depends on the iteration counter alone, and that is in the checkpoint.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import lightning as L
+from torch.utils.data import DataLoader, IterableDataset
+from tqdm.auto import tqdm
+
+from aepo_lightning.experience import ExperienceBuilder
+from aepo_lightning.module import AEPOModule, reduce_tally
+from aepo_lightning.ops.collectives import all_reduce
+from aepo_lightning.protocols import Task
+from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
+from aepo_lightning.tree import RolloutTree, TreeBatch
+from aepo_lightning.types import Minibatch, Question
+from aepo_lightning.weights import publish
+
+
+class RolloutDataModule(L.LightningDataModule):
+    """Wraps an entropy-balanced rollout generator."""
+
+    def __init__(
+        self,
+        task: Task,
+        sampler: RolloutSampler,
+        evaluation_sampler: RolloutSampler,
+        experience: ExperienceBuilder,
+        *,
+        questions_per_iteration: int = 32,
+        num_val_questions: int | None = None,
+        val_chunk_size: int = 64,
+        seed: int = 0,
+        show_progress: bool = True,
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            task: Where questions come from.
+            sampler: Grows the training trees.
+            evaluation_sampler: Grows validation groups: independent samples, no branches.
+            experience: Turns trees into optimiser steps.
+            questions_per_iteration: Questions of one iteration, over all ranks.
+            num_val_questions: How many validation questions to ask, over all ranks. None asks all.
+            val_chunk_size: Validation questions that are rolled out together.
+            seed: Every random number of every rollout derives from it.
+            show_progress: Show a bar while trees grow.
+
+        Raises:
+            ValueError: If `questions_per_iteration` is not a multiple of the questions of an optimiser step.
+        """
+        super().__init__()
+        if questions_per_iteration < 1 or questions_per_iteration % experience.questions_per_step:
+            raise ValueError(
+                f"`questions_per_iteration` must be a positive multiple of `questions_per_step` "
+                f"({experience.questions_per_step}), but got {questions_per_iteration}."
+            )
+        self.task = task
+        self.sampler = sampler
+        self.evaluation_sampler = evaluation_sampler
+        self.iteration = 0
+        self.trees: list[RolloutTree] = []
+        self.metrics: dict[str, float] = {}
+        self._experience = experience
+        self._questions_per_iteration = questions_per_iteration
+        self._num_val_questions = num_val_questions
+        self._val_chunk_size = val_chunk_size
+        self._seed = seed
+        self._show_progress = show_progress
+        self._published = -1
+        self._collected_at = -1
+        self._minibatches: list[Minibatch] = []
+
+    @property
+    def _module(self) -> AEPOModule:
+        assert self.trainer is not None
+        module = self.trainer.lightning_module
+        if not isinstance(module, AEPOModule):
+            raise TypeError(f"`RolloutDataModule` needs an `AEPOModule`, but got {type(module).__name__}.")
+        return module
+
+    def train_dataloader(self) -> DataLoader[Minibatch]:
+        """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
+        assert self.trainer is not None
+        # Resuming at an epoch boundary asks for the loader twice, once with a stale epoch: only the step is reliable.
+        if self._collected_at != self.trainer.global_step:
+            self._collected_at = self.trainer.global_step
+            self._collect()
+            self.iteration += 1
+        return DataLoader(self._minibatches, batch_size=None, num_workers=0)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[TreeBatch]:
+        """Return a loader that rolls out validation questions chunk by chunk, as it is read."""
+        return DataLoader(_EvaluatedTrees(self), batch_size=None, num_workers=0)
+
+    def _collect(self) -> None:
+        start = perf_counter()
+        self.publish_weights()
+        self.trees = self._rollout(
+            self.sampler, self._train_questions(), derive_seed(self._seed, "train", self.iteration), self._train_name()
+        )
+        rolled_out = perf_counter()
+        module = self._module
+        was_training = module.training
+        module.eval()
+        reference = module.score_reference if module.uses_reference else None
+        self._minibatches = self._experience.build(self.trees, module.score, reference)
+        module.train(was_training)
+        self.metrics = self._describe(rolled_out - start, perf_counter() - rolled_out)
+
+    def _train_name(self) -> str:
+        assert self.trainer is not None
+        return f"train-{self.iteration:05d}-rank{self.trainer.global_rank}"
+
+    def _describe(self, rollout_s: float, experience_s: float) -> dict[str, float]:
+        tally = summarise_trees(self.trees)
+        values = {f"rollout/{name}": value for name, value in reduce_tally(tally).items()}
+        generated = all_reduce([float(sum(tree.num_generated_tokens for tree in self.trees))])[0]
+        values["time/rollout_s"] = rollout_s
+        values["time/experience_s"] = experience_s
+        values["rollout/tokens_per_s"] = generated / rollout_s
+        return values
+
+    def _train_questions(self) -> list[Question]:
+        """Return this rank's share of the next questions, under ids that are unique in the run."""
+        assert self.trainer is not None
+        first = self.iteration * self._questions_per_iteration
+        indices = range(first, first + self._questions_per_iteration)[self.trainer.global_rank :: self.trainer.world_size]
+        found = [(index, self.task.question("train", index)) for index in indices]
+        return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
+
+    def val_questions(self) -> list[Question]:
+        """Return this rank's share of the validation questions.
+
+        Raises:
+            ValueError: If the task has no end and no number was asked for.
+        """
+        assert self.trainer is not None
+        available = self.task.num_questions("val")
+        number = self._num_val_questions if self._num_val_questions is not None else available
+        if number is None:
+            raise ValueError("`num_val_questions` must be given for a task without end, but got None.")
+        number = number if available is None else min(number, available)
+        indices = range(number)[self.trainer.global_rank :: self.trainer.world_size]
+        return [self.task.question("val", index) for index in indices]
+
+    def publish_weights(self) -> None:
+        """Give the engine the present weights, unless it has them."""
+        assert self.trainer is not None
+        network = self._module.network
+        assert network is not None, "`configure_model` runs before any loader is read"
+        if self._published != self.trainer.global_step:
+            publish(network, self.sampler.parts.engine, self.trainer.global_step)
+            self._published = self.trainer.global_step
+
+    def evaluate(self, questions: Sequence[Question]) -> list[RolloutTree]:
+        """Roll out independent samples of validation questions; the same seeds at every evaluation."""
+        return self._rollout(self.evaluation_sampler, questions, derive_seed(self._seed, "val"), "val")
+
+    def _rollout(
+        self, sampler: RolloutSampler, questions: Sequence[Question], seed: int, name: str
+    ) -> list[RolloutTree]:
+        assert self.trainer is not None
+        hidden = not self._show_progress or self.trainer.global_rank != 0
+        with tqdm(total=len(questions), desc=f"rollout {name}", unit="q", leave=False, disable=hidden) as bar:
+            return sampler.rollout(questions, seed, name, lambda _: bar.update())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the stream of questions, as plain values."""
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a saved position."""
+        self.iteration = int(state_dict["iteration"])
+
+    def teardown(self, stage: str) -> None:
+        """Forget which weights the engine has: another trainer may bring others."""
+        del stage
+        self._published = -1
+
+
+class _EvaluatedTrees(IterableDataset[TreeBatch]):
+    """Chunks of validation questions, rolled out when they are asked for."""
+
+    def __init__(self, datamodule: RolloutDataModule) -> None:
+        self._datamodule = datamodule
+        self._questions = datamodule.val_questions()
+
+    def __len__(self) -> int:
+        return -(-len(self._questions) // self._datamodule._val_chunk_size)
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        self._datamodule.publish_weights()
+        size = self._datamodule._val_chunk_size
+        for start in range(0, len(self._questions), size):
+            yield TreeBatch(trees=self._datamodule.evaluate(self._questions[start : start + size]))

@@ -1,0 +1,41 @@
+"""Finding stop strings in a growing sequence of tokens without decoding it anew at each token."""
+
+from transformers import PreTrainedTokenizerBase
+
+
+class TokenPieces:
+    """The text that each token adds, decoded once per token id.
+
+    Pieces are exact for ASCII stop strings: a token that holds part of a multi-byte character decodes to a replacement
+    character, which no stop string contains.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
+
+    def __getitem__(self, token_id: int) -> str:
+        """Return the text of one token; special tokens are spelled out."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            piece = self._pieces[token_id] = self._tokenizer.decode([token_id])
+        return piece
+
+
+class StopMatcher:
+    """Follows one generation and says when one of its stop strings is complete."""
+
+    __slots__ = ("_keep", "_stop", "_tail")
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._keep = max((len(s) for s in stop), default=1) - 1
+        self._tail = ""
+
+    def push(self, piece: str) -> bool:
+        """Add the text of the next token; return True if a stop string ended in it."""
+        text = self._tail + piece
+        if any(stop in text for stop in self._stop):
+            return True
+        self._tail = text[-self._keep :] if self._keep else ""
+        return False

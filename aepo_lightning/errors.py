@@ -1,0 +1,59 @@
+"""Exceptions of this library: one child of `AepoError` for each boundary.
+
+    AepoError
+    |-- ConfigError     a setting that cannot work, with the rule and what to do
+    |-- DataError       a row of a file that cannot be read, with file, row and field
+    |-- EngineError     the generator of tokens failed or was misused
+    |-- ToolError       a tool failed; the runtime turns it into an observation for the model
+    |-- RewardError     a reward could not be computed
+    `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
+
+Each child also inherits the builtin it specialises, so that callers may catch either. A tool call that fails and a
+budget that is spent are data (`ToolStatus`, `StopReason`), not exceptions.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class AepoError(Exception):
+    """Root of every exception that this library raises on purpose."""
+
+
+class ConfigError(AepoError, ValueError):
+    """A setting or a combination of settings that cannot work."""
+
+
+class DataError(AepoError, ValueError):
+    """A data file, row or field that cannot be read."""
+
+
+class EngineError(AepoError, RuntimeError):
+    """An engine that failed or was asked for something it cannot do."""
+
+
+class ToolError(AepoError, RuntimeError):
+    """A tool that failed. Its message is shown to the model, so it must be short and honest."""
+
+
+class RewardError(AepoError, RuntimeError):
+    """A reward that could not be computed."""
+
+
+class TrainingError(AepoError, RuntimeError):
+    """An update that must not be applied."""
+
+
+@contextmanager
+def boundary(on_error: Callable[[Exception], None]) -> Iterator[None]:
+    """Turn any exception of foreign code (a user's tool) into data through `on_error`.
+
+    The one place of this library where a broad `except` may stand. Cancellation and interrupts pass through.
+
+    Args:
+        on_error: Receives the exception; what it does with it is the caller's business.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        on_error(error)

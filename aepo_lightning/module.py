@@ -1,0 +1,276 @@
+"""The EBPO training step as a LightningModule.
+
+One epoch is one rollout iteration and one `training_step` is one optimiser step over its micro-batches, so batch index,
+`global_step` and logger step agree. Everything that makes the algorithm (objective, aggregation, KL penalty) is a part
+that is passed in.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from aepo_lightning.errors import TrainingError
+from aepo_lightning.network import PolicyNetwork, TokenScores
+from aepo_lightning.objectives import KLPenalty, LossAggregation
+from aepo_lightning.ops.collectives import all_reduce
+from aepo_lightning.protocols import Objective, PolicySource
+from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
+from aepo_lightning.tree import RolloutTree, TreeBatch
+from aepo_lightning.types import Minibatch, ObjectiveInput, TrajectoryBatch, WeightedMean
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class AEPOModule(L.LightningModule):
+    """A policy and the surrogate loss that improves it."""
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        *,
+        aggregation: LossAggregation | None = None,
+        kl_penalty: KLPenalty | None = None,
+        scheduler: SchedulerFactory | None = None,
+        temperature: float = 1.0,
+        max_grad_norm: float = 1.0,
+        entropy_coefficient: float = 0.0,
+        gradient_checkpointing: bool = False,
+        logprob_chunk_size: int = 256,
+        mixed_precision: bool = False,
+        defer_gradient_sync: bool = False,
+        pass_at: tuple[int, ...] | list[int] = (1, 4),
+    ) -> None:
+        """Keep the parts; the model is built in `configure_model`, once the strategy is known.
+
+        Args:
+            policy: Architecture, tokenizer and first weights.
+            objective: The surrogate loss, token by token.
+            optimizer: Called with the parameters.
+            aggregation: How token losses become one number. Default: the mean over all response tokens of the step.
+            kl_penalty: Distance from the first weights; a frozen copy of the policy is kept only if it is on.
+            scheduler: Called with the optimizer; stepped once per optimiser step. None keeps the rate constant.
+            temperature: Sampling temperature of the rollouts.
+            max_grad_norm: Gradients are scaled down to this L2 norm.
+            entropy_coefficient: Weight of an entropy bonus in the loss.
+            gradient_checkpointing: Recompute activations in the backward pass.
+            logprob_chunk_size: Rows of logits that exist at once.
+            mixed_precision: Under FSDP2, compute in bfloat16 with float32 weights and reductions.
+            defer_gradient_sync: Under FSDP2, reduce gradients once per step instead of after every micro-batch. Saves
+                traffic, but keeps whole float32 gradients on every GPU.
+            pass_at: The k of each `val/pass@k`.
+
+        Raises:
+            ValueError: If `max_grad_norm` or `temperature` is not positive.
+        """
+        super().__init__()
+        if not max_grad_norm > 0 or not temperature > 0:
+            raise ValueError(
+                f"`max_grad_norm` and `temperature` must be positive, but got {max_grad_norm} and {temperature}."
+            )
+        self.automatic_optimization = False
+        self.policy = policy
+        self.temperature = temperature
+        self._objective = objective
+        self._aggregation = aggregation or LossAggregation()
+        self._kl_penalty = kl_penalty or KLPenalty()
+        self._optimizer_factory = optimizer
+        self._scheduler_factory = scheduler
+        self._max_grad_norm = max_grad_norm
+        self._entropy_coefficient = entropy_coefficient
+        self._network_options = {
+            "chunk_size": logprob_chunk_size,
+            "gradient_checkpointing": gradient_checkpointing,
+        }
+        self._mixed_precision = mixed_precision
+        self._defer_gradient_sync = defer_gradient_sync
+        self._pass_at = tuple(pass_at)
+        self._val_trees: list[RolloutTree] = []
+        self.network: PolicyNetwork | None = None
+        self._reference: list[PolicyNetwork] = []
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the KL penalty needs log-probs of the reference policy."""
+        return self._kl_penalty.coefficient > 0
+
+    def configure_model(self) -> None:
+        """Build the network, sharded per decoder layer if the strategy has a device mesh. Later calls do nothing."""
+        if self.network is not None:
+            return
+        self.network = self._build()
+        if self.uses_reference:
+            # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
+            self._reference = [self._build().eval().requires_grad_(False).to(self.device)]
+
+    def _build(self) -> PolicyNetwork:
+        network = PolicyNetwork(self.policy.build_model(), **self._network_options)
+        mesh = self.device_mesh
+        if mesh is not None:
+            options: dict[str, Any] = {"mesh": mesh["data_parallel"]}
+            if self._mixed_precision:
+                options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            for layer in network.model.model.layers:
+                fully_shard(layer, **options)
+            fully_shard(network, **options)
+        return network
+
+    def configure_optimizers(self) -> Optimizer | dict[str, Any]:
+        """Create optimizer and scheduler from their factories."""
+        assert self.network is not None, "`configure_model` runs first"
+        optimizer = self._optimizer_factory([p for p in self.network.parameters() if p.requires_grad])
+        if self._scheduler_factory is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+
+    @torch.no_grad()
+    def score(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs and entropies of a batch under the present weights, without gradient."""
+        assert self.network is not None, "`configure_model` runs first"
+        scores = self._score(self.network, batch)
+        if isinstance(self.network, FSDPModule):
+            self.network.reshard()
+        return scores
+
+    @torch.no_grad()
+    def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs of a batch under the reference policy."""
+        return self._score(self._reference[0], batch)
+
+    def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
+        moved = batch.to(self.device)
+        scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature)
+        return scores
+
+    def on_train_epoch_start(self) -> None:
+        """Log what the rollouts of this iteration looked like."""
+        metrics: Mapping[str, float] = getattr(self.trainer, "datamodule").metrics  # noqa: B009
+        self.log_dict(dict(metrics), rank_zero_only=True)
+
+    def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
+        """Take one optimiser step over the micro-batches of `minibatch`."""
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
+        metrics: dict[str, WeightedMean] = {}
+        losses = []
+        for index, batch in enumerate(minibatch.micro_batches):
+            self._sync_gradients(index + 1 == len(minibatch.micro_batches))
+            loss, found = self._loss(batch, minibatch)
+            # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
+            self.manual_backward(loss * self.trainer.world_size)
+            losses.append(loss.detach())
+            metrics = {name: mean + metrics[name] if name in metrics else mean for name, mean in found.items()}
+        grad_norm = self._clip_gradients()
+        total = torch.stack(losses).sum()
+        self._refuse_non_finite(minibatch, total, grad_norm, batch_idx)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._step_scheduler()
+        self._log_step(metrics, total, grad_norm)
+
+    def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, dict[str, WeightedMean]]:
+        assert self.network is not None and batch.old_logprobs is not None and batch.advantages is not None
+        mask = batch.response_mask
+        mode = "grad" if self._entropy_coefficient else "detached"
+        scores = self.network(batch.input_ids, mask, self.temperature, mode)
+        output = self._objective(
+            ObjectiveInput(
+                logprobs=scores.logprobs,
+                old_logprobs=batch.old_logprobs,
+                advantages=batch.advantages,
+                response_mask=mask,
+            )
+        )
+        token_losses = output.token_losses - self._entropy_coefficient * scores.entropies
+        if batch.ref_logprobs is not None:
+            token_losses = token_losses + self._kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+        loss = self._aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
+        return loss, {**output.metrics, **_token_metrics(batch, scores)}
+
+    def _sync_gradients(self, is_last: bool) -> None:
+        if isinstance(self.network, FSDPModule):
+            self.network.set_requires_gradient_sync(is_last or not self._defer_gradient_sync)
+
+    def _clip_gradients(self) -> Tensor:
+        assert self.network is not None
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._max_grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
+        bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))
+        if not all_reduce([bad], "max")[0]:
+            return
+        path = Path(self.trainer.default_root_dir) / f"non_finite_step{self.global_step}_rank{self.global_rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        slots = [{name: getattr(b, name) for name in b.__slots__} for b in minibatch.to("cpu").micro_batches]
+        torch.save({"micro_batches": slots, "loss": loss.cpu(), "grad_norm": grad_norm.cpu()}, path)
+        raise TrainingError(
+            f"Loss {float(loss)} and gradient norm {float(grad_norm)} must be finite (step {self.global_step}, batch "
+            f"{batch_idx}). The weights are unchanged and the batch is saved as {path}. Look for extreme log-prob "
+            "differences in it, then lower the learning rate or the clip range."
+        )
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+
+    def _log_step(self, metrics: Mapping[str, WeightedMean], loss: Tensor, grad_norm: Tensor) -> None:
+        names = sorted(metrics)
+        pairs = [[float(metrics[name].total), float(metrics[name].weight)] for name in names]
+        reduced = all_reduce([value for pair in pairs for value in pair] + [float(loss)])
+        values = {
+            f"train/{name}": reduced[2 * i] / reduced[2 * i + 1] if reduced[2 * i + 1] else 0.0
+            for i, name in enumerate(names)
+        }
+        values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
+        values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(values, rank_zero_only=True)
+        self.log("entropy", values["train/entropy"], prog_bar=True, logger=False, rank_zero_only=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the trees of the last evaluation."""
+        self._val_trees = []
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Collect evaluated trees; the datamodule has rolled them out."""
+        del batch_idx
+        self._val_trees.extend(batch.trees)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
+        tally = summarise_trees(self._val_trees)
+        for tree in self._val_trees:
+            for name, value in pass_rates([tree], [k for k in self._pass_at if k <= len(tree.leaves)]).items():
+                tally.add(name, value)
+        self.log_dict({f"val/{name}": value for name, value in reduce_tally(tally).items()}, rank_zero_only=True)
+
+
+def reduce_tally(tally: Tally) -> dict[str, float]:
+    """Return the means of a tally over all ranks. Every rank must have observed the same names."""
+    names = sorted(tally.totals)
+    sums = all_reduce([tally.totals[name] for name in names] + [tally.weights[name] for name in names])
+    pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
+    return {name: total / weight for name, total, weight in pairs if weight}
+
+
+def _token_metrics(batch: TrajectoryBatch, scores: TokenScores) -> dict[str, WeightedMean]:
+    """Return the entropy of the policy and how far the engine's log-probs are from the trainer's."""
+    assert batch.old_logprobs is not None
+    weight = batch.response_mask.sum().to(torch.float32)
+    gap = (batch.old_logprobs - batch.sampler_logprobs).abs() * batch.response_mask
+    return {
+        "entropy": WeightedMean(total=scores.entropies.detach().sum(), weight=weight),
+        "sampler_logprob_gap": WeightedMean(total=gap.sum(), weight=weight),
+    }

@@ -1,0 +1,60 @@
+"""CISPO: clip the importance weight, never the gradient."""
+
+from dataclasses import dataclass
+
+import torch
+
+from aepo_lightning.objectives.ratio_metrics import ratio_metrics
+from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
+from aepo_lightning.types import ObjectiveInput, ObjectiveOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cispo:
+    """The policy gradient with a detached, clipped importance weight: -sg(clip(r, 1 - low, 1 + high)) * A * log pi.
+
+    Every token keeps a gradient, for advantages of both signs.
+
+    References:
+        MiniMax-M1, arXiv:2506.13585. The paper has no lower bound and does not publish the upper one.
+    """
+
+    clip_range_low: float | None = None
+    """The weight is at least 1 - clip_range_low. None sets no lower bound."""
+    clip_range_high: float = 4.0
+    """The weight is at most 1 + clip_range_high; 4 makes it the cap of 5 that other libraries state as a ratio."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        if self.clip_range_low is not None and not 0 <= self.clip_range_low <= 1:
+            raise ValueError(f"`clip_range_low` must be None (no bound) or in [0, 1], but got {self.clip_range_low}.")
+        if not self.clip_range_high >= 0:
+            raise ValueError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
+
+    def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
+        """Return the loss of every token.
+
+        Args:
+            inputs: Log-probs, advantages and mask. Gradients flow into `logprobs` only.
+
+        Returns:
+            Losses that are exactly 0 outside the mask in value and gradient, and these means over response tokens:
+            `clip_fraction_high` and `clip_fraction_low` (beyond that bound, whatever the advantage),
+            `gradient_preserved_fraction` (their sum), `importance_ratio` (before clipping), `approx_kl` (k3 estimate
+            of KL(old || new), nats).
+        """
+        mask = inputs.response_mask
+        logprobs = zero_outside(inputs.logprobs, mask)
+        old_logprobs = zero_outside(inputs.old_logprobs.detach(), mask)
+        advantages = zero_outside(inputs.advantages.detach(), mask)
+        ratio = importance_ratio(logprobs.detach() - old_logprobs)
+        lowest = 0.0 if self.clip_range_low is None else 1 - self.clip_range_low
+        highest = 1 + self.clip_range_high
+        high, low = ratio > highest, ratio < lowest
+        metrics = {
+            "clip_fraction_high": weighted_mean(high.to(ratio.dtype), mask),
+            "clip_fraction_low": weighted_mean(low.to(ratio.dtype), mask),
+            "gradient_preserved_fraction": weighted_mean(torch.logical_or(high, low).to(ratio.dtype), mask),
+        }
+        metrics |= ratio_metrics(logprobs, old_logprobs, ratio, mask)
+        return ObjectiveOutput(token_losses=-ratio.clamp(lowest, highest) * advantages * logprobs, metrics=metrics)

@@ -1,0 +1,148 @@
+"""One clipped surrogate for GRPO, DAPO, GPPO, CE-GPPO, EBPO and GSPO.
+
+They share the value of the PPO-clip loss. They differ in the gradient that tokens beyond the clip range keep.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from aepo_lightning.objectives.ratio_metrics import ratio_metrics
+from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
+from aepo_lightning.types import ObjectiveInput, ObjectiveOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Regions:
+    """Which tokens are beyond a bound, where it matters. No token is in two of them."""
+
+    high: Bool[Tensor, "batch response"]
+    low: Bool[Tensor, "batch response"]
+    dual: Bool[Tensor, "batch response"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClippedSurrogate:
+    r"""The PPO-clip loss, with a choice of how much gradient clipped tokens keep.
+
+    With r the importance ratio and A the advantage, the loss of a token is -min(r A, clip(r, 1 - low, 1 + high) A),
+    and its gradient is -F A grad(log pi), where
+
+        F = preserve_high * (1 + high)   if A > 0 and r > 1 + high
+        F = preserve_low * (1 - low)     if A < 0 and r < 1 - low
+        F = 0                            if A < 0 and r > dual_clip
+        F = r                            otherwise
+
+    | algorithm | preserve_low | preserve_high | other |
+    |---|---|---|---|
+    | GRPO | 0 | 0 | |
+    | DAPO | 0 | 0 | clip_range_high = 0.28 |
+    | EBPO (AEPO) | 0 | 1 | |
+    | GPPO | 1 | 1 | |
+    | CE-GPPO | 0.75 | 1 | |
+    | GSPO | 0 | 0 | ratio_level = "sequence", clip ranges 3e-4 and 4e-4 |
+
+    The value is that of PPO-clip for every choice of the coefficients: a clipped token is worth (1 +- range) A, the
+    limit at the bound, so the loss is continuous in r and comparable between algorithms. CE-GPPO's formula,
+    preserve * (1 +- range) * r / sg(r) * A, has the same gradient; its value has a jump at the bound unless the
+    coefficient is 1, and the constant that makes the jump trains nothing.
+
+    References:
+        EBPO: AEPO, arXiv:2510.14545, the clipping-balanced objective. GPPO: arXiv:2508.07629. CE-GPPO:
+        arXiv:2509.20712. GSPO: arXiv:2507.18071. Dual clip: arXiv:1912.09729. Departure: log-ratios are
+        clamped to +-20, beyond which tokens in the region "otherwise" have no gradient.
+    """
+
+    clip_range_low: float = 0.2
+    """The ratio is clipped below 1 - clip_range_low where the advantage is negative."""
+    clip_range_high: float = 0.2
+    """The ratio is clipped above 1 + clip_range_high where the advantage is positive."""
+    preserve_low: float = 0.0
+    """Share of the gradient that tokens below the range keep. 0 is PPO's hard clip."""
+    preserve_high: float = 0.0
+    """Share of the gradient that tokens above the range keep. 0 is PPO's hard clip."""
+    dual_clip: float | None = None
+    """Largest ratio for a negative advantage. None leaves it unbounded; the released AEPO code uses 3."""
+    ratio_level: Literal["token", "sequence"] = "token"
+    """`sequence`: every token has the geometric mean of the ratios of its trajectory."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        if not 0 <= self.clip_range_low <= 1:
+            raise ValueError(f"`clip_range_low` must be in [0, 1], but got {self.clip_range_low}.")
+        if not self.clip_range_high >= 0:
+            raise ValueError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
+        if not self.preserve_low >= 0:
+            raise ValueError(f"`preserve_low` must not be negative, but got {self.preserve_low}.")
+        if not self.preserve_high >= 0:
+            raise ValueError(f"`preserve_high` must not be negative, but got {self.preserve_high}.")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(f"`dual_clip` must be None (off) or above 1, but got {self.dual_clip}.")
+        if self.ratio_level not in ("token", "sequence"):
+            raise ValueError(f"`ratio_level` must be 'token' or 'sequence', but got {self.ratio_level!r}.")
+
+    def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
+        """Return the loss of every token.
+
+        Args:
+            inputs: Log-probs, advantages and mask. Gradients flow into `logprobs` only.
+
+        Returns:
+            Losses that are exactly 0 outside the mask in value and gradient, and these means over response tokens:
+            `clip_fraction_high`, `clip_fraction_low` and `clip_fraction_dual` (beyond that bound, with the sign of the
+            advantage for which it matters), `gradient_preserved_fraction` (beyond the range and still with a
+            gradient), `importance_ratio` (of `ratio_level`), `approx_kl` (k3 estimate of KL(old || new), nats).
+        """
+        mask = inputs.response_mask
+        logprobs = zero_outside(inputs.logprobs, mask)
+        old_logprobs = zero_outside(inputs.old_logprobs.detach(), mask)
+        advantages = zero_outside(inputs.advantages.detach(), mask)
+        # Value 0, gradient that of the log-prob.
+        carrier = logprobs - logprobs.detach()
+        ratio = importance_ratio(self._log_ratio(logprobs, old_logprobs, carrier, mask))
+        regions = self._regions(ratio, advantages)
+        weights = torch.where(regions.high, self._bounded(1 + self.clip_range_high, self.preserve_high, carrier), ratio)
+        weights = torch.where(regions.low, self._bounded(1 - self.clip_range_low, self.preserve_low, carrier), weights)
+        if self.dual_clip is not None:
+            weights = weights.masked_fill(regions.dual, self.dual_clip)
+        preserved = (regions.high & (self.preserve_high > 0)) | (regions.low & (self.preserve_low > 0))
+        metrics = {
+            "clip_fraction_high": weighted_mean(regions.high.to(ratio.dtype), mask),
+            "clip_fraction_low": weighted_mean(regions.low.to(ratio.dtype), mask),
+            "clip_fraction_dual": weighted_mean(regions.dual.to(ratio.dtype), mask),
+            "gradient_preserved_fraction": weighted_mean(preserved.to(ratio.dtype), mask),
+        }
+        metrics |= ratio_metrics(logprobs, old_logprobs, ratio, mask)
+        return ObjectiveOutput(token_losses=-weights * advantages, metrics=metrics)
+
+    def _log_ratio(
+        self,
+        logprobs: Float[Tensor, "batch response"],
+        old_logprobs: Float[Tensor, "batch response"],
+        carrier: Float[Tensor, "batch response"],
+        mask: Bool[Tensor, "batch response"],
+    ) -> Float[Tensor, "batch response"]:
+        log_ratio = logprobs - old_logprobs
+        if self.ratio_level == "token":
+            return log_ratio
+        # GSPO-token (arXiv:2507.18071): the value of the sequence, the gradient of the token.
+        mean = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        return carrier + mean
+
+    def _regions(self, ratio: Float[Tensor, "batch response"], advantages: Float[Tensor, "batch response"]) -> _Regions:
+        return _Regions(
+            high=(advantages > 0) & (ratio > 1 + self.clip_range_high),
+            low=(advantages < 0) & (ratio < 1 - self.clip_range_low),
+            dual=(advantages < 0) & (ratio > (self.dual_clip if self.dual_clip is not None else torch.inf)),
+        )
+
+    @staticmethod
+    def _bounded(
+        bound: float, preserve: float, carrier: Float[Tensor, "batch response"]
+    ) -> Float[Tensor, "batch response"]:
+        """Return a weight of value `bound` whose gradient is preserve * bound * grad(log pi)."""
+        # A constant for 0, since 0 * carrier is NaN for a log-prob of -inf.
+        return bound * (1 + preserve * carrier) if preserve > 0 else torch.full_like(carrier, bound)

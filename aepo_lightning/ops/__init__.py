@@ -1,0 +1,28 @@
+"""Tensor arithmetic that more than one family needs; no configuration, no tokenizer.
+
+masked.py       sums, means and importance ratios over response tokens, safe against NaN outside the mask
+logprob.py      log-probs and entropies from hidden states, without ever holding all logits
+collectives.py  sums and maxima over ranks
+"""
+
+from aepo_lightning.ops.logprob import EntropyMode, LogprobOutput, chunked_logprob
+from aepo_lightning.ops.masked import (
+    MAX_LOG_RATIO,
+    importance_ratio,
+    masked_mean,
+    masked_sum,
+    weighted_mean,
+    zero_outside,
+)
+
+__all__ = [
+    "MAX_LOG_RATIO",
+    "EntropyMode",
+    "LogprobOutput",
+    "chunked_logprob",
+    "importance_ratio",
+    "masked_mean",
+    "masked_sum",
+    "weighted_mean",
+    "zero_outside",
+]

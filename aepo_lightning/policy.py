@@ -1,0 +1,82 @@
+"""Where a policy comes from: built from a configuration, or loaded from a Hugging Face folder.
+
+Both parts satisfy `protocols.PolicySource`. What turns a model into log-probs and entropies is `PolicyNetwork`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+
+@dataclass(kw_only=True)
+class ScratchPolicy:
+    """A randomly initialised policy with a tokenizer of its own: nothing is downloaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Mapping[str, Any]
+    """Fields of the Hugging Face configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration of the architecture."""
+        fields = dict(self.architecture)
+        model_type = fields.pop("model_type")
+        tokenizer = self.tokenizer
+        return AutoConfig.for_model(
+            model_type,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            use_cache=False,
+            **fields,
+        )
+
+    def build_model(self) -> PreTrainedModel:
+        """Return a new fp32 model; every call gives the same weights and leaves the global RNG untouched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+        return model
+
+
+@dataclass(kw_only=True)
+class PretrainedPolicy:
+    """A policy from a Hugging Face folder or hub name."""
+
+    name_or_path: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration, for planning without the weights."""
+    dtype: str = "float32"
+    """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration beside the weights."""
+        return AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+
+    def build_model(self) -> PreTrainedModel:
+        """Load the model."""
+        model = AutoModelForCausalLM.from_pretrained(self.name_or_path, dtype=getattr(torch, self.dtype))
+        model.config.use_cache = False
+        return model

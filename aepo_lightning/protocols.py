@@ -1,0 +1,200 @@
+"""The seams of the library: one small Protocol for each family of swappable parts.
+
+Callers are typed with these, never with a class of the family. Anything that has the methods fits; nothing needs to
+be registered.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from aepo_lightning.types import (
+    Demonstration,
+    Generation,
+    ObjectiveInput,
+    ObjectiveOutput,
+    Question,
+    RewardInput,
+    RewardOutput,
+    SamplingParams,
+    ToolCall,
+    ToolContext,
+    ToolResult,
+)
+
+Split = Literal["train", "val"]
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Generates tokens: token ids in, token ids out."""
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence (prompt and response together) in tokens."""
+        ...
+
+    async def generate(
+        self, prompt_ids: list[int], params: SamplingParams, on_probe: Callable[[Generation], None] | None = None
+    ) -> Generation:
+        """Continue `prompt_ids`. Many calls may run at once; cancelling one stops its generation.
+
+        Args:
+            prompt_ids: The tokens to continue.
+            params: How to sample.
+            on_probe: Called exactly once, as soon as `params.num_probe_tokens` tokens exist or the generation ended
+                before that, with what exists by then. This is how a branch starts while its trunk still generates.
+
+        Raises:
+            EngineError: If the engine failed or the prompt does not fit the context.
+        """
+        ...
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Replace the weights (Hugging Face names) and forget every cached prefix."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. Calling it twice is allowed."""
+        ...
+
+
+@runtime_checkable
+class PolicySource(Protocol):
+    """Where the policy comes from: an architecture, a tokenizer and weights."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that belongs to the model."""
+        ...
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The Hugging Face configuration of the architecture."""
+        ...
+
+    def build_model(self) -> PreTrainedModel:
+        """Return a new model with its weights, in training precision, on the CPU."""
+        ...
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """Something the policy may call. One instance serves many concurrent calls."""
+
+    @property
+    def name(self) -> str:
+        """The tag: the policy writes `<name>text</name>`."""
+        ...
+
+    async def __call__(self, text: str, context: ToolContext) -> str:
+        """Answer one call. Cancelling the call must stop the work behind it.
+
+        Raises:
+            ToolError: If the call failed in a way that the model should read about.
+        """
+        ...
+
+
+@runtime_checkable
+class ToolRunner(Protocol):
+    """Runs calls of any tool with deadlines and limits, and never raises for a failing tool."""
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools that can be called."""
+        ...
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
+        """Run one call; failures come back as a result whose status says which."""
+        ...
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Scores a finished trajectory."""
+
+    async def __call__(self, sample: RewardInput) -> RewardOutput:
+        """Return what the trajectory is worth."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A source of questions, addressed by index so that any position can be resumed."""
+
+    def question(self, split: Split, index: int) -> Question:
+        """Return question `index` of a split. The same index gives the same question."""
+        ...
+
+    def num_questions(self, split: Split) -> int | None:
+        """Return the size of a split, or None if it has no end."""
+        ...
+
+
+@runtime_checkable
+class DemonstrationSource(Protocol):
+    """A source of worked trajectories for the cold start."""
+
+    def demonstration(self, index: int) -> Demonstration:
+        """Return demonstration `index`. The same index gives the same demonstration."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchContext:
+    """What is known at the moment of one branch decision."""
+
+    entropy: float
+    """Aggregated entropy of the measured tokens."""
+    initial_entropy: float
+    """The same aggregate for the first tokens of the chain."""
+    consecutive_branches: int
+    """l: branch decisions in a row that opened a branch, up to this one."""
+    uniform: float
+    """A seeded random number in [0, 1) that belongs to this decision."""
+
+
+@runtime_checkable
+class BranchPolicy(Protocol):
+    """Decides, after a tool result, how many siblings a chain gets."""
+
+    def num_branches(self, context: BranchContext) -> int:
+        """Return how many branches to open (0 to go on alone)."""
+        ...
+
+
+@runtime_checkable
+class BudgetAllocator(Protocol):
+    """Splits the sampling budget of a question between fresh chains and branches."""
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether one whole trajectory must be sampled before the split is known."""
+        ...
+
+    def global_budget(self, total: int, root_entropy: float, tool_entropies: Sequence[float]) -> int:
+        """Return m, the number of chains that start at the root, in [1, total]."""
+        ...
+
+
+@runtime_checkable
+class AdvantageEstimator(Protocol):
+    """Turns the rewards of one group into one advantage per trajectory."""
+
+    def __call__(self, rewards: Float[Tensor, " group"]) -> Float[Tensor, " group"]:
+        """Return one advantage per trajectory, in input order."""
+        ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A surrogate loss, token by token."""
+
+    def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
+        """Return the per-token losses and metrics about them."""
+        ...

@@ -1,0 +1,16 @@
+r"""What an answer is worth.
+
+    f1.py             SQuAD normalisation, token F1, exact match
+    boxed.py          the last `\boxed{...}` of a text
+    answer_format.py  which rule of the trajectory grammar a text breaks
+    paper.py          `PaperReward`: format, F1 and the bonus for using both tools
+
+Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
+"""
+
+from aepo_lightning.rewards.answer_format import find_format_problem
+from aepo_lightning.rewards.boxed import last_boxed
+from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
+from aepo_lightning.rewards.paper import PaperReward
+
+__all__ = ["PaperReward", "exact_match", "find_format_problem", "last_boxed", "normalize_answer", "token_f1"]

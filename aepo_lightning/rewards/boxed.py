@@ -1,0 +1,26 @@
+r"""Finds the answer that a policy put into `\boxed{...}`."""
+
+_OPENING = r"\boxed{"
+
+
+def last_boxed(text: str) -> str | None:
+    r"""Return what stands inside the last `\boxed{...}`, with nested braces kept.
+
+    The last opening decides: if its braces do not close, an earlier complete box does not count. Every brace counts,
+    also an escaped one, so `\boxed{\{1\}}` works and `\boxed{\{}` does not close.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The content as written, which may be empty, or None if there is no box or the last one does not close.
+    """
+    _, opening, tail = text.rpartition(_OPENING)
+    if not opening:
+        return None
+    depth = 1
+    for position, character in enumerate(tail):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return tail[:position]
+    return None

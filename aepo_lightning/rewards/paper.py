@@ -1,0 +1,118 @@
+r"""The reward of the paper: format first, then token F1, then a bonus for using both tools."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from aepo_lightning.errors import RewardError
+from aepo_lightning.rewards.answer_format import find_format_problem
+from aepo_lightning.rewards.boxed import last_boxed
+from aepo_lightning.rewards.f1 import exact_match, token_f1
+from aepo_lightning.types import RewardInput, RewardOutput, ToolStatus
+
+_EXECUTED = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR, ToolStatus.TIMEOUT})
+_MALFORMED_REWARD = -1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaperReward:
+    r"""Score a response: -1 if malformed, else its best F1, plus a bonus if it is positive and both tools were used.
+
+    Two properties of the official rule are kept on purpose, because results depend on them. Tool results are part of
+    the checked text, so a result that contains `<answer>` costs the policy its format. And "both tools were used" is
+    read off the text, so the two closing tags earn the bonus without any call; `bonus_from_executed_calls` closes
+    that gap.
+
+    Attributes:
+        multi_tool_bonus: r_M, added when both tools were used and F1 is positive.
+        search_tag: Name of the search tool.
+        python_tag: Name of the Python tool.
+        bonus_from_executed_calls: Count a tool as used only if one of its calls reached the tool (whether it answered,
+            answered nothing, failed or ran out of time). False is the official rule.
+
+    Raises:
+        ValueError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same.
+
+    References:
+        AEPO, arXiv:2510.14545, eq. 8. `r_M` and the token F1 as accuracy follow the released reward function.
+    """
+
+    multi_tool_bonus: float = 0.1
+    search_tag: str = "search"
+    python_tag: str = "python"
+    bonus_from_executed_calls: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        if not (math.isfinite(self.multi_tool_bonus) and self.multi_tool_bonus >= 0):
+            raise ValueError(
+                f"`multi_tool_bonus` must be at least 0 and finite, but got {self.multi_tool_bonus}. Use 0 for none."
+            )
+        for name in ("search_tag", "python_tag"):
+            if not re.fullmatch("[a-z_]+", getattr(self, name)):
+                raise ValueError(
+                    f"`{name}` must match [a-z_]+, but got {getattr(self, name)!r}. Use the name of the tool."
+                )
+        if self.search_tag == self.python_tag:
+            raise ValueError(
+                f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
+            )
+
+    async def __call__(self, sample: RewardInput) -> RewardOutput:
+        """Return what the trajectory is worth; see `score`."""
+        return self.score(sample)
+
+    def score(self, sample: RewardInput) -> RewardOutput:
+        r"""Return what the trajectory is worth.
+
+        Args:
+            sample: A finished trajectory and its question.
+
+        Returns:
+            A reward of -1, or in [0, 1 + `multi_tool_bonus`]. `reason` says why a reward is not positive. A response
+            that passes the format check but whose last `\boxed{` does not close also counts as malformed.
+
+        Raises:
+            RewardError: If the question has no accepted answers, or there are more tool results than tool calls.
+        """
+        self._check(sample)
+        text = sample.response_text
+        if problem := find_format_problem(text, (self.search_tag, self.python_tag)):
+            return _malformed(problem)
+        boxed = last_boxed(text[text.find("<answer>") : text.find("</answer>")])
+        if boxed is None:
+            return _malformed(r"The braces of the last \boxed{...} do not close inside the answer.")
+        f1 = max(token_f1(boxed, answer) for answer in sample.question.answers)
+        bonus = self.multi_tool_bonus if f1 > 0 and self._used_both_tools(sample) else 0.0
+        return RewardOutput(
+            reward=f1 + bonus,
+            is_correct=any(exact_match(boxed, answer) for answer in sample.question.answers),
+            is_well_formed=True,
+            f1=f1,
+            answer=boxed.strip(),
+            reason="" if f1 > 0 else "The answer shares no word with an accepted answer.",
+        )
+
+    def _check(self, sample: RewardInput) -> None:
+        question, num_calls, num_results = sample.question, len(sample.tool_calls), len(sample.tool_results)
+        if not question.answers:
+            raise RewardError(
+                f"`answers` of question {question.question_id!r} must not be empty. Drop the question or add an answer."
+            )
+        if num_results > num_calls:
+            raise RewardError(
+                f"`tool_results` must not outnumber `tool_calls`, but got {num_results} for {num_calls} calls "
+                f"(question {question.question_id!r}). Pass one result per executed call, in order."
+            )
+
+    def _used_both_tools(self, sample: RewardInput) -> bool:
+        tags = {self.search_tag, self.python_tag}
+        if not self.bonus_from_executed_calls:
+            return all(f"</{tag}>" in sample.response_text for tag in tags)
+        # The last call has no result when the call limit ended the trajectory: it did not run.
+        pairs = zip(sample.tool_calls, sample.tool_results, strict=False)
+        return tags <= {call.tool for call, result in pairs if result.status in _EXECUTED}
+
+
+def _malformed(reason: str) -> RewardOutput:
+    return RewardOutput(reward=_MALFORMED_REWARD, is_correct=False, is_well_formed=False, reason=reason)

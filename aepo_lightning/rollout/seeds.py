@@ -1,0 +1,17 @@
+"""Seeds and random numbers that derive from where they are used: run, iteration, question, branch path, turn.
+
+Nothing here has state, so the order in which chains run cannot change what they draw.
+"""
+
+from hashlib import blake2b
+
+
+def derive_seed(*path: int | str) -> int:
+    """Hash a path of names and numbers to a seed in [0, 2**63)."""
+    text = "/".join(f"{type(part).__name__[0]}{part}" for part in path)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def derive_uniform(*path: int | str) -> float:
+    """Hash a path of names and numbers to a number in [0, 1)."""
+    return (derive_seed(*path) >> 10) * 2.0**-53

@@ -1,0 +1,51 @@
+"""How trees are grown: the numbers and switches that belong to no single part."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from aepo_lightning.entropy import TurnEntropy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """Settings of the sampler. Switches that reproduce the released AEPO code name the paper's way as default.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    budget: int = 16
+    """k: trajectories per question, always exactly this many."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_response_tokens: int = 4096
+    """Tokens after the prompt, tool results included."""
+    max_tool_calls: int = 6
+    on_call_limit: Literal["stop", "tell"] = "stop"
+    """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""
+    turn_entropy: TurnEntropy = field(default_factory=TurnEntropy)
+    """How the entropies of a turn's first tokens become the one number that decides."""
+    top_up: Literal["parallel", "sequential"] = "parallel"
+    """Unused branch budget becomes fresh chains all at once, or (released code) one after another."""
+    keep_probe: bool = True
+    """Keep the pre-monitoring trajectory as one of the m global samples, or (released code) throw it away."""
+    branch_signal: Literal["after_tool", "before_tool"] = "after_tool"
+    """Measure the turn after the tool result, or (released code) the turn before it."""
+    penalty_scope: Literal["chain", "question"] = "chain"
+    """Count consecutive branches per chain, or (released code) per question."""
+    branch_baseline: Literal["root", "own"] = "root"
+    """A branch inherits the initial entropy of its trajectory, or (released code) takes its own first turn."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        for name in ("budget", "max_response_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        if self.max_tool_calls < 0:
+            raise ValueError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"`temperature` must be positive for rollouts, but got {self.temperature}. "
+                "Greedy decoding would make every trajectory of a group the same."
+            )

@@ -1,0 +1,135 @@
+"""What a batch of rollout trees looks like in numbers.
+
+Every figure is kept as a total and a weight, so that the mean over ranks is exact. Names and meanings stand in
+`docs/metrics.md`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aepo_lightning.tree import RolloutTree
+from aepo_lightning.types import LeafOrigin, SegmentSource, StopReason, ToolStatus
+
+
+@dataclass(slots=True)
+class Tally:
+    """Named means, each as a total and a weight."""
+
+    totals: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, value: float, weight: float = 1.0) -> None:
+        """Add an observation of `name`."""
+        self.totals[name] = self.totals.get(name, 0.0) + value * weight
+        self.weights[name] = self.weights.get(name, 0.0) + weight
+
+    def share(self, name: str, part: float, whole: float) -> None:
+        """Add `part` of `whole` to the share `name`."""
+        self.totals[name] = self.totals.get(name, 0.0) + part
+        self.weights[name] = self.weights.get(name, 0.0) + whole
+
+    def means(self) -> dict[str, float]:
+        """Return every mean whose weight is not zero."""
+        return {name: total / self.weights[name] for name, total in self.totals.items() if self.weights[name]}
+
+
+def summarise_trees(trees: Iterable[RolloutTree]) -> Tally:
+    """Measure a batch of finished trees."""
+    tally = Tally()
+    for tree in trees:
+        _add_rewards(tally, tree)
+        _add_budget(tally, tree)
+        _add_tokens(tally, tree)
+        _add_tools(tally, tree)
+    return tally
+
+
+def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
+    rewards = tree.rewards
+    tally.share("zero_variance_groups_fraction", float(max(rewards) == min(rewards)), 1)
+    for leaf in tree.leaves:
+        assert leaf.reward is not None, "`tree.rewards` has checked it"
+        tally.add("reward", leaf.reward.reward)
+        tally.add("f1", leaf.reward.f1)
+        tally.add("correct_fraction", float(leaf.reward.is_correct))
+        tally.add("format_error_fraction", float(not leaf.reward.is_well_formed))
+        tally.add("truncated_fraction", float(leaf.stop_reason is StopReason.LENGTH))
+        tally.add("call_limit_fraction", float(leaf.stop_reason is StopReason.CALL_LIMIT))
+        tally.add("num_tool_calls", leaf.num_tool_calls)
+        if leaf.origin is LeafOrigin.BRANCH:
+            tally.add("branch_reward", leaf.reward.reward)
+        else:
+            tally.add("trunk_reward", leaf.reward.reward)
+
+
+def _add_budget(tally: Tally, tree: RolloutTree) -> None:
+    origins = Counter(leaf.origin for leaf in tree.leaves)
+    tally.add("global_budget", tree.global_budget)
+    tally.add("num_branches", origins[LeafOrigin.BRANCH])
+    tally.add("num_top_ups", origins[LeafOrigin.TOP_UP])
+    tally.add("root_entropy", tree.root_entropy)
+    for entropy in tree.tool_entropies:
+        tally.add("tool_entropy", entropy)
+    per_root = Counter(tree.branch_roots)
+    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(3)), len(tree.branch_roots))
+    for depth in tree.branch_depths:
+        tally.add("branch_depth", depth)
+
+
+def _add_tokens(tally: Tally, tree: RolloutTree) -> None:
+    paths = [tree.trajectory(leaf) for leaf in tree.leaves]
+    in_trajectories = sum(sum(path.is_sampled) for path in paths)
+    tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
+    for path in paths:
+        tally.add("response_length", len(path.token_ids) - path.prompt_length)
+    for segment in tree.segments:
+        if segment.source is SegmentSource.POLICY:
+            tally.share("entropy", sum(segment.entropies), len(segment.entropies))
+            after_tool = segment.parent_id is not None and (
+                tree.segments[segment.parent_id].source is SegmentSource.TOOL
+            )
+            if after_tool:
+                window = segment.entropies[:20]
+                tally.share("entropy_after_tool", sum(window), len(window))
+
+
+def _add_tools(tally: Tally, tree: RolloutTree) -> None:
+    for segment in tree.segments:
+        if segment.tool_call is None or segment.tool_result is None:
+            continue
+        result = segment.tool_result
+        tally.add("tool_ok_fraction", float(result.status is ToolStatus.OK))
+        tally.add("tool_duration_s", result.duration_s)
+
+
+def pass_at_k(num_correct: int, num_samples: int, k: int) -> float:
+    """Return the unbiased estimate of the chance that at least one of `k` samples is correct.
+
+    Args:
+        num_correct: Correct samples, in [0, num_samples].
+        num_samples: Samples drawn.
+        k: Size of the subset, in [1, num_samples].
+
+    Raises:
+        ValueError: If a count is out of range.
+
+    References:
+        Evaluating Large Language Models Trained on Code, arXiv:2107.03374, eq. 1.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(f"Counts must satisfy 0 <= c <= n and 1 <= k <= n, but got c={num_correct}, n={num_samples}, k={k}.")
+    miss = 1.0
+    for i in range(num_samples - num_correct + 1, num_samples + 1):
+        miss *= 1.0 - k / i
+    return 1.0 - miss
+
+
+def pass_rates(trees: Sequence[RolloutTree], ks: Sequence[int]) -> Mapping[str, float]:
+    """Return `pass@k` for each k, averaged over trees whose leaves are independent samples."""
+    tally = Tally()
+    for tree in trees:
+        correct = sum(leaf.reward is not None and leaf.reward.is_correct for leaf in tree.leaves)
+        for k in ks:
+            tally.add(f"pass@{k}", pass_at_k(correct, len(tree.leaves), k))
+    return tally.means()

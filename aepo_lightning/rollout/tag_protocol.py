@@ -1,0 +1,114 @@
+r"""The paper's trajectory protocol: tags around thoughts, tool calls, tool results and the answer.
+
+    <think>..</think> ( <search>q</search> | <python>c</python> ) <result>..</result> ... <answer>..\boxed{x}..</answer>
+
+Tokens are only ever appended. Text of the policy is read but never encoded again; text of a tool is encoded once, after
+everything in it that could be taken for a tag or a special token has been made harmless.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+from transformers import PreTrainedTokenizerBase
+
+from aepo_lightning.types import Message, ToolCall
+
+CALL_TAGS = ("search", "python", "browse")
+"""Tags that the protocol knows as tool calls, whether or not the run has such a tool."""
+
+
+class TagProtocol:
+    """Turns messages, tool results and sampled tokens into one another."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        tool_names: Sequence[str] = (),
+        result_template: str = " <result>\n{text}\n</result>",
+    ) -> None:
+        """Prepare the protocol.
+
+        Args:
+            tokenizer: Tokenizer of the policy.
+            tool_names: Tools that the run offers. Calls to the protocol's other tools are caught as well, and answered
+                with a message that says what is available.
+            result_template: How a tool result is written, with `{text}` where it goes.
+
+        Raises:
+            ValueError: If the template has no `{text}`.
+        """
+        if "{text}" not in result_template:
+            raise ValueError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
+        self._tokenizer = tokenizer
+        self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
+        self._template = result_template
+        guarded = {f"{opening}{tag}>" for tag in (*self._tags, "think", "result", "answer") for opening in ("<", "</")}
+        guarded.update(tokenizer.all_special_tokens)
+        self._guarded = re.compile("|".join(map(re.escape, sorted(guarded, key=len, reverse=True))))
+        # Procedural tasks write the same few prompts and results over and over.
+        self._encode = lru_cache(maxsize=8192)(self._encode_text)
+        self._write = lru_cache(maxsize=8192)(self._write_prompt)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end a turn: the closing tag of every tool."""
+        return tuple(f"</{tag}>" for tag in self._tags)
+
+    @property
+    def vocab_size(self) -> int:
+        """V: number of entries of the tokenizer."""
+        return len(self._tokenizer)
+
+    def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
+        """Write the messages with the tokenizer's chat template.
+
+        Raises:
+            ValueError: If the tokenizer has no chat template.
+        """
+        if self._tokenizer.chat_template is None:
+            raise ValueError("The tokenizer must have a chat template, but got none. Set `tokenizer.chat_template`.")
+        return list(self._write(tuple(messages)))
+
+    def encode_result(self, text: str) -> list[int]:
+        """Write a tool result; tags and special tokens inside it are made harmless and stay visible."""
+        return self.encode_text(self._template.format(text=self.neutralise(text)))
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode text that no policy sampled (tool results, demonstrations), without adding anything to it."""
+        return list(self._encode(text))
+
+    def _encode_text(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _write_prompt(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+        return tuple(ids)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens left out."""
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def neutralise(self, text: str) -> str:
+        """Replace the `<` of every control tag and the first character of every special token by an entity."""
+        return self._guarded.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", text)
+
+    def parse_call(self, turn_text: str) -> ToolCall:
+        """Read the tool call that ended a turn: the text between the last opening tag and the closing tag.
+
+        Args:
+            turn_text: Text of one turn that a stop string has ended.
+
+        Returns:
+            The call. A closing tag without its opening one, or an empty call, comes back with `problem` set.
+        """
+        closings = [(turn_text.rfind(f"</{tag}>"), tag) for tag in self._tags]
+        end, tag = max(closings)
+        if end < 0:
+            return ToolCall(tool="", text="", problem="No tool call was found.")
+        start = turn_text.rfind(f"<{tag}>", 0, end)
+        if start < 0:
+            return ToolCall(tool=tag, text="", problem=f"</{tag}> without <{tag}> before it.")
+        text = turn_text[start + len(tag) + 2 : end].strip()
+        return ToolCall(tool=tag, text=text, problem="" if text else f"<{tag}></{tag}> is empty.")

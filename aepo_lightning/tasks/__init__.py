@@ -1,0 +1,25 @@
+"""Where questions come from. Every source is a `Task`; the procedural ones also give demonstrations.
+
+trail.py        follow a rule through a small random world, one search per step; closed vocabulary of words
+arithmetic.py   chained arithmetic, one python call per operation; plain ASCII for a byte-level tokenizer
+parquet.py      the published training and validation files (verl's layout), cleaned
+jsonl.py        question files with one JSON object a line, such as benchmarks
+file_report.py  what a reader kept, repaired and dropped
+prompts.py      a system prompt for files that carry none
+"""
+
+from aepo_lightning.tasks.arithmetic import ArithmeticTask
+from aepo_lightning.tasks.file_report import FileReport
+from aepo_lightning.tasks.jsonl import JsonlQuestions
+from aepo_lightning.tasks.parquet import OfficialParquet
+from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT
+from aepo_lightning.tasks.trail import TrailTask
+
+__all__ = [
+    "AGENT_SYSTEM_PROMPT",
+    "ArithmeticTask",
+    "FileReport",
+    "JsonlQuestions",
+    "OfficialParquet",
+    "TrailTask",
+]

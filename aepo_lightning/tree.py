@@ -1,0 +1,162 @@
+"""The rollout tree: segments with parents, trajectories as paths from the root to a leaf.
+
+A segment is a run of tokens with one source. Branching adds a child; nothing is copied.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from aepo_lightning.types import LeafOrigin, Question, RewardOutput, SegmentSource, StopReason, ToolCall, ToolResult
+
+
+@dataclass(slots=True, kw_only=True)
+class Segment:
+    """A node of the tree: tokens of one source that follow their parent's."""
+
+    segment_id: int
+    parent_id: int | None
+    source: SegmentSource
+    token_ids: list[int]
+    logprobs: list[float] = field(default_factory=list)
+    """The engine's log-probs; one per token for policy segments, else empty."""
+    entropies: list[float] = field(default_factory=list)
+    """The engine's entropies in nats; one per token for policy segments, else empty."""
+    end: int = 0
+    """Tokens from the root up to and including this segment."""
+    tool_call: ToolCall | None = None
+    """The call that a tool segment answers."""
+    tool_result: ToolResult | None = None
+    is_branch_point: bool = False
+    """True if more than one chain continues from the end of this segment by a branch decision."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Leaf:
+    """The end of one trajectory."""
+
+    segment_id: int
+    origin: LeafOrigin
+    stop_reason: StopReason
+    seed_path: tuple[int | str, ...]
+    """The branch path from which every random number of the chain was derived."""
+    num_tool_calls: int = 0
+    reward: RewardOutput | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectory:
+    """A path from the root to a leaf, flattened. The lists have one entry per token."""
+
+    token_ids: list[int]
+    is_sampled: list[bool]
+    """True where the policy sampled the token."""
+    logprobs: list[float]
+    """Engine log-probs where sampled, else 0."""
+    entropies: list[float]
+    """Engine entropies where sampled, else 0."""
+    prompt_length: int
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutTree:
+    """The group of trajectories of one question, with shared prefixes stored once."""
+
+    question: Question
+    segments: list[Segment] = field(default_factory=list)
+    leaves: list[Leaf] = field(default_factory=list)
+    global_budget: int = 0
+    """m: chains that started at the root because the budget said so."""
+    branch_budget: int = 0
+    """k - m: trajectories that could be spent on branches."""
+    seed: int = 0
+    root_entropy: float = 0.0
+    tool_entropies: list[float] = field(default_factory=list)
+    """Entropies that pre-monitoring measured after each tool result of the probe."""
+    branch_depths: list[int] = field(default_factory=list)
+    """Number of tool calls made before each branch."""
+    branch_roots: list[int] = field(default_factory=list)
+    """For each branch, the index of the root chain it descends from."""
+    num_discarded_tokens: int = 0
+    """Tokens that were generated but belong to no trajectory, such as those of a discarded probe."""
+
+    def add(self, parent_id: int | None, source: SegmentSource, token_ids: list[int], **fields: object) -> Segment:
+        """Append a segment below `parent_id` and return it.
+
+        Raises:
+            ValueError: If the parent does not exist, or if a root is added to a tree that has one.
+        """
+        if (parent_id is None) != (not self.segments):
+            raise ValueError(f"`parent_id` must be None for the first segment only, but got {parent_id!r}.")
+        if parent_id is not None and not 0 <= parent_id < len(self.segments):
+            raise ValueError(f"`parent_id` must name one of {len(self.segments)} segments, but got {parent_id}.")
+        start = 0 if parent_id is None else self.segments[parent_id].end
+        segment = Segment(
+            segment_id=len(self.segments),
+            parent_id=parent_id,
+            source=source,
+            token_ids=token_ids,
+            end=start + len(token_ids),
+            **fields,  # type: ignore[arg-type]
+        )
+        self.segments.append(segment)
+        return segment
+
+    def path(self, segment_id: int) -> list[Segment]:
+        """Return the segments from the root to `segment_id`, in order."""
+        path: list[Segment] = []
+        current: int | None = segment_id
+        while current is not None:
+            path.append(self.segments[current])
+            current = self.segments[current].parent_id
+        return path[::-1]
+
+    def token_ids(self, segment_id: int) -> list[int]:
+        """Return all tokens from the root up to and including `segment_id`."""
+        return [token for segment in self.path(segment_id) for token in segment.token_ids]
+
+    def trajectory(self, leaf: Leaf) -> Trajectory:
+        """Flatten the path to `leaf`."""
+        path = self.path(leaf.segment_id)
+        sampled = [segment.source is SegmentSource.POLICY for segment in path]
+        zeros = [[0.0] * len(segment.token_ids) for segment in path]
+        return Trajectory(
+            token_ids=[token for segment in path for token in segment.token_ids],
+            is_sampled=[own for segment, own in zip(path, sampled, strict=True) for _ in segment.token_ids],
+            logprobs=[v for s, own, z in zip(path, sampled, zeros, strict=True) for v in (s.logprobs if own else z)],
+            entropies=[v for s, own, z in zip(path, sampled, zeros, strict=True) for v in (s.entropies if own else z)],
+            prompt_length=path[0].end,
+        )
+
+    def trajectories(self) -> Iterator[Trajectory]:
+        """Yield the trajectory of every leaf, in order."""
+        return (self.trajectory(leaf) for leaf in self.leaves)
+
+    @property
+    def rewards(self) -> list[float]:
+        """Rewards of the leaves, in order.
+
+        Raises:
+            ValueError: If a leaf has not been scored.
+        """
+        scored = [leaf.reward for leaf in self.leaves]
+        if any(reward is None for reward in scored):
+            raise ValueError(f"Every leaf of question {self.question.question_id!r} must be scored first.")
+        return [reward.reward for reward in scored if reward is not None]
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Tokens that the policy sampled for this tree, each counted once."""
+        own = sum(len(s.token_ids) for s in self.segments if s.source is SegmentSource.POLICY)
+        return own + self.num_discarded_tokens
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class TreeBatch:
+    """Finished trees on their way through a data loader. They hold no tensors, so there is nothing to move."""
+
+    trees: list[RolloutTree]
+
+    def to(self, device: object) -> "TreeBatch":
+        """Return the batch itself."""
+        del device
+        return self

@@ -1,0 +1,20 @@
+"""Lightning callbacks: what may be added to a run or left out. Import them as `aepo_lightning.callbacks`.
+
+    branch_penalty.py   `BranchPenalty`: steers the penalty for consecutive branches; schedules, hence changes rollouts
+    entropy_monitor.py  `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
+    entropy_guard.py    `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
+    rollout_logger.py   `RolloutLogger`: some trajectories as readable text
+    throughput.py       `Throughput`: where the time of an iteration goes, and tokens per second
+    _trainer.py         what they ask of the trainer
+
+Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained; without
+any of the others a run computes the same numbers. The names that they log stand in `docs/metrics.md`.
+"""
+
+from aepo_lightning.callbacks.branch_penalty import BranchPenalty
+from aepo_lightning.callbacks.entropy_guard import EntropyGuard
+from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
+from aepo_lightning.callbacks.rollout_logger import RolloutLogger
+from aepo_lightning.callbacks.throughput import Throughput
+
+__all__ = ["BranchPenalty", "EntropyGuard", "EntropyMonitor", "RolloutLogger", "Throughput"]

@@ -1,0 +1,142 @@
+"""Steers how strongly consecutive branches are penalised."""
+
+import math
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+from typing_extensions import override
+
+from aepo_lightning.callbacks._trainer import rollout_data
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.protocols import BranchContext, BranchPolicy
+from aepo_lightning.rollout import RolloutSampler
+
+
+@runtime_checkable
+class _PenalisedPolicy(Protocol):
+    """A branch policy whose penalty can be read and replaced."""
+
+    @property
+    def penalty_per_step(self) -> float: ...
+
+    def num_branches(self, context: BranchContext) -> int: ...
+
+    def with_penalty(self, penalty_per_step: float) -> BranchPolicy: ...
+
+
+class BranchPenalty(L.Callback):
+    """Moves the penalty per consecutive branch until branches are spread over root chains as wanted.
+
+    After the rollouts of an iteration the measured `rollout/branch_concentration` is compared with the target: above
+    it the penalty of the next iteration is one step higher, below it one step lower. An iteration without branches
+    measures nothing and moves nothing. Without a target the penalty is constant and only logged.
+
+    Logs `rollout/branch_penalty`, the penalty under which the iteration was rolled out, if the policy has one.
+
+    References:
+        AEPO, arXiv:2510.14545, has a constant penalty; the steering is ours.
+    """
+
+    def __init__(
+        self,
+        target_concentration: float | None = None,
+        step: float = 0.01,
+        minimum: float = 0.0,
+        maximum: float = 0.5,
+    ) -> None:
+        """Keep the target.
+
+        Args:
+            target_concentration: Wanted share in (0, 1] of a question's branches that the three root chains with the
+                most branches hold. None keeps the penalty constant.
+            step: Change of the penalty per iteration, positive.
+            minimum: Smallest penalty, at least 0.
+            maximum: Largest penalty, at least `minimum`. At 1 the second branch in a row is ruled out.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        super().__init__()
+        if target_concentration is not None and not 0 < target_concentration <= 1:
+            raise ConfigError(
+                f"`target_concentration` must be None or in (0, 1], but got {target_concentration}. It is a share."
+            )
+        if not (math.isfinite(step) and step > 0):
+            raise ConfigError(f"`step` must be positive and finite, but got {step}. Use no target for a constant.")
+        if not 0 <= minimum <= maximum < math.inf:
+            raise ConfigError(
+                f"`minimum` and `maximum` must satisfy 0 <= minimum <= maximum, but got {minimum} and {maximum}. "
+                "Swap or raise them."
+            )
+        self.penalty: float | None = None
+        self._target = target_concentration
+        self._step = step
+        self._minimum = minimum
+        self._maximum = maximum
+        self._sampler: RolloutSampler | None = None
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Start from the penalty of the branch policy, or go on with the one of the callback's state.
+
+        Raises:
+            ConfigError: If there is a target, but the branch policy has no penalty.
+        """
+        if stage != "fit":
+            return
+        self._sampler = rollout_data(trainer).sampler
+        if self._target is None:
+            return
+        policy = self._sampler.parts.branch_policy
+        if not isinstance(policy, _PenalisedPolicy):
+            raise ConfigError(
+                f"`branch_policy` must have a penalty to reach `target_concentration`, but got "
+                f"{type(policy).__name__}. Use EntropyBalanced, or set `target_concentration` to None."
+            )
+        if self.penalty is None:
+            self.penalty = policy.penalty_per_step
+        self._apply()
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the penalty of the rollouts just made and set that of the next ones.
+
+        The next rollouts start right after the end of this epoch, and checkpoints of this epoch must hold the penalty
+        that they will use: hence here and not at the end.
+        """
+        datamodule = rollout_data(trainer)
+        policy = datamodule.sampler.parts.branch_policy
+        if isinstance(policy, _PenalisedPolicy):
+            pl_module.log("rollout/branch_penalty", policy.penalty_per_step, rank_zero_only=True)
+        concentration = datamodule.metrics.get("rollout/branch_concentration")
+        if self._target is None or self.penalty is None or concentration is None or concentration == self._target:
+            return
+        moved = self.penalty + (self._step if concentration > self._target else -self._step)
+        self.penalty = min(max(moved, self._minimum), self._maximum)
+        self._apply()
+
+    def _apply(self) -> None:
+        assert self._sampler is not None and self.penalty is not None, "`setup` has set both"
+        parts = self._sampler.parts
+        assert isinstance(parts.branch_policy, _PenalisedPolicy), "`setup` has checked it"
+        self._sampler.parts = replace(parts, branch_policy=parts.branch_policy.with_penalty(self.penalty))
+
+    @override
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let go of the sampler."""
+        self._sampler = None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the penalty of the next rollouts; None if it is constant."""
+        return {"penalty": self.penalty}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with a saved penalty. Sharded strategies restore after `on_fit_start`, so it is applied here."""
+        if self._target is None or state_dict["penalty"] is None:
+            return
+        self.penalty = float(state_dict["penalty"])
+        if self._sampler is not None:
+            self._apply()

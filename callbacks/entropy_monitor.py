@@ -1,0 +1,148 @@
+"""The entropy curve of a run, as a picture that is readable while the run goes on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
+from aepo_lightning.errors import ConfigError
+
+Curve = list[tuple[int, float]]
+"""Pairs of optimiser step and value."""
+
+_ENTROPIES = {
+    "train/entropy": "policy, per optimiser step",
+    "rollout/entropy": "rollouts",
+    "rollout/entropy_after_tool": "rollouts, after tool results",
+}
+_OUTCOMES = {"rollout/reward": "mean reward of rollouts", "val/pass@1": "validation pass@1"}
+
+
+class EntropyMonitor(L.Callback):
+    """Keeps entropy, reward and pass@1 over the whole run and draws them to a PNG.
+
+    The upper panel has the entropies in nats, the lower one reward and pass@1, both over optimiser steps. The curves
+    are in the checkpoint, so a resumed run goes on with them. The picture is `entropy.png` in the folder of the
+    checkpoints (without a ModelCheckpoint: in the trainer's `default_root_dir`), and loggers with TensorBoard's
+    `add_figure` get it at the end of the run as `entropy`. No number is logged.
+    """
+
+    def __init__(self, output_path: str | None = None, every_n_epochs: int = 10) -> None:
+        """Start with empty curves.
+
+        Args:
+            output_path: Where the picture goes, ending in `.png`. None chooses as described above.
+            every_n_epochs: Iterations from one drawing to the next; the end of the run draws always.
+
+        Raises:
+            ConfigError: If the path is no PNG, or the number is not positive.
+        """
+        super().__init__()
+        if output_path is not None and Path(output_path).suffix != ".png":
+            raise ConfigError(f"`output_path` must end in .png, but got {output_path!r}. Rename it.")
+        if every_n_epochs < 1:
+            raise ConfigError(f"`every_n_epochs` must be at least 1, but got {every_n_epochs}. Use 1 for every epoch.")
+        self.curves: dict[str, Curve] = {name: [] for name in (*_ENTROPIES, *_OUTCOMES)}
+        self._output_path = output_path
+        self._every_n_epochs = every_n_epochs
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that there are rollouts to watch.
+
+        Raises:
+            ConfigError: If the trainer's data is of another kind.
+        """
+        if stage == "fit":
+            rollout_data(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take what the rollouts of the iteration looked like."""
+        self._take(rollout_data(trainer).metrics, ("rollout/entropy", "rollout/entropy_after_tool", "rollout/reward"), trainer)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Take the entropy of the policy at this optimiser step."""
+        self._take(trainer.callback_metrics, ("train/entropy",), trainer)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take pass@1, unless this is a sanity check or no part of the training."""
+        if trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking:
+            self._take(trainer.callback_metrics, ("val/pass@1",), trainer)
+
+    def _take(self, metrics: Mapping[str, Any], names: Sequence[str], trainer: L.Trainer) -> None:
+        for name in names:
+            if name in metrics:
+                self.curves[name].append((trainer.global_step, float(metrics[name])))
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the picture if it is due."""
+        if trainer.is_global_zero and (trainer.current_epoch + 1) % self._every_n_epochs == 0:
+            self._write(trainer)
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the picture of the whole run and give it to the loggers."""
+        if not trainer.is_global_zero:
+            return
+        figure = self._write(trainer)
+        for add_figure in experiment_methods(trainer, "add_figure"):
+            # TensorBoard would close the figure in pyplot, which does not know it.
+            add_figure("entropy", figure, trainer.global_step, close=False)
+
+    def _write(self, trainer: L.Trainer) -> Figure:
+        figure = draw_curves(self.curves)
+        path = self.path(trainer)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+        return figure
+
+    def path(self, trainer: L.Trainer) -> Path:
+        """Return where the picture of a run goes."""
+        if self._output_path is not None:
+            return Path(self._output_path)
+        checkpoints = trainer.checkpoint_callback
+        folder = checkpoints.dirpath if isinstance(checkpoints, ModelCheckpoint) else None
+        return Path(folder or trainer.default_root_dir) / "entropy.png"
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curves as plain lists."""
+        return {"curves": {name: [list(point) for point in curve] for name, curve in self.curves.items()}}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with saved curves."""
+        saved = state_dict["curves"]
+        self.curves = {name: [(int(step), float(value)) for step, value in saved.get(name, [])] for name in self.curves}
+
+
+def draw_curves(curves: Mapping[str, Curve]) -> Figure:
+    """Draw entropies above, reward and pass@1 below, without touching pyplot's global state."""
+    # A Figure of its own is drawn by the Agg backend, on any machine and from any thread.
+    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, labels in ((upper, _ENTROPIES), (lower, _OUTCOMES)):
+        for name, label in labels.items():
+            steps, values = [step for step, _ in curves[name]], [value for _, value in curves[name]]
+            if steps:
+                axes.plot(steps, values, label=label, linewidth=1.2, marker="." if len(steps) < 50 else None)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    upper.set_ylabel("entropy (nats)")
+    lower.set_ylabel("reward, pass@1")
+    lower.set_xlabel("optimiser step")
+    return figure

@@ -1,0 +1,117 @@
+"""Trajectories as text that people can read."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+from typing_extensions import override
+
+from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tree import Leaf, RolloutTree, Segment
+from aepo_lightning.types import SegmentSource
+
+Decoder = Callable[[Sequence[int]], str]
+
+
+class RolloutLogger(L.Callback):
+    """Writes a few trajectories of one question to the loggers and to `trajectories.md`.
+
+    The question is the one of rank zero whose rewards differ most, and its trajectories are taken evenly from the best
+    to the worst. Loggers with TensorBoard's `add_text` get them under `rollout/trajectories`; the file in the trainer's
+    `default_root_dir` grows. Nothing else is logged.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, num_trajectories: int = 2) -> None:
+        """Keep the numbers.
+
+        Args:
+            every_n_epochs: Iterations from one writing to the next, the first included.
+            num_trajectories: Trajectories each time; fewer if the group is smaller.
+
+        Raises:
+            ConfigError: If a number is not positive.
+        """
+        super().__init__()
+        for name, value in (("every_n_epochs", every_n_epochs), ("num_trajectories", num_trajectories)):
+            if value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but got {value}. Drop the callback to write nothing.")
+        self._every_n_epochs = every_n_epochs
+        self._num_trajectories = num_trajectories
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that there are rollouts to write.
+
+        Raises:
+            ConfigError: If the trainer's data is of another kind.
+        """
+        if stage == "fit":
+            rollout_data(trainer)
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write trajectories of the rollouts just made."""
+        if trainer.current_epoch % self._every_n_epochs or not trainer.is_global_zero:
+            return
+        datamodule = rollout_data(trainer)
+        tree = max(datamodule.trees, key=lambda tree: max(tree.rewards) - min(tree.rewards))
+        body = describe_tree(tree, datamodule.sampler.parts.protocol.decode, self._num_trajectories)
+        text = f"# Iteration {trainer.current_epoch}, optimiser step {trainer.global_step}\n\n{body}"
+        for add_text in experiment_methods(trainer, "add_text"):
+            add_text("rollout/trajectories", text, trainer.global_step)
+        path = Path(trainer.default_root_dir) / "trajectories.md"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def describe_tree(tree: RolloutTree, decode: Decoder, num_trajectories: int) -> str:
+    """Return a question and some of its trajectories, evenly from the best to the worst, as Markdown."""
+    ranked = sorted(range(len(tree.leaves)), key=lambda index: -tree.rewards[index])
+    number = min(num_trajectories, len(ranked))
+    shown = [ranked[position * (len(ranked) - 1) // max(number - 1, 1)] for position in range(number)]
+    question = tree.question
+    parts = [
+        f"## Question {question.question_id}",
+        _fenced(question.messages[-1].content),
+        f"Accepted answers: {'; '.join(question.answers)}",
+        *(_describe_leaf(tree, index, decode) for index in shown),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _describe_leaf(tree: RolloutTree, index: int, decode: Decoder) -> str:
+    leaf = tree.leaves[index]
+    heading = f"### Trajectory {index + 1} of {len(tree.leaves)}: {_describe_reward(leaf)}"
+    origin = f"Origin {leaf.origin}, ended by {leaf.stop_reason}, {leaf.num_tool_calls} tool calls."
+    blocks = [heading, origin]
+    for segment in tree.path(leaf.segment_id)[1:]:
+        blocks += [_describe_segment(segment), _fenced(decode(segment.token_ids))]
+    return "\n\n".join(blocks)
+
+
+def _describe_reward(leaf: Leaf) -> str:
+    assert leaf.reward is not None, "trees are scored before they are trained on"
+    verdict = "correct" if leaf.reward.is_correct else "not correct"
+    reason = f" ({leaf.reward.reason})" if leaf.reward.reason else ""
+    return f"reward {leaf.reward.reward:.3f}, {verdict}{reason}"
+
+
+def _describe_segment(segment: Segment) -> str:
+    facts = [f"**{segment.source}**", f"{len(segment.token_ids)} tokens"]
+    if segment.source is SegmentSource.POLICY and segment.entropies:
+        facts.append(f"mean entropy {sum(segment.entropies) / len(segment.entropies):.3f} nats")
+    if segment.tool_call is not None and segment.tool_result is not None:
+        facts.append(f"{segment.tool_call.tool}: {segment.tool_result.status}")
+    if segment.is_branch_point:
+        facts.append("**branch point**")
+    return ", ".join(facts)
+
+
+def _fenced(text: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks inside it."""
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,114 @@
+"""Where the wall time of an iteration goes."""
+
+from time import perf_counter
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from typing_extensions import override
+
+from aepo_lightning.callbacks._trainer import rollout_data
+
+_TOTALS = ("iterations", "iteration_s", "rollout_s", "experience_s", "update_s", "tokens", "trajectories")
+
+
+class Throughput(L.Callback):
+    """Measures the update phase, the whole iteration, and what it produced per second.
+
+    An iteration lasts from the end of the one before (the first: from the start of its rollouts) to the end of its
+    epoch. Validation is left out; saving checkpoints and other callbacks are in. Times are those of rank zero, tokens
+    and trajectories those of all ranks.
+
+    Logs `time/update_s`, `time/iteration_s`, `throughput/tokens_per_s` and `throughput/trajectories_per_s`, beside the
+    `time/rollout_s` and `time/experience_s` of the datamodule.
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.totals: dict[str, float] = dict.fromkeys(_TOTALS, 0.0)
+        self._iteration_start: float | None = None
+        self._validation_start = 0.0
+        self._batch_start = 0.0
+        self._validation_s = 0.0
+        self._update_s = 0.0
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check that there are rollouts to measure.
+
+        Raises:
+            ConfigError: If the trainer's data is of another kind.
+        """
+        if stage == "fit":
+            rollout_data(trainer)
+            self._iteration_start = None
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of the first iteration, whose rollouts are made before any hook of the loop."""
+        if self._iteration_start is None:
+            metrics = rollout_data(trainer).metrics
+            self._start(perf_counter() - metrics["time/rollout_s"] - metrics["time/experience_s"])
+
+    def _start(self, now: float) -> None:
+        self._iteration_start = now
+        self._validation_s = self._update_s = 0.0
+
+    @override
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note when an optimiser step begins."""
+        self._batch_start = perf_counter()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Add an optimiser step."""
+        self._update_s += perf_counter() - self._batch_start
+
+    @override
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note when validation begins."""
+        self._validation_start = perf_counter()
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add a validation, which is not part of the iteration."""
+        self._validation_s += perf_counter() - self._validation_start
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the iteration, unless its beginning was in another process."""
+        if self._iteration_start is None:
+            return
+        now = perf_counter()
+        datamodule = rollout_data(trainer)
+        iteration_s = now - self._iteration_start - self._validation_s
+        rollout_s = datamodule.metrics["time/rollout_s"]
+        # Every rank has as many trajectories; the datamodule's rate is already that of all ranks.
+        num_trajectories = trainer.world_size * sum(len(tree.leaves) for tree in datamodule.trees)
+        num_tokens = datamodule.metrics["rollout/tokens_per_s"] * rollout_s
+        values = {
+            "time/update_s": self._update_s,
+            "time/iteration_s": iteration_s,
+            "throughput/tokens_per_s": num_tokens / iteration_s,
+            "throughput/trajectories_per_s": num_trajectories / iteration_s,
+        }
+        pl_module.log_dict(values, rank_zero_only=True)
+        experience_s = datamodule.metrics["time/experience_s"]
+        found = (1.0, iteration_s, rollout_s, experience_s, self._update_s, num_tokens, float(num_trajectories))
+        self.totals = {name: self.totals[name] + value for name, value in zip(_TOTALS, found, strict=True)}
+        self._start(now)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the totals of the run: iterations, seconds of each phase, tokens and trajectories."""
+        return {"totals": dict(self.totals)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on adding to saved totals."""
+        self.totals = {name: float(state_dict["totals"][name]) for name in _TOTALS}

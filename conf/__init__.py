@@ -1,0 +1,1 @@
+"""Hydra configuration groups. Every leaf is a `_target_` and its arguments."""

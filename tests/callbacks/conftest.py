@@ -1,0 +1,160 @@
+"""A real run that takes a second: one layer of width 16 follows trails of one step."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from aepo_lightning.advantages import EntropyShaping, GroupZScore
+from aepo_lightning.branching import EntropyBalanced, NeverBranch
+from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.datamodule import RolloutDataModule
+from aepo_lightning.engines import TransformersEngine
+from aepo_lightning.experience import ExperienceBuilder
+from aepo_lightning.module import AEPOModule
+from aepo_lightning.objectives import ClippedSurrogate
+from aepo_lightning.policy import ScratchPolicy
+from aepo_lightning.rewards import PaperReward
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.tasks import TrailTask
+from aepo_lightning.tokenizers import build_word_tokenizer
+from aepo_lightning.tools import CorpusSearch, ToolRuntime
+
+ARCHITECTURE = {
+    "model_type": "llama",
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+
+
+class Experiment:
+    """What a TensorBoard writer is to the callbacks."""
+
+    def __init__(self):
+        self.texts = []
+        self.figures = []
+
+    def add_text(self, tag, text, step):
+        self.texts.append((tag, text, step))
+
+    def add_figure(self, tag, figure, step, close):
+        self.figures.append((tag, figure, step))
+
+
+class RecordingLogger(Logger):
+    """Keeps every number that reaches a logger, with its step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+        self.experiment = Experiment()
+
+    @property
+    def name(self):
+        return "recording"
+
+    @property
+    def version(self):
+        return 0
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, dict(metrics)))
+
+    @property
+    def names(self):
+        return {name for _, row in self.rows for name in row}
+
+    def values(self, name):
+        return [row[name] for _, row in self.rows if name in row]
+
+
+@dataclass(kw_only=True)
+class TinyRun:
+    """A trainer, a module and data that belong together."""
+
+    trainer: L.Trainer
+    module: AEPOModule
+    datamodule: RolloutDataModule
+    logger: RecordingLogger = field(default_factory=RecordingLogger)
+
+    def fit(self, ckpt_path=None):
+        self.trainer.fit(self.module, datamodule=self.datamodule, ckpt_path=ckpt_path)
+        return self
+
+
+def make_datamodule(policy, task, branch_policy, settings):
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    parts = RolloutParts(
+        engine=TransformersEngine(policy, max_num_seqs=16, max_model_len=64),
+        tools=ToolRuntime(tools=(CorpusSearch(),)),
+        reward=PaperReward(),
+        protocol=protocol,
+        allocator=PreMonitoring(),
+        branch_policy=branch_policy,
+        settings=settings,
+    )
+    plain = RolloutParts(
+        engine=parts.engine,
+        tools=parts.tools,
+        reward=parts.reward,
+        protocol=protocol,
+        allocator=FixedBudget(num_root_chains=4),
+        branch_policy=NeverBranch(),
+        settings=settings,
+    )
+    experience = ExperienceBuilder(
+        advantage_estimator=GroupZScore(), shaping=EntropyShaping(), questions_per_step=1, max_tokens_per_micro_batch=256
+    )
+    return RolloutDataModule(
+        task,
+        RolloutSampler(parts),
+        RolloutSampler(plain),
+        experience,
+        questions_per_iteration=2,
+        num_val_questions=2,
+        show_progress=False,
+    )
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """Build a run of `max_epochs` iterations of two optimiser steps each, with validation after the last."""
+
+    def make(callbacks=(), max_epochs=1, branch_policy=None, check_val_every_n_epoch=1, logger=None, **options):
+        task = TrailTask(num_places=4, num_steps=1)
+        policy = ScratchPolicy(tokenizer=build_word_tokenizer(task.words), architecture=ARCHITECTURE)
+        settings = RolloutSettings(budget=4, max_response_tokens=40, max_tool_calls=3)
+        rule = branch_policy or EntropyBalanced(alpha=1.0, penalty_per_step=0.1)
+        recording = RecordingLogger()
+        trainer = L.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=max_epochs,
+            callbacks=[*callbacks, ModelCheckpoint(tmp_path / "checkpoints", save_last=True, save_on_train_epoch_end=True)],
+            logger=logger or recording,
+            default_root_dir=tmp_path,
+            log_every_n_steps=1,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **options,
+        )
+        module = AEPOModule(policy, ClippedSurrogate(preserve_high=1.0), partial(torch.optim.AdamW, lr=1e-2))
+        datamodule = make_datamodule(policy, task, rule, settings)
+        return TinyRun(trainer=trainer, module=module, datamodule=datamodule, logger=recording)
+
+    return make

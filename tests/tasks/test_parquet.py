@@ -1,0 +1,216 @@
+import logging
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from aepo_lightning.errors import DataError
+from aepo_lightning.protocols import Task
+from aepo_lightning.tasks._paths import data_root
+from aepo_lightning.tasks.parquet import OfficialParquet
+
+BROKEN = "Put it in \x08oxed{} please."
+FIXED = "Put it in \\boxed{} please."
+
+
+def make_row(question, gold="gold", system=BROKEN, **fields):
+    prompt = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"prompt": prompt, "reward_model": {"ground_truth": gold}, **fields}
+
+
+def write(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return str(path)
+
+
+def asked(task, split, indices):
+    return [task.question(split, index).messages[-1].content for index in indices]
+
+
+def test_rows_become_questions(tmp_path):
+    extra = {"data_source": "src", "ability": "qa", "extra_info": {"index": 41}}
+    path = write(tmp_path / "train.parquet", [make_row("who?", "me", **extra)])
+    task = OfficialParquet(path=path)
+    question = task.question("train", 0)
+    assert isinstance(task, Task)
+    assert question.question_id == "train-train-0"
+    assert [(message.role, message.content) for message in question.messages] == [("system", FIXED), ("user", "who?")]
+    assert question.answers == ("me",)
+    assert question.metadata == {
+        "data_source": "src",
+        "ability": "qa",
+        "index": 41,
+        "row": 0,
+        "file": "train.parquet",
+    }
+
+
+def test_optional_columns_may_be_missing_or_null(tmp_path):
+    path = write(tmp_path / "a.parquet", [make_row("q", ability=None)])
+    assert OfficialParquet(path=path).question("train", 0).metadata == {"row": 0, "file": "a.parquet"}
+
+
+def test_backspace_is_repaired_with_one_warning_a_file(tmp_path, caplog):
+    path = write(tmp_path / "a.parquet", [make_row("one"), make_row("two"), make_row("three", system="clean")])
+    with caplog.at_level(logging.WARNING):
+        task = OfficialParquet(path=path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "a.parquet: repaired a backspace to the \\b of \\boxed in 2 prompts."
+    ]
+    assert task.reports["train"].num_repaired == 2
+    assert not any(
+        "\x08" in message.content for index in range(3) for message in task.question("train", index).messages
+    )
+
+
+def test_backspace_stays_when_asked_to_stay(tmp_path, caplog):
+    path = write(tmp_path / "a.parquet", [make_row("one")])
+    task = OfficialParquet(path=path, fix_boxed=False)
+    assert task.question("train", 0).messages[0].content == BROKEN
+    assert task.reports["train"].num_repaired == 0
+    assert not caplog.records
+
+
+def test_bad_training_rows_are_dropped_and_counted(tmp_path):
+    rows = [
+        make_row("a"),
+        make_row("b", " "),
+        make_row("a", "other"),
+        make_row("c", None),
+        make_row("v"),
+        make_row("d"),
+    ]
+    path = write(tmp_path / "train.parquet", rows)
+    val_path = write(tmp_path / "val.parquet", [make_row("v"), make_row("v", "again"), make_row("w", "")])
+    task = OfficialParquet(path=path, val_path=val_path)
+    report = task.reports["train"]
+    assert sorted(asked(task, "train", range(2))) == ["a", "d"]
+    assert (report.num_rows, report.num_kept, report.num_empty_answers) == (6, 2, 2)
+    assert (report.num_duplicates, report.num_overlapping) == (1, 1)
+    # validation keeps its duplicates, so that a published size stays what it was
+    assert asked(task, "val", range(2)) == ["v", "v"]
+    assert (task.reports["val"].num_rows, task.reports["val"].num_kept) == (3, 2)
+    assert (task.num_questions("train"), task.num_questions("val")) == (2, 2)
+
+
+def test_first_of_two_equal_questions_is_kept(tmp_path):
+    path = write(tmp_path / "a.parquet", [make_row("a", "first"), make_row("a", "second")])
+    assert OfficialParquet(path=path).question("train", 0).answers == ("first",)
+
+
+def test_list_of_golds_gives_every_accepted_answer(tmp_path):
+    path = write(tmp_path / "a.parquet", [make_row("a", ["x", "", "y"])])
+    assert OfficialParquet(path=path).question("train", 0).answers == ("x", "y")
+
+
+def test_every_epoch_is_another_permutation_with_ids_of_its_own(tmp_path):
+    names = [f"q{number}" for number in range(20)]
+    path = write(tmp_path / "a.parquet", [make_row(name) for name in names])
+    task = OfficialParquet(path=path)
+    first, second = asked(task, "train", range(20)), asked(task, "train", range(20, 40))
+    assert sorted(first) == sorted(second) == sorted(names)
+    assert len({tuple(first), tuple(second), tuple(names)}) == 3
+    assert len({task.question("train", index).question_id for index in range(60)}) == 60
+    assert asked(OfficialParquet(path=path), "train", range(40)) == first + second
+    assert asked(OfficialParquet(path=path, seed=1), "train", range(20)) != first
+
+
+def test_validation_stands_in_file_order_and_ends(tmp_path):
+    path = write(tmp_path / "a.parquet", [make_row("t")])
+    val_path = write(tmp_path / "b.parquet", [make_row("y"), make_row("x")])
+    task = OfficialParquet(path=path, val_path=val_path)
+    assert asked(task, "val", range(2)) == ["y", "x"]
+    for index in (-1, 2):
+        with pytest.raises(IndexError, match="`index` must be a position of split 'val'"):
+            task.question("val", index)
+
+
+def test_there_is_no_validation_without_a_file(tmp_path):
+    task = OfficialParquet(path=write(tmp_path / "a.parquet", [make_row("t")]))
+    assert task.num_questions("val") == 0
+    with pytest.raises(IndexError, match="0 questions"):
+        task.question("val", 0)
+
+
+def test_ids_differ_between_files_of_the_same_name(tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "a.parquet", [make_row(folder)])
+    task = OfficialParquet(path="one/a.parquet", val_path="two/a.parquet", data_dir=str(tmp_path))
+    assert task.question("train", 0).question_id != task.question("val", 0).question_id
+
+
+def test_relative_paths_start_from_the_environment_unless_told_otherwise(tmp_path, monkeypatch):
+    for folder in ("env", "given"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder / "a.parquet", [make_row(folder)])
+    monkeypatch.setenv("AEPO_DATA_DIR", str(tmp_path / "env"))
+    assert asked(OfficialParquet(path="a.parquet"), "train", [0]) == ["env"]
+    assert asked(OfficialParquet(path="a.parquet", data_dir=str(tmp_path / "given")), "train", [0]) == ["given"]
+
+
+@pytest.mark.parametrize(
+    "row, named",
+    [
+        (make_row("q", 5), r"row 0: `reward_model\.ground_truth` must be a text or a list of texts, but got int 5"),
+        (make_row("q", [1]), r"row 0: `reward_model\.ground_truth` must be a text"),
+        ({**make_row("q"), "reward_model": {"style": "rule"}}, r"row 0: `reward_model` must hold a `ground_truth`"),
+        ({**make_row("q"), "reward_model": "gold"}, r"row 0: `reward_model` must hold a `ground_truth`, but got str"),
+        ({**make_row("q"), "prompt": "text"}, r"row 0: `prompt` must be a non-empty list of messages, but got str"),
+        ({**make_row("q"), "prompt": []}, r"row 0: `prompt` must be a non-empty list"),
+        ({**make_row("q"), "prompt": [{"role": "user"}]}, r"row 0: `prompt\[0\]` must have a text role and content"),
+        ({**make_row("q"), "prompt": ["text"]}, r"row 0: `prompt\[0\]` must have a text role and content"),
+    ],
+    ids=["int_gold", "int_list", "no_gold", "text_gold", "text_prompt", "empty", "no_content", "text_message"],
+)
+def test_values_of_the_wrong_type_are_named_with_file_and_row(tmp_path, row, named):
+    path = write(tmp_path / "bad.parquet", [row])
+    with pytest.raises(DataError, match=rf"bad\.parquet, {named}"):
+        OfficialParquet(path=path)
+
+
+@pytest.mark.parametrize("column", ["prompt", "reward_model"])
+def test_missing_columns_are_named(tmp_path, column):
+    row = {name: value for name, value in make_row("q", other="x").items() if name != column}
+    with pytest.raises(DataError, match=rf"bad\.parquet must have a column `{column}`, but has"):
+        OfficialParquet(path=write(tmp_path / "bad.parquet", [row]))
+
+
+def test_missing_files_are_named_with_what_to_set(tmp_path):
+    with pytest.raises(DataError, match=r"must name a file, but got 'no\.parquet'.*AEPO_DATA_DIR"):
+        OfficialParquet(path="no.parquet", data_dir=str(tmp_path))
+
+
+def test_files_of_another_format_are_refused(tmp_path):
+    (tmp_path / "text.parquet").write_text("not parquet")
+    with pytest.raises(DataError, match=r"text\.parquet must be a parquet file, but reading it failed"):
+        OfficialParquet(path=str(tmp_path / "text.parquet"))
+
+
+def test_files_without_a_usable_question_are_refused(tmp_path):
+    path = write(tmp_path / "empty.parquet", [make_row("q", "")])
+    with pytest.raises(DataError, match="`path` must hold usable questions"):
+        OfficialParquet(path=path)
+
+
+@pytest.mark.parametrize(
+    "name, num_rows, num_kept", [("train_10k", 10000, 9962), ("hard_search_1k", 1071, 1071)], ids=str
+)
+def test_published_files_have_the_published_counts(name, num_rows, num_kept):
+    files = [f"{name}.parquet", "valid.parquet"]
+    for file in files:
+        if not (data_root(None) / file).is_file():
+            pytest.skip(f"published file {file} is not here (set AEPO_DATA_DIR)")
+    task = OfficialParquet(path=files[0], val_path=files[1])
+    report = task.reports["train"]
+    # train_10k: 10000 - 1 empty gold - 37 exact duplicates = 9962
+    assert (report.num_rows, report.num_kept) == (num_rows, num_kept)
+    assert report.num_repaired == num_rows
+    assert task.num_questions("val") == 180
+    questions = [task.question("train", index) for index in range(num_kept)]
+    validation = {task.question("val", index).messages[-1].content for index in range(180)}
+    assert all([message.role for message in question.messages] == ["system", "user"] for question in questions)
+    assert not any("\x08" in message.content for question in questions for message in question.messages)
+    assert all("\\boxed{answer here}" in question.messages[0].content for question in questions)
+    assert not validation & {question.messages[-1].content for question in questions}
+    assert len({question.question_id for question in questions}) == num_kept
