@@ -1,16 +1,16 @@
 """The supervised cold start: next-token prediction on demonstrations, tool results masked (the paper's stage 0)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
 
-import lightning as L
 import torch
 from jaxtyping import Bool, Int
+from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from torch import Tensor
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader, IterableDataset
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.module import OptimizerFactory, SchedulerFactory
@@ -47,11 +47,15 @@ def encode_demonstration(
     return [*tokens, eos_token_id], [*trained, True]
 
 
-class DemonstrationDataModule(L.LightningDataModule):
+class DemonstrationDataModule(LightningDataModule):
     """Batches of demonstrations, each seen once."""
 
     def __init__(
-        self, source: DemonstrationSource, protocol: TagProtocol, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64
+        self,
+        source: DemonstrationSource,
+        protocol: TagProtocol,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 64,
     ) -> None:
         """Keep the source.
 
@@ -67,9 +71,9 @@ class DemonstrationDataModule(L.LightningDataModule):
         self._tokenizer = tokenizer
         self._batch_size = batch_size
 
-    def train_dataloader(self) -> DataLoader[DemonstrationBatch]:
+    def train_dataloader(self) -> Iterable[DemonstrationBatch]:
         """Return an endless loader; the trainer's `max_steps` ends it."""
-        return DataLoader(_Batches(self), batch_size=None, num_workers=0)
+        return _Batches(self)
 
     def batch(self, step: int) -> DemonstrationBatch:
         """Return the batch of an optimiser step; every rank has its own."""
@@ -91,18 +95,17 @@ def collate_demonstrations(rows: Sequence[tuple[list[int], list[bool]]], pad_tok
     )
 
 
-class _Batches(IterableDataset[DemonstrationBatch]):
+class _Batches:
+    """All demonstrations, batch by batch. Not a `DataLoader`, for which Lightning would ask for worker processes."""
+
     def __init__(self, datamodule: DemonstrationDataModule) -> None:
         self._datamodule = datamodule
 
-    def __iter__(self) -> Any:
-        step = 0
-        while True:
-            yield self._datamodule.batch(step)
-            step += 1
+    def __iter__(self) -> Iterator[DemonstrationBatch]:
+        return map(self._datamodule.batch, count())
 
 
-class ColdStartModule(L.LightningModule):
+class ColdStartModule(LightningModule):
     """Trains a fresh policy on demonstrations."""
 
     def __init__(
@@ -128,7 +131,7 @@ class ColdStartModule(L.LightningModule):
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
 
-    def configure_optimizers(self) -> Optimizer | dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and scheduler from their factories."""
         optimizer = self._optimizer_factory(self.network.parameters())
         if self._scheduler_factory is None:
@@ -144,11 +147,11 @@ class ColdStartModule(L.LightningModule):
         num_tokens = batch.response_mask.sum()
         loss = -scores.logprobs.sum() / num_tokens
         self.manual_backward(loss)
-        self.clip_gradients(optimizer, gradient_clip_val=self._max_grad_norm, gradient_clip_algorithm="norm")
+        nn.utils.clip_grad_norm_(self.network.parameters(), self._max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         scheduler = self.lr_schedulers()
-        if scheduler is not None and not isinstance(scheduler, list):
-            scheduler.step()  # type: ignore[call-arg]
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
         self.log("coldstart/loss", loss.detach(), prog_bar=True)
         self.log("coldstart/entropy", scores.entropies.sum() / num_tokens)

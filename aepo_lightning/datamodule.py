@@ -1,16 +1,15 @@
 """Fresh rollouts between epochs, as a LightningDataModule.
 
 `train_dataloader` publishes the weights, rolls out the next questions and returns the optimiser steps of the iteration.
-Which questions and which random numbers come next depends on the iteration counter alone, and that is in the checkpoint.
+Which questions and which random numbers come next depends on the iteration counter alone, which is in the checkpoint.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
-import lightning as L
-from torch.utils.data import DataLoader, IterableDataset
+from lightning import LightningDataModule
 from tqdm.auto import tqdm
 
 from aepo_lightning.experience import ExperienceBuilder
@@ -23,10 +22,10 @@ from aepo_lightning.types import Minibatch, Question
 from aepo_lightning.weights import publish
 
 
-class RolloutDataModule(L.LightningDataModule):
+class RolloutDataModule(LightningDataModule):
     """Wraps an entropy-balanced rollout generator."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
         self,
         task: Task,
         sampler: RolloutSampler,
@@ -85,7 +84,7 @@ class RolloutDataModule(L.LightningDataModule):
             raise TypeError(f"`RolloutDataModule` needs an `AEPOModule`, but got {type(module).__name__}.")
         return module
 
-    def train_dataloader(self) -> DataLoader[Minibatch]:
+    def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
         assert self.trainer is not None
         # Resuming at an epoch boundary asks for the loader twice, once with a stale epoch: only the step is reliable.
@@ -93,11 +92,11 @@ class RolloutDataModule(L.LightningDataModule):
             self._collected_at = self.trainer.global_step
             self._collect()
             self.iteration += 1
-        return DataLoader(self._minibatches, batch_size=None, num_workers=0)  # type: ignore[arg-type]
+        return _Minibatches(self._minibatches)
 
-    def val_dataloader(self) -> DataLoader[TreeBatch]:
+    def val_dataloader(self) -> Iterable[TreeBatch]:
         """Return a loader that rolls out validation questions chunk by chunk, as it is read."""
-        return DataLoader(_EvaluatedTrees(self), batch_size=None, num_workers=0)
+        return _EvaluatedTrees(self)
 
     def _collect(self) -> None:
         start = perf_counter()
@@ -131,7 +130,9 @@ class RolloutDataModule(L.LightningDataModule):
         """Return this rank's share of the next questions, under ids that are unique in the run."""
         assert self.trainer is not None
         first = self.iteration * self._questions_per_iteration
-        indices = range(first, first + self._questions_per_iteration)[self.trainer.global_rank :: self.trainer.world_size]
+        last = first + self._questions_per_iteration
+        # Strided, so that every optimiser step has the same questions however many ranks share them.
+        indices = range(first, last)[self.trainer.global_rank :: self.trainer.world_size]
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
@@ -169,7 +170,11 @@ class RolloutDataModule(L.LightningDataModule):
         assert self.trainer is not None
         hidden = not self._show_progress or self.trainer.global_rank != 0
         with tqdm(total=len(questions), desc=f"rollout {name}", unit="q", leave=False, disable=hidden) as bar:
-            return sampler.rollout(questions, seed, name, lambda _: bar.update())
+
+            def advance(_: RolloutTree) -> None:
+                bar.update()
+
+            return sampler.rollout(questions, seed, name, advance)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream of questions, as plain values."""
@@ -178,14 +183,32 @@ class RolloutDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at a saved position."""
         self.iteration = int(state_dict["iteration"])
+        self._forget()
 
     def teardown(self, stage: str) -> None:
-        """Forget which weights the engine has: another trainer may bring others."""
+        """Forget what belongs to this run's weights: another trainer may bring others."""
         del stage
-        self._published = -1
+        self._forget()
+
+    def _forget(self) -> None:
+        """Make the next loader publish the weights and collect, whatever the optimiser step."""
+        self._published = self._collected_at = -1
 
 
-class _EvaluatedTrees(IterableDataset[TreeBatch]):
+class _Minibatches:
+    """The optimiser steps of one iteration. Not a `DataLoader`, for which Lightning would ask for worker processes."""
+
+    def __init__(self, minibatches: Sequence[Minibatch]) -> None:
+        self._minibatches = minibatches
+
+    def __len__(self) -> int:
+        return len(self._minibatches)
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        return iter(self._minibatches)
+
+
+class _EvaluatedTrees:
     """Chunks of validation questions, rolled out when they are asked for."""
 
     def __init__(self, datamodule: RolloutDataModule) -> None:

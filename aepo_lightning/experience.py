@@ -1,4 +1,4 @@
-"""From rollout trees to the data of optimiser steps: advantages, token-budgeted micro-batches, old log-probs, shaping."""
+"""From rollout trees to the data of optimiser steps: advantages, micro-batches within a token budget, old log-probs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class ExperienceBuilder:
     max_tokens_per_micro_batch: int = 16384
     """Most tokens of one micro-batch, padding included. A longer trajectory gets a micro-batch of its own."""
     old_logprobs: Literal["recompute", "sampler"] = "recompute"
-    """Whether the trainer scores the tokens before the first update, or the engine's log-probs are taken as they are."""
+    """Whether the trainer scores the tokens before the first update, or the engine's log-probs are taken as is."""
     drop_zero_variance_groups: bool = False
     """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
     pad_token_id: int = field(default=0)
@@ -94,7 +94,7 @@ class ExperienceBuilder:
 
     def _rows(self, tree: RolloutTree, group: int) -> list[_Row]:
         rewards = tree.rewards
-        advantages = self.advantage_estimator(torch.tensor(rewards)).tolist()
+        advantages = self.advantage_estimator(torch.tensor(rewards, dtype=torch.float32)).tolist()
         return [
             _Row(trajectory=trajectory, group=group, reward=reward, advantage=advantage)
             for trajectory, reward, advantage in zip(tree.trajectories(), rewards, advantages, strict=True)
@@ -124,18 +124,12 @@ class ExperienceBuilder:
         paths = [row.trajectory for row in rows]
         width = max((len(path.token_ids) for path in paths), default=2)
         # An empty micro-batch is one row of padding, so that every rank runs the same number of passes.
-        num_rows = max(len(rows), 1)
-
-        def padded(values: list[list[float]], fill: float, dtype: torch.dtype, columns: int) -> Tensor:
-            filled = [value + [fill] * (columns - len(value)) for value in values] or [[fill] * columns] * num_rows
-            return torch.tensor(filled, dtype=dtype)
-
         return TrajectoryBatch(
-            input_ids=padded([list(p.token_ids) for p in paths], self.pad_token_id, torch.long, width),
+            input_ids=_padded([p.token_ids for p in paths] or [[]], width, self.pad_token_id, torch.long),
             lengths=torch.tensor([len(p.token_ids) for p in paths] or [0]),
-            response_mask=padded([list(p.is_sampled[1:]) for p in paths], 0, torch.bool, width - 1),
-            sampler_logprobs=padded([p.logprobs[1:] for p in paths], 0.0, torch.float32, width - 1),
-            sampler_entropies=padded([p.entropies[1:] for p in paths], 0.0, torch.float32, width - 1),
+            response_mask=_padded([p.is_sampled[1:] for p in paths] or [[]], width - 1, False, torch.bool),
+            sampler_logprobs=_padded([p.logprobs[1:] for p in paths] or [[]], width - 1, 0.0, torch.float32),
+            sampler_entropies=_padded([p.entropies[1:] for p in paths] or [[]], width - 1, 0.0, torch.float32),
             group_index=torch.tensor([row.group for row in rows] or [-1]),
             rewards=torch.tensor([row.reward for row in rows] or [0.0]),
             sequence_advantages=torch.tensor([row.advantage for row in rows] or [0.0]),
@@ -177,3 +171,7 @@ class ExperienceBuilder:
             pooled = shaping.pool(rows, torch.cat([batch.group_index for batch in batches]))
         found = iter(pooled)
         return [[next(found) for _ in range(len(batch.lengths))] for batch in batches]
+
+
+def _padded(rows: Sequence[Sequence[float | int]], width: int, fill: float | int, dtype: torch.dtype) -> Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)

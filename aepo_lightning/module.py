@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
+from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -21,7 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.network import PolicyNetwork, TokenScores
 from aepo_lightning.objectives import KLPenalty, LossAggregation
-from aepo_lightning.ops.collectives import all_reduce
+from aepo_lightning.ops.collectives import all_names, all_reduce
 from aepo_lightning.protocols import Objective, PolicySource
 from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
 from aepo_lightning.tree import RolloutTree, TreeBatch
@@ -31,10 +32,10 @@ OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class AEPOModule(L.LightningModule):
+class AEPOModule(LightningModule):
     """A policy and the surrogate loss that improves it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
         self,
         policy: PolicySource,
         objective: Objective,
@@ -89,7 +90,7 @@ class AEPOModule(L.LightningModule):
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
         self._entropy_coefficient = entropy_coefficient
-        self._network_options = {
+        self._network_options: dict[str, Any] = {
             "chunk_size": logprob_chunk_size,
             "gradient_checkpointing": gradient_checkpointing,
         }
@@ -112,7 +113,7 @@ class AEPOModule(L.LightningModule):
         self.network = self._build()
         if self.uses_reference:
             # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
-            self._reference = [self._build().eval().requires_grad_(False).to(self.device)]
+            self._reference = [self._build().eval().requires_grad_(False)]
 
     def _build(self) -> PolicyNetwork:
         network = PolicyNetwork(self.policy.build_model(), **self._network_options)
@@ -126,7 +127,7 @@ class AEPOModule(L.LightningModule):
             fully_shard(network, **options)
         return network
 
-    def configure_optimizers(self) -> Optimizer | dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and scheduler from their factories."""
         assert self.network is not None, "`configure_model` runs first"
         optimizer = self._optimizer_factory([p for p in self.network.parameters() if p.requires_grad])
@@ -138,19 +139,22 @@ class AEPOModule(L.LightningModule):
     def score(self, batch: TrajectoryBatch) -> TokenScores:
         """Return log-probs and entropies of a batch under the present weights, without gradient."""
         assert self.network is not None, "`configure_model` runs first"
-        scores = self._score(self.network, batch)
-        if isinstance(self.network, FSDPModule):
-            self.network.reshard()
-        return scores
+        return self._score(self.network, batch)
 
     @torch.no_grad()
     def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
         """Return log-probs of a batch under the reference policy."""
-        return self._score(self._reference[0], batch)
+        reference = self._reference[0]
+        if not isinstance(reference, FSDPModule):
+            # Lightning moves submodules only, and does so after `configure_model`.
+            reference.to(self.device)
+        return self._score(reference, batch)
 
     def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
         moved = batch.to(self.device)
         scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature)
+        if isinstance(network, FSDPModule):
+            network.reshard()  # without a backward pass the root unit would stay gathered
         return scores
 
     def on_train_epoch_start(self) -> None:
@@ -176,11 +180,13 @@ class AEPOModule(L.LightningModule):
         self._refuse_non_finite(minibatch, total, grad_norm, batch_idx)
         optimizer.step()
         optimizer.zero_grad()
-        self._step_scheduler()
         self._log_step(metrics, total, grad_norm)
+        self._step_scheduler()
 
     def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, dict[str, WeightedMean]]:
-        assert self.network is not None and batch.old_logprobs is not None and batch.advantages is not None
+        assert self.network is not None, "`configure_model` runs first"
+        assert batch.old_logprobs is not None, "`ExperienceBuilder` fills it in"
+        assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
         mask = batch.response_mask
         mode = "grad" if self._entropy_coefficient else "detached"
         scores = self.network(batch.input_ids, mask, self.temperature, mode)
@@ -258,9 +264,10 @@ class AEPOModule(L.LightningModule):
 
 
 def reduce_tally(tally: Tally) -> dict[str, float]:
-    """Return the means of a tally over all ranks. Every rank must have observed the same names."""
-    names = sorted(tally.totals)
-    sums = all_reduce([tally.totals[name] for name in names] + [tally.weights[name] for name in names])
+    """Return the means of a tally over all ranks. A rank that never observed a name adds nothing to its mean."""
+    names = all_names(tally.totals)
+    columns = (tally.totals, tally.weights)
+    sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
     pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
     return {name: total / weight for name, total, weight in pairs if weight}
 

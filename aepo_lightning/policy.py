@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from aepo_lightning.errors import ConfigError
+
 
 @dataclass(kw_only=True)
 class ScratchPolicy:
@@ -29,13 +31,23 @@ class ScratchPolicy:
     seed: int = 0
     """Seed of the initial weights."""
 
+    def __post_init__(self) -> None:
+        """Refuse an architecture without a name, or with what follows from the tokenizer."""
+        if "model_type" not in self.architecture:
+            raise ConfigError(
+                f"`architecture` must have a `model_type`, but got {sorted(self.architecture)}. Add one, such as qwen3."
+            )
+        own = {"vocab_size", "pad_token_id", "eos_token_id", "use_cache"} & set(self.architecture)
+        if own:
+            raise ConfigError(f"`architecture` must leave {sorted(own)} to the tokenizer. Remove what is named here.")
+
     @cached_property
     def config(self) -> PretrainedConfig:
         """The configuration of the architecture."""
         fields = dict(self.architecture)
         model_type = fields.pop("model_type")
         tokenizer = self.tokenizer
-        return AutoConfig.for_model(
+        config: PretrainedConfig = AutoConfig.for_model(
             model_type,
             vocab_size=len(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
@@ -43,12 +55,16 @@ class ScratchPolicy:
             use_cache=False,
             **fields,
         )
+        return config
 
     def build_model(self) -> PreTrainedModel:
         """Return a new fp32 model; every call gives the same weights and leaves the global RNG untouched."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
+            # `torch.manual_seed` would seed the generators of all GPUs too, which nothing here puts back.
+            torch.default_generator.manual_seed(self.seed)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                self.config, dtype=torch.float32
+            )
         return model
 
 
@@ -62,6 +78,11 @@ class PretrainedPolicy:
     dtype: str = "float32"
     """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
 
+    def __post_init__(self) -> None:
+        """Refuse a precision that torch does not know."""
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ConfigError(f"`dtype` must name a torch dtype, but got {self.dtype!r}. Use float32 or bfloat16.")
+
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
@@ -73,10 +94,13 @@ class PretrainedPolicy:
     @cached_property
     def config(self) -> PretrainedConfig:
         """The configuration beside the weights."""
-        return AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+        return config
 
     def build_model(self) -> PreTrainedModel:
         """Load the model."""
-        model = AutoModelForCausalLM.from_pretrained(self.name_or_path, dtype=getattr(torch, self.dtype))
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.name_or_path, dtype=getattr(torch, self.dtype)
+        )
         model.config.use_cache = False
         return model

@@ -83,12 +83,20 @@ class RolloutTree:
         """Append a segment below `parent_id` and return it.
 
         Raises:
-            ValueError: If the parent does not exist, or if a root is added to a tree that has one.
+            ValueError: If the parent does not exist, if a root is added to a tree that has one, or if a policy
+                segment does not have one log-prob and one entropy for each token.
         """
         if (parent_id is None) != (not self.segments):
             raise ValueError(f"`parent_id` must be None for the first segment only, but got {parent_id!r}.")
         if parent_id is not None and not 0 <= parent_id < len(self.segments):
             raise ValueError(f"`parent_id` must name one of {len(self.segments)} segments, but got {parent_id}.")
+        if source is SegmentSource.POLICY:
+            counts = {name: len(fields.get(name, ())) for name in ("logprobs", "entropies")}  # type: ignore[arg-type]
+            if set(counts.values()) != {len(token_ids)}:
+                raise ValueError(
+                    f"A policy segment of {len(token_ids)} tokens must have as many `logprobs` and `entropies`, "
+                    f"but got {counts}. Check what the engine returned."
+                )
         start = 0 if parent_id is None else self.segments[parent_id].end
         segment = Segment(
             segment_id=len(self.segments),

@@ -1,6 +1,7 @@
 """Publishing the trainer's weights to an engine, sharded or not."""
 
 from collections.abc import Iterator
+from typing import cast
 
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
@@ -16,20 +17,19 @@ def named_weights(network: PolicyNetwork) -> Iterator[tuple[str, Tensor]]:
     the next, so no rank holds more than the largest unit on top of its shard. Tied weights come once. Copy what you
     need before asking for the next weight.
     """
-    units = [(name, unit) for name, unit in network.named_modules() if isinstance(unit, FSDPModule)]
-    if not units:
+    if not isinstance(network, FSDPModule):
         yield from ((name, weight.detach()) for name, weight in network.model.named_parameters())
         return
-    if isinstance(network, FSDPModule):
-        network.reshard()  # a forward pass without backward leaves the root unit gathered
+    network.reshard()  # a forward pass without backward leaves the root unit gathered
     seen: set[int] = set()
-    for unit_name, unit in units:
-        unit.unshard()
-        for name, weight in _own_parameters(unit, unit_name):
-            if id(weight) not in seen:
-                seen.add(id(weight))
-                yield name.removeprefix("model."), weight.detach()
-        unit.reshard()
+    for unit_name, unit in network.named_modules():
+        if isinstance(unit, FSDPModule):
+            unit.unshard()
+            for name, weight in _own_parameters(cast(nn.Module, unit), unit_name):
+                if id(weight) not in seen:
+                    seen.add(id(weight))
+                    yield name.removeprefix("model."), weight.detach()
+            unit.reshard()
 
 
 def _own_parameters(unit: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:

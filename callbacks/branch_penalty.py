@@ -117,7 +117,8 @@ class BranchPenalty(L.Callback):
         self._apply()
 
     def _apply(self) -> None:
-        assert self._sampler is not None and self.penalty is not None, "`setup` has set both"
+        assert self._sampler is not None, "`setup` has set it"
+        assert self.penalty is not None, "`setup` has set it"
         parts = self._sampler.parts
         assert isinstance(parts.branch_policy, _PenalisedPolicy), "`setup` has checked it"
         self._sampler.parts = replace(parts, branch_policy=parts.branch_policy.with_penalty(self.penalty))

@@ -87,9 +87,9 @@ class EntropyGuard(L.Callback):
         unsolved = "" if self._until_reward is None else f", below {self._until_reward:g}"
         verb = "The run stops" if self._action == "stop" else "The run goes on"
         return (
-            f"The entropy of the rollouts was below {self._minimum_nats:g} nats for {self._num_low} iterations in a row "
-            f"(now {entropy:.2g}) while their mean reward is {reward:.3g}{unsolved}: the policy has collapsed. "
-            f"{verb}. {_ADVICE}"
+            f"The entropy of the rollouts was below {self._minimum_nats:g} nats for {self._num_low} iterations "
+            f"in a row (now {entropy:.2g}) while their mean reward is {reward:.3g}{unsolved}: the policy has "
+            f"collapsed. {verb}. {_ADVICE}"
         )
 
     @override

@@ -15,7 +15,7 @@ from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
 from aepo_lightning.errors import ConfigError
 
 Curve = list[tuple[int, float]]
-"""Pairs of optimiser step and value."""
+"""Pairs of a value and, before it, the number of optimiser steps that the measured weights had seen."""
 
 _ENTROPIES = {
     "train/entropy": "policy, per optimiser step",
@@ -23,6 +23,7 @@ _ENTROPIES = {
     "rollout/entropy_after_tool": "rollouts, after tool results",
 }
 _OUTCOMES = {"rollout/reward": "mean reward of rollouts", "val/pass@1": "validation pass@1"}
+_OF_ROLLOUTS = ("rollout/entropy", "rollout/entropy_after_tool", "rollout/reward")
 
 
 class EntropyMonitor(L.Callback):
@@ -66,25 +67,25 @@ class EntropyMonitor(L.Callback):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take what the rollouts of the iteration looked like."""
-        self._take(rollout_data(trainer).metrics, ("rollout/entropy", "rollout/entropy_after_tool", "rollout/reward"), trainer)
+        self._take(rollout_data(trainer).metrics, _OF_ROLLOUTS, trainer.global_step)
 
     @override
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
-        """Take the entropy of the policy at this optimiser step."""
-        self._take(trainer.callback_metrics, ("train/entropy",), trainer)
+        """Take the entropy of the policy at this optimiser step, measured before its update."""
+        self._take(trainer.callback_metrics, ("train/entropy",), trainer.global_step - 1)
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take pass@1, unless this is a sanity check or no part of the training."""
         if trainer.state.fn is TrainerFn.FITTING and not trainer.sanity_checking:
-            self._take(trainer.callback_metrics, ("val/pass@1",), trainer)
+            self._take(trainer.callback_metrics, ("val/pass@1",), trainer.global_step)
 
-    def _take(self, metrics: Mapping[str, Any], names: Sequence[str], trainer: L.Trainer) -> None:
+    def _take(self, metrics: Mapping[str, Any], names: Sequence[str], step: int) -> None:
         for name in names:
             if name in metrics:
-                self.curves[name].append((trainer.global_step, float(metrics[name])))
+                self.curves[name].append((step, float(metrics[name])))
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -143,6 +144,7 @@ def draw_curves(curves: Mapping[str, Curve]) -> Figure:
         if axes.lines:
             axes.legend(fontsize="small")
     upper.set_ylabel("entropy (nats)")
+    upper.set_ylim(bottom=0.0)
     lower.set_ylabel("reward, pass@1")
     lower.set_xlabel("optimiser step")
     return figure

@@ -67,7 +67,7 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
         build(algorithm.objective),
         aggregation=build(algorithm.aggregation),
         kl_penalty=build(algorithm.kl_penalty),
-        pass_at=cfg.evaluation.pass_at,
+        pass_at=list(cfg.evaluation.pass_at),
         **build(cfg.module),
     )
     return Run(module=module, datamodule=datamodule, trainer=build_trainer(cfg, folder), engine=engine)

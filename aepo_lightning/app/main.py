@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
+from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.overrides import config_keys, explain_override_error
 from aepo_lightning.app.plan import make_plan, render_plan
@@ -21,6 +23,13 @@ from aepo_lightning.app.stages import run_stages
 from aepo_lightning.errors import AepoError
 
 CONFIG_MODULE = "aepo_lightning.conf"
+
+_KNOWN_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.13
+    r"Your `IterableDataset` has `__len__` defined",  # one process reads it
+    r".*does not have many workers",  # rollouts come from this process
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
+)
 
 
 def execute(cfg: DictConfig) -> Any:
@@ -57,10 +66,19 @@ def _hydra_main(cfg: DictConfig) -> None:
         sys.exit(f"{type(error).__name__}: {error}")
 
 
+def quieten_libraries() -> None:
+    """Keep other libraries' banners and known warnings out of the output; everything else still shows."""
+    for name in ("httpx", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    for message in _KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
 def main() -> None:
-    """Run the command line; a mistake of the user ends in one message and exit status 2."""
+    """Run the command line; a mistake of the user ends in one message and exit status 1."""
     overrides = sys.argv[1:]
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    quieten_libraries()
     # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
     if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):
         sys.exit(f"{problem}")

@@ -54,5 +54,5 @@ def resolve_checkpoint(folder: Path, ckpt_path: str | None) -> Path | None:
 def _newest_checkpoint(experiment: Path) -> Path:
     found = sorted(experiment.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
-        raise ConfigError(f"`ckpt_path=last` needs a checkpoint below {experiment}, but there is none. Start a new run.")
+        raise ConfigError(f"`ckpt_path=last` needs a checkpoint below {experiment}, but got none. Start a new run.")
     return found[-1]

@@ -7,13 +7,16 @@ continued takes what is there instead of doing it again.
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -69,6 +72,8 @@ def run_stages(cfg: DictConfig) -> RunReport:
     report.seconds["evaluation after"] = perf_counter() - start
     _export(run, policy, folder / "policy")
     run.engine.close()
+    figures = ("before", "after", "training", "seconds")
+    _write_json(folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
     return report
 
 
@@ -84,8 +89,9 @@ def _cold_start(cfg: DictConfig, policy: PolicySource, folder: Path) -> PolicySo
             logger=build_logger(cfg, folder, "coldstart_logs"),
             enable_checkpointing=False,
             enable_model_summary=False,
+            callbacks=[TQDMProgressBar(refresh_rate=10)],
             default_root_dir=str(folder),
-            fast_dev_run=1 if cfg.trainer.get("fast_dev_run") else False,
+            fast_dev_run=cfg.trainer.fast_dev_run,
         )
         trainer.fit(module, datamodule=datamodule)
         _save_pretrained(module.network.model.state_dict(), policy, target)
@@ -125,11 +131,20 @@ def _save_pretrained(weights: Mapping[str, torch.Tensor], policy: PolicySource, 
     partial = target.with_name(target.name + ".partial")
     model.save_pretrained(partial)
     policy.tokenizer.save_pretrained(partial)
-    os.replace(partial, target)
+    _replace_folder(partial, target)
+
+
+def _replace_folder(new: Path, target: Path) -> None:
+    """Put a finished folder in place; the one before stays whole until then."""
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @rank_zero_only
-def _write_json(path: Path, values: Mapping[str, float]) -> None:
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(dict(values), indent=1))

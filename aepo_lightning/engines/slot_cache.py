@@ -1,13 +1,14 @@
 """Keys and values of many sequences at once, one slot each, with reuse of shared prefixes.
 
-`SlotCache` has the one method that a Transformers attention layer calls on its cache (`update`). `PrefixIndex` remembers
-which slot holds the keys and values of which token prefix, in blocks, so that the next turn of a chain and every branch
-of it start from what is already there.
+`SlotCache` has the one method that a Transformers attention layer calls on its cache (`update`). `PrefixIndex`
+remembers which slot holds the keys and values of which token prefix, in blocks, so that the next turn of a chain and
+every branch of it start from what is already there.
 """
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import torch
 from jaxtyping import Float, Int
@@ -20,7 +21,9 @@ class SlotCache:
 
     is_compileable = False
 
-    def __init__(self, config: PretrainedConfig, num_slots: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: PretrainedConfig, num_slots: int, max_length: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         heads = config.num_key_value_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (num_slots, heads, 0, head_dim)
@@ -30,6 +33,7 @@ class SlotCache:
         self._rows: Tensor = torch.empty(0, dtype=torch.long, device=device)
         self._positions: Tensor = torch.empty(0, 0, dtype=torch.long, device=device)
         self._span = 0
+        self._max_length = max_length
 
     @property
     def capacity(self) -> int:
@@ -39,7 +43,7 @@ class SlotCache:
     def prepare(self, rows: Int[Tensor, " batch"], positions: Int[Tensor, "batch seq"], span: int) -> None:
         """Say where the next forward pass writes, and how many positions from the start it may look at."""
         if span > self.capacity:
-            self._grow(max(span, 2 * self.capacity, 64))
+            self._grow(max(span, min(max(2 * self.capacity, 64), self._max_length)))
         self._rows, self._positions, self._span = rows, positions, span
 
     def _grow(self, capacity: int) -> None:
@@ -72,7 +76,12 @@ class SlotCache:
 
 
 class PrefixIndex:
-    """Which slot holds which tokens, and which slot to give to a new request."""
+    """Which slot holds which tokens, and which slot to give to a new request.
+
+    A prefix is known by a 128-bit digest of its whole blocks, each chained to the one before, so that the memory for a
+    sequence grows with its length and not with its square. A prefix that several slots hold is found until the last of
+    them is recycled.
+    """
 
     def __init__(self, num_slots: int, block_size: int) -> None:
         if block_size < 1:
@@ -80,8 +89,8 @@ class PrefixIndex:
         self._block_size = block_size
         self._tokens: list[list[int]] = [[] for _ in range(num_slots)]
         self._lengths = [0] * num_slots
-        self._slot_keys: list[list[bytes]] = [[] for _ in range(num_slots)]
-        self._owner: dict[bytes, int] = {}
+        self._keys: list[list[bytes]] = [[] for _ in range(num_slots)]
+        self._holders: dict[bytes, dict[int, None]] = {}
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_slots))
 
     @property
@@ -90,22 +99,29 @@ class PrefixIndex:
         return len(self._idle)
 
     def match(self, prompt: Sequence[int]) -> tuple[int, int]:
-        """Return (slot, length) of the longest known prefix of `prompt[:-1]`; the length is 0 if there is none."""
-        limit = len(prompt) - 1
-        data = array("q", prompt).tobytes()
-        best = -1
-        length = self._block_size
-        while length <= limit and (slot := self._owner.get(data[: 8 * length])) is not None:
-            best = slot
-            length += self._block_size
-        if best < 0:
+        """Return (slot, length) of the longest known prefix of `prompt[:-1]`; (-1, 0) if there is none."""
+        limit, length, key = len(prompt) - 1, 0, b""
+        holders: dict[int, None] = {}
+        while length + self._block_size <= limit:
+            key = _chain(key, prompt[length : length + self._block_size])
+            if (found := self._holders.get(key)) is None:
+                break
+            holders, length = found, length + self._block_size
+        if not holders:
             return -1, 0
-        length -= self._block_size
-        held = self._tokens[best]
-        limit = min(limit, self._lengths[best])
+        lengths = {slot: self._extend(slot, prompt, length, limit) for slot in holders}
+        best = max(lengths, key=lambda slot: (lengths[slot], self._can_continue(slot, lengths[slot])))
+        return best, lengths[best]
+
+    def _extend(self, slot: int, prompt: Sequence[int], length: int, limit: int) -> int:
+        """Return how far beyond the whole blocks a slot agrees with the prompt."""
+        held, limit = self._tokens[slot], min(limit, self._lengths[slot])
         while length < limit and held[length] == prompt[length]:
             length += 1
-        return best, length
+        return length
+
+    def _can_continue(self, slot: int, length: int) -> bool:
+        return slot in self._idle and self._lengths[slot] == length
 
     def acquire(self, slot: int, length: int) -> int:
         """Take a slot for a request whose first `length` tokens match `slot`; return the slot to use.
@@ -113,7 +129,7 @@ class PrefixIndex:
         The matching slot itself is taken over when nobody runs in it and the request continues all it holds;
         otherwise the idle slot that was used longest ago is recycled.
         """
-        if length and slot in self._idle and self._lengths[slot] == length:
+        if length and self._can_continue(slot, length):
             del self._idle[slot]
             return slot
         if len(self._idle) > 1 and next(iter(self._idle)) == slot:
@@ -124,15 +140,11 @@ class PrefixIndex:
 
     def commit(self, slot: int, tokens: list[int], length: int) -> None:
         """Record that `slot` now holds keys and values of `tokens[:length]`. The list may grow later."""
-        known = len(self._slot_keys[slot]) * self._block_size
         self._tokens[slot], self._lengths[slot] = tokens, length
-        if length < known + self._block_size:
-            return
-        data = array("q", tokens).tobytes()
-        for end in range(known + self._block_size, length + 1, self._block_size):
-            key = data[: 8 * end]
-            self._owner.setdefault(key, slot)
-            self._slot_keys[slot].append(key)
+        keys, size = self._keys[slot], self._block_size
+        for start in range(len(keys) * size, length - size + 1, size):
+            keys.append(_chain(keys[-1] if keys else b"", tokens[start : start + size]))
+            self._holders.setdefault(keys[-1], {})[slot] = None
 
     def release(self, slot: int) -> None:
         """Give a slot back. What it holds stays available until the slot is recycled."""
@@ -144,7 +156,13 @@ class PrefixIndex:
             self._forget(slot)
 
     def _forget(self, slot: int) -> None:
-        for key in self._slot_keys[slot]:
-            if self._owner.get(key) == slot:
-                del self._owner[key]
-        self._slot_keys[slot], self._tokens[slot], self._lengths[slot] = [], [], 0
+        for key in self._keys[slot]:
+            del self._holders[key][slot]
+            if not self._holders[key]:
+                del self._holders[key]
+        self._keys[slot], self._tokens[slot], self._lengths[slot] = [], [], 0
+
+
+def _chain(key: bytes, block: Sequence[int]) -> bytes:
+    """Return the digest of a prefix that ends in `block`, from the digest of all before it."""
+    return blake2b(key + array("q", block).tobytes(), digest_size=16).digest()

@@ -18,7 +18,8 @@ class TokenPieces:
         """Return the text of one token; special tokens are spelled out."""
         piece = self._pieces.get(token_id)
         if piece is None:
-            piece = self._pieces[token_id] = self._tokenizer.decode([token_id])
+            text = self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+            piece = self._pieces[token_id] = str(text)
         return piece
 
 

@@ -10,12 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from aepo_lightning.engines.architecture import check_architecture
+from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
 from aepo_lightning.engines.slot_cache import PrefixIndex, SlotCache
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
@@ -24,32 +26,6 @@ from aepo_lightning.protocols import PolicySource
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    tokens: list[int]
-    prompt_length: int
-    params: SamplingParams
-    future: "asyncio.Future[Generation]"
-    on_probe: Callable[[Generation], None] | None
-    stop: StopMatcher
-    slot: int = -1
-    num_computed: int = 0
-    num_cached: int = 0
-    logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    top_logprobs: list[list[float]] = field(default_factory=list)
-
-    def generation(self, reason: FinishReason) -> Generation:
-        return Generation(
-            token_ids=self.tokens[self.prompt_length :],
-            logprobs=list(self.logprobs),
-            entropies=list(self.entropies),
-            finish_reason=reason,
-            top_logprobs=list(self.top_logprobs),
-            num_cached_tokens=self.num_cached,
-        )
 
 
 @dataclass(slots=True)
@@ -88,24 +64,30 @@ class TransformersEngine:
 
         Raises:
             ValueError: If a size is not positive or there are fewer slots than sequences.
+            EngineError: If the architecture is one that this engine would compute wrongly.
         """
         num_slots = 2 * max_num_seqs if num_slots is None else num_slots
         if max_num_seqs < 1 or max_model_len < 2 or num_slots < max_num_seqs:
             raise ValueError(
-                "`max_num_seqs` must be at least 1, `max_model_len` at least 2 and `num_slots` at least `max_num_seqs`, "
-                f"but got {max_num_seqs}, {max_model_len} and {num_slots}."
+                "`max_num_seqs` must be at least 1, `max_model_len` at least 2 and `num_slots` at least "
+                f"`max_num_seqs`, but got {max_num_seqs}, {max_model_len} and {num_slots}."
             )
         self._device = torch.device(device)
-        self._model = policy.build_model().to(self._device).eval().requires_grad_(False)
+        self._model = policy.build_model()
+        check_architecture(self._model, max_model_len)
+        module: nn.Module = self._model  # its own methods are untyped
+        module.to(self._device).eval().requires_grad_(False)
         self._eos_token_id = policy.tokenizer.eos_token_id
         self._pieces = TokenPieces(policy.tokenizer)
-        self._cache = SlotCache(policy.config, num_slots, self._device, next(self._model.parameters()).dtype)
+        dtype = next(self._model.parameters()).dtype
+        # One column beyond the longest sequence takes the writes of padding.
+        self._cache = SlotCache(policy.config, num_slots, max_model_len + 1, self._device, dtype)
         self._prefixes = PrefixIndex(num_slots, block_size)
         self._max_num_seqs = max_num_seqs
         self._max_model_len = max_model_len
         self._max_prefill_tokens = max_prefill_tokens
-        self._waiting: deque[_Request] = deque()
-        self._running: list[_Request] = []
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
         self._loop_task: asyncio.Task[None] | None = None
         self.counters = EngineCounters()
         self.weights_version = 0
@@ -128,16 +110,18 @@ class TransformersEngine:
                 f"A prompt must have between 1 and {self._max_model_len - 1} tokens, but got {len(prompt_ids)}. "
                 "Shorten the prompt or raise the engine's `max_model_len`."
             )
-        request = _Request(
+        request = Request(
             list(prompt_ids),
             len(prompt_ids),
             params,
             asyncio.get_running_loop().create_future(),
-            on_probe,
+            on_probe if params.num_probe_tokens else None,
             StopMatcher(params.stop),
         )
         self._waiting.append(request)
-        if self._loop_task is None or self._loop_task.done():
+        # A loop that was stopped half-way leaves a task behind that will never run again.
+        task = self._loop_task
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
             self._loop_task = asyncio.create_task(self._serve())
         try:
             return await request.future
@@ -149,21 +133,27 @@ class TransformersEngine:
         """Copy weights by their Hugging Face names and forget every cached prefix.
 
         Raises:
-            EngineError: If requests are running, a name is unknown, or a weight is missing.
+            EngineError: If requests are running, a name is unknown, a shape differs, or a weight is missing. The
+                weights before the error are then in place; publish again.
         """
         if self._running or self._waiting:
             raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = {name for name, _ in self._model.named_parameters()}
-        with torch.no_grad():
-            for name, tensor in weights:
-                if name not in own:
-                    raise EngineError(f"The engine's model has no weight named {name!r}.")
-                own[name].copy_(tensor)
-                missing.discard(name)
-        if missing:
-            raise EngineError(f"{len(missing)} weights were not published, {min(missing)!r} among them.")
+        # Forgotten before the first copy: an error half-way must not leave keys and values of other weights behind.
         self._prefixes.clear()
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        missing = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        for name, tensor in weights:
+            if name not in own:
+                raise EngineError(f"The engine's model has no weight named {name!r}. Publish the same architecture.")
+            if own[name].shape != tensor.shape:
+                shapes = f"{tuple(own[name].shape)}, but got {tuple(tensor.shape)}"
+                raise EngineError(f"Weight {name!r} must have shape {shapes}. Publish the same architecture.")
+            with torch.no_grad():
+                own[name].copy_(tensor)
+            missing.pop(id(own[name]), None)
+        if missing:
+            some = min(missing.values())
+            raise EngineError(f"{len(missing)} weights were not published, {some!r} among them. Publish all of them.")
         self.weights_version = version
 
     def close(self) -> None:
@@ -192,7 +182,7 @@ class TransformersEngine:
                 request.future.set_exception(error)
         self._running, self._waiting = [], deque()
 
-    def _drop(self, request: _Request) -> None:
+    def _drop(self, request: Request) -> None:
         if request in self._running:
             self._running.remove(request)
             self._prefixes.release(request.slot)
@@ -201,13 +191,15 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _step(self) -> None:
+        # The task behind a cancelled future is about to drop its request, but has not had its turn yet.
+        for request in [r for r in (*self._running, *self._waiting) if r.future.done()]:
+            self._drop(request)
         self._admit()
-        feeding = [request for request in self._running if len(request.tokens) - request.num_computed > 1]
+        decoding = [request for request in self._running if request.num_pending == 1]
+        feeding = [request for request in self._running if request.num_pending > 1]
         for group in self._prefill_groups(feeding):
             self._forward(group)
-        single = [request for request in self._running if len(request.tokens) - request.num_computed == 1]
-        fed = set(map(id, feeding))
-        if decoding := [request for request in single if id(request) not in fed]:
+        if decoding:
             self._forward(decoding)
 
     def _admit(self) -> None:
@@ -222,18 +214,16 @@ class TransformersEngine:
             self.counters.num_cached_tokens += length
             self._running.append(self._waiting.popleft())
 
-    def _prefill_groups(self, requests: list[_Request]) -> list[list[_Request]]:
-        groups: list[list[_Request]] = []
-        width = 0
-        for request in sorted(requests, key=lambda r: len(r.tokens) - r.num_computed):
-            width = max(width, len(request.tokens) - request.num_computed)
+    def _prefill_groups(self, requests: list[Request]) -> list[list[Request]]:
+        groups: list[list[Request]] = []
+        for request in sorted(requests, key=lambda r: r.num_pending):
+            width = request.num_pending
             if not groups or width * (len(groups[-1]) + 1) > self._max_prefill_tokens:
                 groups.append([])
-                width = len(request.tokens) - request.num_computed
             groups[-1].append(request)
         return groups
 
-    def _forward(self, requests: list[_Request]) -> None:
+    def _forward(self, requests: list[Request]) -> None:
         hidden = self._hidden_states(requests)
         logits = self._model.lm_head(hidden)
         sampled = self._sample(requests, logits)
@@ -241,10 +231,9 @@ class TransformersEngine:
         self.counters.num_generated_tokens += len(requests)
         self._record(requests, sampled)
 
-    def _hidden_states(self, requests: list[_Request]) -> Float[Tensor, "batch hidden"]:
+    def _hidden_states(self, requests: list[Request]) -> Float[Tensor, "batch hidden"]:
         pending = [request.tokens[request.num_computed :] for request in requests]
         width = max(map(len, pending))
-        # One column beyond every real position takes the writes of padding.
         span = max(len(request.tokens) for request in requests) + 1
         ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in pending], device=self._device)
         starts = torch.tensor([request.num_computed for request in requests], device=self._device)
@@ -270,19 +259,19 @@ class TransformersEngine:
     def _mask(self, positions: Int[Tensor, "batch seq"], span: int) -> Bool[Tensor, "batch 1 seq span"]:
         return (torch.arange(span, device=self._device) <= positions[..., None])[:, None]
 
-    def _sample(self, requests: list[_Request], logits: Float[Tensor, "batch vocab"]) -> SampledTokens:
+    def _sample(self, requests: list[Request], logits: Float[Tensor, "batch vocab"]) -> SampledTokens:
         params = [request.params for request in requests]
         seeds = torch.tensor([p.seed for p in params], device=self._device)
         positions = torch.tensor([len(request.tokens) for request in requests], device=self._device)
         return sample_tokens(
             logits,
-            torch.tensor([p.temperature for p in params], device=self._device),
-            torch.tensor([p.top_p for p in params], device=self._device),
+            torch.tensor([float(p.temperature) for p in params], device=self._device),
+            torch.tensor([float(p.top_p) for p in params], device=self._device),
             torch.tensor([p.top_k for p in params], device=self._device),
             counter_uniforms(seeds, positions),
         )
 
-    def _record(self, requests: list[_Request], sampled: SampledTokens) -> None:
+    def _record(self, requests: list[Request], sampled: SampledTokens) -> None:
         token_ids = sampled.token_ids.tolist()
         logprobs, entropies = sampled.logprobs.tolist(), sampled.entropies.tolist()
         num_top = max(request.params.num_top_logprobs for request in requests)
@@ -298,10 +287,9 @@ class TransformersEngine:
                 request.top_logprobs.append(top_values[row][:num_top] + extra)
             self._advance(request)
 
-    def _advance(self, request: _Request) -> None:
+    def _advance(self, request: Request) -> None:
         reason = self._finish_reason(request)
-        num_new = len(request.tokens) - request.prompt_length
-        probe_is_due = num_new == request.params.num_probe_tokens or reason is not None
+        probe_is_due = request.num_new == request.params.num_probe_tokens or reason is not None
         if request.on_probe is not None and probe_is_due:
             callback, request.on_probe = request.on_probe, None
             callback(request.generation(reason or FinishReason.LENGTH))
@@ -311,13 +299,12 @@ class TransformersEngine:
             if not request.future.done():
                 request.future.set_result(request.generation(reason))
 
-    def _finish_reason(self, request: _Request) -> FinishReason | None:
+    def _finish_reason(self, request: Request) -> FinishReason | None:
         token = request.tokens[-1]
         if token == self._eos_token_id:
             return FinishReason.EOS
         if request.params.stop and request.stop.push(self._pieces[token]):
             return FinishReason.STOP
-        num_new = len(request.tokens) - request.prompt_length
-        if num_new >= request.params.max_tokens or len(request.tokens) >= self._max_model_len:
+        if request.num_new >= request.params.max_tokens or len(request.tokens) >= self._max_model_len:
             return FinishReason.LENGTH
         return None

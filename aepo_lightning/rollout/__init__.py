@@ -1,13 +1,13 @@
 """Grows rollout trees within a budget; the only room that drives engines and tools together.
 
-    sampler.py       many questions at once
-    group.py         one question: pre-monitoring, global samples, branches, top-up
-    chain.py         the state of one chain
-    tag_protocol.py  messages, tool results and sampled tokens turned into one another
-    settings.py      numbers and switches
-    seeds.py         random numbers from where they are used
-    journal.py       finished trees on disk
-    statistics.py    trees in numbers
+sampler.py       many questions at once
+group.py         one question: pre-monitoring, global samples, branches, top-up
+chain.py         the state of one chain
+tag_protocol.py  messages, tool results and sampled tokens turned into one another
+settings.py      numbers and switches
+seeds.py         random numbers from where they are used
+journal.py       finished trees on disk
+statistics.py    trees in numbers
 """
 
 from aepo_lightning.rollout.group import GroupRollout, RolloutParts

@@ -13,6 +13,9 @@ class TurnMeasurement:
     """Segment after which a branch would start: the tool result."""
     turn: int
     entropy: float
+    """Aggregated entropy of the turn after the tool result; what pre-monitoring averages."""
+    signal: float
+    """What the branch decision compares with `initial_entropy`: the entropy of this turn or of the one before."""
     initial_entropy: float
 
 

@@ -1,10 +1,10 @@
 """Grows the rollout tree of one question: exactly k trajectories, some from the root, some from branch points.
 
 The order of events is the paper's (arXiv 2510.14545, sections on pre-monitoring and balanced rollouts): sample one
-whole trajectory, split the budget by what it showed, start the remaining global samples, branch after tool results while
-the branch budget lasts, and top up with fresh chains. The probe counts as one of the m global samples; its own branch
-decisions are taken, in order, once the split is known. They are the decisions it would have taken on the way, because a
-branch restarts from just after the tool result.
+whole trajectory, split the budget by what it showed, start the remaining global samples, branch after tool results
+while the branch budget lasts, and top up with fresh chains. The probe counts as one of the m global samples; its own
+branch decisions are taken, in order, once the split is known. They are the decisions it would have taken on the way,
+because a branch restarts from just after the tool result.
 """
 
 import asyncio
@@ -27,7 +27,10 @@ from aepo_lightning.types import (
     SamplingParams,
     SegmentSource,
     StopReason,
+    ToolCall,
     ToolContext,
+    ToolResult,
+    ToolStatus,
 )
 
 
@@ -192,7 +195,8 @@ class GroupRollout:
         measurement = TurnMeasurement(
             branch_point=chain.segment_id,
             turn=chain.turn,
-            entropy=signal,
+            entropy=entropy,
+            signal=signal,
             initial_entropy=chain.initial_entropy,
         )
         chain.measurements.append(measurement)
@@ -204,7 +208,7 @@ class GroupRollout:
         remaining = self._settings.budget - self._reserved()
         per_question = self._settings.penalty_scope == "question"
         context = BranchContext(
-            entropy=measurement.entropy,
+            entropy=measurement.signal,
             initial_entropy=measurement.initial_entropy,
             consecutive_branches=self._question_streak if per_question else chain.consecutive_branches,
             uniform=derive_uniform(
@@ -233,26 +237,28 @@ class GroupRollout:
     async def _answer_call(self, chain: Chain, segment: Segment) -> StopReason | None:
         """Run the tool call that ended the turn and append its result."""
         call = self._parts.protocol.parse_call(self._parts.protocol.decode(segment.token_ids))
-        is_over = chain.num_tool_calls >= self._settings.max_tool_calls
-        if is_over and self._settings.on_call_limit == "stop":
+        if chain.num_tool_calls < self._settings.max_tool_calls:
+            context = ToolContext(question=self._question, call_index=chain.num_tool_calls)
+            result = await self._parts.tools.call(call, context)
+        elif self._settings.on_call_limit == "stop":
             return StopReason.CALL_LIMIT
-        if is_over:
-            limit = self._settings.max_tool_calls
-            message = f"The limit of {limit} tool calls is reached. Answer with what you know."
-            call = replace(call, problem=message)
-        context = ToolContext(question=self._question, call_index=chain.num_tool_calls)
-        result = await self._parts.tools.call(call, context)
+        else:
+            call, result = self._refuse(call)
         token_ids = self._parts.protocol.encode_result(result.text)
         if len(token_ids) >= self._room(chain):
             return StopReason.LENGTH
-        answer = self.tree.add(
-            chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result
-        )
+        answer = self.tree.add(chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result)
         chain.segment_id = answer.segment_id
         chain.num_tool_calls += 1
         chain.tool_calls += (call,)
         chain.tool_results += (result,)
         return None
+
+    def _refuse(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
+        """Return a call beyond the limit and the answer that no tool gave."""
+        limit = self._settings.max_tool_calls
+        message = f"The limit of {limit} tool calls is reached. Answer with what you know."
+        return replace(call, problem=message), ToolResult(text=message, status=ToolStatus.MALFORMED)
 
     async def _finish(self, chain: Chain, stop_reason: StopReason) -> None:
         prompt_end = self.tree.segments[0].end

@@ -1,12 +1,13 @@
 """Trees as plain data, and the append-only file in which every finished tree is kept.
 
 One JSON object per line. A tree is written as soon as its last leaf is scored, so a crash loses only trees that were
-still growing. The last line of a file may be cut; reading skips nothing else.
+still growing. The last line of a file may be cut: reading skips it, and the next tree takes its place.
 """
 
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from aepo_lightning.types import (
 
 def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
     """Return the tree as plain values. The question's own corpus is left out: tool results are in the segments."""
-    plain = asdict(tree)
+    plain = asdict(replace(tree, question=replace(tree.question, documents={})))
     plain["question"].pop("documents")
     return plain
 
@@ -82,8 +83,10 @@ class RolloutJournal:
         """Write one finished tree."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(tree_to_dict(tree), separators=(",", ":")) + "\n"
+        _remove_cut_line(path)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(tree_to_dict(tree), separators=(",", ":")) + "\n")
+            file.write(line)
 
     def read(self, name: str) -> Iterator[RolloutTree]:
         """Yield the stored trees of `name`, in the order in which they were finished.
@@ -92,11 +95,25 @@ class RolloutJournal:
             DataError: If a line other than a cut last one cannot be read; file and line are named.
         """
         path = self.path(name)
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+        lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
         for number, line in enumerate(lines, start=1):
-            if number == len(lines) and not line.endswith("\n"):
+            if number == len(lines) and not line.endswith(b"\n"):
                 return
             try:
-                yield tree_from_dict(json.loads(line))
-            except (json.JSONDecodeError, DataError) as error:
+                plain = json.loads(line)
+                if not isinstance(plain, dict):
+                    raise DataError(f"A stored tree must be a JSON object, but got {plain!r:.80}.")
+                yield tree_from_dict(plain)
+            except ValueError as error:  # not UTF-8, not JSON, or not a tree
                 raise DataError(f"{path}, line {number}: {error}") from error
+
+
+def _remove_cut_line(path: Path) -> None:
+    """Cut a file back to its last whole line: what a killed run left behind would spoil the next line."""
+    if not path.is_file() or not path.stat().st_size:
+        return
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -5,8 +5,8 @@ the engine's own limits beneath.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from aepo_lightning.errors import AepoError
@@ -45,7 +45,7 @@ class RolloutSampler:
         questions: Sequence[Question],
         seed: int,
         name: str = "rollout",
-        on_tree: Callable[[RolloutTree], None] | None = None,
+        on_tree: Callable[[RolloutTree], object] | None = None,
     ) -> list[RolloutTree]:
         """Grow one tree per question and return them in the order of the questions.
 
@@ -59,10 +59,6 @@ class RolloutSampler:
             ValueError: If two questions have the same id.
             EngineError: If the engine failed; trees that were finished are in the journal.
         """
-        ids = [question.question_id for question in questions]
-        if len(set(ids)) < len(ids):
-            twice = next(one for one in ids if ids.count(one) > 1)
-            raise ValueError(f"`questions` must have distinct ids, but got {twice!r} twice.")
         return run_in_event_loop(self.rollout_async(questions, seed, name, on_tree))
 
     async def rollout_async(
@@ -70,9 +66,13 @@ class RolloutSampler:
         questions: Sequence[Question],
         seed: int,
         name: str = "rollout",
-        on_tree: Callable[[RolloutTree], None] | None = None,
+        on_tree: Callable[[RolloutTree], object] | None = None,
     ) -> list[RolloutTree]:
         """Do what `rollout` does, inside a running event loop."""
+        ids = [question.question_id for question in questions]
+        if len(set(ids)) < len(ids):
+            twice = next(one for one in ids if ids.count(one) > 1)
+            raise ValueError(f"`questions` must have distinct ids, but got {twice!r} twice.")
         places = asyncio.Semaphore(self._max_concurrent_questions)
 
         async def grow(question: Question) -> RolloutTree:
@@ -111,19 +111,5 @@ def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
-    box: list[ResultT] = []
-    errors: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            box.append(asyncio.run(work))
-        except BaseException as error:
-            errors.append(error)
-            raise
-
-    thread = threading.Thread(target=target, name="aepo-rollout")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return box[0]
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-rollout") as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -8,7 +8,8 @@ from hashlib import blake2b
 
 def derive_seed(*path: int | str) -> int:
     """Hash a path of names and numbers to a seed in [0, 2**63)."""
-    text = "/".join(f"{type(part).__name__[0]}{part}" for part in path)
+    # Each part carries its kind and length, so that no two paths give the same text.
+    text = "".join(f"{'s' if isinstance(part, str) else 'i'}{len(str(part))}:{part}" for part in path)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -1,7 +1,7 @@
 """How trees are grown: the numbers and switches that belong to no single part."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from aepo_lightning.entropy import TurnEntropy
 
@@ -44,8 +44,12 @@ class RolloutSettings:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if self.max_tool_calls < 0:
             raise ValueError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
-        if self.temperature <= 0:
+        if not self.temperature >= 0 or (self.temperature == 0 and self.budget > 1):
             raise ValueError(
-                f"`temperature` must be positive for rollouts, but got {self.temperature}. "
-                "Greedy decoding would make every trajectory of a group the same."
+                f"`temperature` must be positive for {self.budget} trajectories, but got {self.temperature}. "
+                "Greedy decoding would make every trajectory of a group the same; it needs a budget of 1."
             )
+        for name in ("on_call_limit", "top_up", "branch_signal", "penalty_scope", "branch_baseline"):
+            choices = get_args(get_type_hints(type(self))[name])
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {choices}, but got {getattr(self, name)!r}.")

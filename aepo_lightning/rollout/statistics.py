@@ -19,12 +19,12 @@ class Tally:
     totals: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
 
-    def add(self, name: str, value: float, weight: float = 1.0) -> None:
+    def add(self, name: str, value: int | float, weight: int | float = 1) -> None:
         """Add an observation of `name`."""
         self.totals[name] = self.totals.get(name, 0.0) + value * weight
         self.weights[name] = self.weights.get(name, 0.0) + weight
 
-    def share(self, name: str, part: float, whole: float) -> None:
+    def share(self, name: str, part: int | float, whole: int | float) -> None:
         """Add `part` of `whole` to the share `name`."""
         self.totals[name] = self.totals.get(name, 0.0) + part
         self.weights[name] = self.weights.get(name, 0.0) + whole
@@ -118,7 +118,10 @@ def pass_at_k(num_correct: int, num_samples: int, k: int) -> float:
         Evaluating Large Language Models Trained on Code, arXiv:2107.03374, eq. 1.
     """
     if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
-        raise ValueError(f"Counts must satisfy 0 <= c <= n and 1 <= k <= n, but got c={num_correct}, n={num_samples}, k={k}.")
+        raise ValueError(
+            "`num_correct` and `k` must satisfy 0 <= num_correct <= num_samples and 1 <= k <= num_samples, "
+            f"but got {num_correct} and {k} of {num_samples}. Draw more samples or lower `k`."
+        )
     miss = 1.0
     for i in range(num_samples - num_correct + 1, num_samples + 1):
         miss *= 1.0 - k / i

@@ -45,6 +45,9 @@ class TagProtocol:
         self._template = result_template
         guarded = {f"{opening}{tag}>" for tag in (*self._tags, "think", "result", "answer") for opening in ("<", "</")}
         guarded.update(tokenizer.all_special_tokens)
+        # Some chat markers are in no list of special tokens: those Llama 3 reserves, Qwen's `<tool_call>`.
+        added = tokenizer.added_tokens_decoder.values()
+        guarded.update(token.content for token in added if token.special or token.content.startswith("<"))
         self._guarded = re.compile("|".join(map(re.escape, sorted(guarded, key=len, reverse=True))))
         # Procedural tasks write the same few prompts and results over and over.
         self._encode = lru_cache(maxsize=8192)(self._encode_text)
@@ -72,7 +75,7 @@ class TagProtocol:
 
     def encode_result(self, text: str) -> list[int]:
         """Write a tool result; tags and special tokens inside it are made harmless and stay visible."""
-        return self.encode_text(self._template.format(text=self.neutralise(text)))
+        return self.encode_text(self._template.replace("{text}", self.neutralise(text)))
 
     def encode_text(self, text: str) -> list[int]:
         """Encode text that no policy sampled (tool results, demonstrations), without adding anything to it."""
@@ -88,7 +91,8 @@ class TagProtocol:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text)
 
     def neutralise(self, text: str) -> str:
         """Replace the `<` of every control tag and the first character of every special token by an entity."""

@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+
+$(VENV)/.train: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	touch $@ $(VENV)/.train
+
+train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
+	$(BIN)/python train.py $(ARGS)
+
+test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test  ## Format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:  ## Remove build leftovers and runs
+	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help train test check clean

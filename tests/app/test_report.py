@@ -1,0 +1,33 @@
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from aepo_lightning.app.report import render_report
+from aepo_lightning.app.stages import RunReport
+
+
+def rendered(report):
+    console = Console(width=120, file=io.StringIO())
+    console.print(render_report(report))
+    return console.file.getvalue()
+
+
+def test_the_table_shows_before_after_and_where_things_are():
+    report = RunReport(
+        name="x",
+        algorithm="aepo",
+        folder=Path("runs/x/now"),
+        before={"val/pass@1": 0.25},
+        after={"val/pass@1": 0.75},
+        training={"rollout/tokens_per_s": 1234.4},
+        seconds={"cold start": 1.25, "AEPO": 2.5},
+    )
+    text = rendered(report)
+    for piece in ("0.250", "0.750", "1234", "all stages (s)", "3.8", "tensorboard --logdir runs/x/now"):
+        assert piece in text
+
+
+def test_figures_that_were_not_measured_are_dashes():
+    text = rendered(RunReport(name="x", algorithm="grpo", folder=Path("runs/x/now")))
+    assert text.count("-") > 6

@@ -1,0 +1,54 @@
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyMonitor, RolloutLogger, Throughput
+from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
+
+TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+# What independent samples without a probe cannot have.
+ONLY_IN_TREES = {"val/branch_reward", "val/branch_concentration", "val/branch_depth", "val/tool_entropy"}
+
+
+def read_table():
+    """Return the names in the table and, of these, the ones that every run logs."""
+    rows = [line.strip("| ").split(" | ") for line in TABLE.read_text().splitlines() if line.startswith("| `")]
+    names = [(name, row[-1]) for row in rows for name in re.findall("`([^`]+)`", row[0])]
+    assert len({name for name, _ in names}) == len(names), "a name stands twice"
+    return {name for name, _ in names}, {name for name, logged in names if logged == "always"}
+
+
+@pytest.fixture
+def logged(make_run):
+    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), Throughput()]
+    return make_run(callbacks).fit().logger.names
+
+
+@pytest.fixture
+def logged_by_cold_start(make_run):
+    run = make_run(has_checkpoints=False, max_steps=1)
+    policy, protocol = run.module.policy, run.datamodule.sampler.parts.protocol
+    run.module = ColdStartModule(policy, partial(torch.optim.AdamW, lr=1e-3))
+    run.datamodule = DemonstrationDataModule(run.datamodule.task, protocol, policy.tokenizer, batch_size=2)
+    return run.fit().logger.names
+
+
+def test_every_logged_name_stands_in_the_table(logged):
+    assert logged - read_table()[0] == set()
+
+
+def test_every_name_that_is_not_optional_is_logged(logged):
+    assert read_table()[1] - logged == set()
+
+
+def test_every_optional_name_is_logged_by_some_run(logged, logged_by_cold_start):
+    assert read_table()[0] - logged - logged_by_cold_start == ONLY_IN_TREES
+
+
+def test_every_column_of_the_table_is_filled():
+    rows = [line for line in TABLE.read_text().splitlines() if line.startswith("|") and not line.startswith("|---")]
+    assert all(len(row.strip("| ").split(" | ")) == 5 and all(row.strip("| ").split(" | ")) for row in rows)

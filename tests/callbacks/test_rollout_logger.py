@@ -1,0 +1,130 @@
+import pytest
+
+from aepo_lightning.callbacks import RolloutLogger
+from aepo_lightning.callbacks.rollout_logger import describe_tree
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tree import Leaf, RolloutTree
+from aepo_lightning.types import (
+    LeafOrigin,
+    Message,
+    Question,
+    RewardOutput,
+    SegmentSource,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    ToolStatus,
+)
+
+
+def make_tree(rewards=(0.5, 1.0)):
+    """A prompt, a turn and a tool result that all leaves share, and one last turn for each leaf."""
+    question = Question(
+        question_id="q7", messages=(Message(role="user", content="find e3 c1"),), answers=("e5", "five")
+    )
+    tree = RolloutTree(question=question)
+    tree.add(None, SegmentSource.PROMPT, [1, 2, 3])
+    tree.add(0, SegmentSource.POLICY, [10, 11], logprobs=[-1.0, -1.0], entropies=[0.5, 1.0])
+    tree.add(
+        1,
+        SegmentSource.TOOL,
+        [20],
+        tool_call=ToolCall(tool="search", text="e3"),
+        tool_result=ToolResult(text="e5", status=ToolStatus.TIMEOUT),
+        is_branch_point=True,
+    )
+    for index, reward in enumerate(rewards):
+        last = tree.add(2, SegmentSource.POLICY, [30 + index], logprobs=[-1.0], entropies=[0.25])
+        scored = RewardOutput(reward=reward, is_correct=reward == 1.0, is_well_formed=True, reason="because")
+        origin = LeafOrigin.BRANCH if index else LeafOrigin.PROBE
+        tree.leaves.append(
+            Leaf(
+                segment_id=last.segment_id,
+                origin=origin,
+                stop_reason=StopReason.EOS,
+                seed_path=("r", index),
+                num_tool_calls=1,
+                reward=scored,
+            )
+        )
+    return tree
+
+
+def decode(token_ids):
+    return " ".join(f"w{token}" for token in token_ids)
+
+
+def test_writes_question_segments_tools_branches_and_reward():
+    text = describe_tree(make_tree(), decode, 1)
+    expected = """## Question q7
+
+```text
+find e3 c1
+```
+
+Accepted answers: e5; five
+
+### Trajectory 2 of 2: reward 1.000, correct (because)
+
+Origin branch, ended by eos, 1 tool calls.
+
+**policy**, 2 tokens, mean entropy 0.750 nats
+
+```text
+w10 w11
+```
+
+**tool**, 1 tokens, search: timeout, **branch point**
+
+```text
+w20
+```
+
+**policy**, 1 tokens, mean entropy 0.250 nats
+
+```text
+w31
+```
+"""  # mean entropy: (0.5 + 1.0) / 2
+    assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        pytest.param(1, [2], id="the best"),
+        pytest.param(2, [2, 1], id="best and worst"),
+        pytest.param(3, [2, 3, 1], id="evenly between"),
+        pytest.param(9, [2, 4, 3, 5, 1], id="all there are"),
+    ],
+)
+def test_shows_trajectories_from_best_to_worst(number, shown):
+    text = describe_tree(make_tree(rewards=(0.0, 1.0, 0.5, 0.75, 0.25)), decode, number)
+    found = [int(line.split()[2]) for line in text.splitlines() if line.startswith("### Trajectory")]
+    assert found == shown
+
+
+def test_a_fence_is_longer_than_the_backticks_inside():
+    text = describe_tree(make_tree(), lambda _: "```python\nx\n```", 1)
+    assert "````text\n```python\nx\n```\n````" in text
+
+
+def test_writes_every_n_epochs_to_the_loggers_and_to_the_file(make_run, tmp_path):
+    run = make_run([RolloutLogger(every_n_epochs=2, num_trajectories=3)], max_epochs=3).fit()
+    texts = run.logger.experiment.texts
+    assert [(tag, step) for tag, _, step in texts] == [("rollout/trajectories", 0), ("rollout/trajectories", 4)]
+    assert (tmp_path / "trajectories.md").read_text() == "".join(f"{text}\n" for _, text, _ in texts)
+    assert texts[1][1].startswith("# Iteration 2, optimiser step 4\n")
+    assert texts[1][1].count("### Trajectory") == 3
+
+
+def test_takes_the_question_whose_rewards_differ_most(make_run):
+    run = make_run([RolloutLogger()]).fit()
+    spread = {tree.question.question_id: max(tree.rewards) - min(tree.rewards) for tree in run.datamodule.trees}
+    assert f"## Question {max(spread, key=spread.get)}\n" in run.logger.experiment.texts[0][1]
+
+
+@pytest.mark.parametrize("name", ["every_n_epochs", "num_trajectories"])
+def test_refuses_numbers_that_are_not_positive(name):
+    with pytest.raises(ConfigError, match=f"`{name}` must be at least 1, but got 0"):
+        RolloutLogger(**{name: 0})

@@ -1,0 +1,116 @@
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from aepo_lightning.app.build import build, build_run
+from aepo_lightning.app.plan import make_plan
+from aepo_lightning.app.plan_config import plan_input
+from aepo_lightning.protocols import Task, ToolRunner
+
+CONF = Path(__file__).resolve().parent.parent.parent / "conf"
+BIG = ["aepo_qwen3_14b", "aepo_qwen3_8b", "aepo_llama3_8b", "aepo_qwen2_5_7b"]
+
+
+def options(group):
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
+
+
+@pytest.fixture
+def composed():
+    def compose_with(*overrides):
+        with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
+            return compose("train", overrides=list(overrides))
+
+    yield compose_with
+    GlobalHydra.instance().clear()
+
+
+def all_options():
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
+    return [(group, option) for group in groups if group != "experiment" for option in options(group)]
+
+
+@pytest.mark.parametrize(("group", "option"), all_options(), ids=lambda value: value)
+def test_every_option_composes_and_resolves(composed, group, option):
+    cfg = composed(f"{group}={option}")
+    assert OmegaConf.to_container(cfg, resolve=True)[group]
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_composes_and_plans(composed, name):
+    cfg = composed(f"+experiment={name}")
+    assert cfg.name == name
+    assert make_plan(plan_input(cfg)).size.num_parameters > 0
+
+
+@pytest.mark.parametrize("name", options("algorithm"))
+def test_every_algorithm_builds_a_run(composed, name, tmp_path):
+    cfg = composed(f"algorithm={name}", "callbacks=none")
+    run = build_run(cfg, build(cfg.model), tmp_path)
+    assert run.datamodule.sampler.parts.settings.budget == cfg.rollout.settings.budget
+    assert run.datamodule.evaluation_sampler.parts.settings.budget == cfg.evaluation.num_samples
+
+
+@pytest.mark.parametrize("name", options("callbacks"))
+def test_every_set_of_callbacks_builds_a_trainer(composed, name, tmp_path):
+    cfg = composed(f"callbacks={name}")
+    run = build_run(cfg, build(cfg.model), tmp_path)
+    assert run.trainer.checkpoint_callback.dirpath == str(tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("name", ["trail", "arithmetic"])
+def test_procedural_tasks_instantiate(composed, name):
+    task = build(composed(f"data={name}").data.task)
+    assert isinstance(task, Task)
+    assert task.question("train", 0).messages
+
+
+@pytest.mark.parametrize("name", ["search", "python"])
+def test_tools_instantiate(composed, name):
+    tools = build(composed(f"tools={name}").tools)
+    assert isinstance(tools, ToolRunner)
+    assert name in tools.tool_names
+
+
+@pytest.mark.parametrize("name", ["fsdp", "ddp", "auto"])
+def test_strategies_instantiate(composed, name):
+    assert build(composed(f"strategy={name}").strategy) is not None
+
+
+@pytest.mark.parametrize("name", ["tiny_qwen3", "tiny_qwen3_bytes"])
+def test_small_models_build_with_the_size_that_is_promised(composed, name):
+    model = build(composed(f"model={name}").model).build_model()
+    assert 1e5 < sum(weight.numel() for weight in model.parameters()) < 3e6
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_big_experiments_fit_eight_gpus_with_the_published_batch(composed, name):
+    plan = make_plan(plan_input(composed(f"+experiment={name}")))
+    assert plan.fits
+    assert plan.batch.steps_per_iteration == 8  # both published settings: 128 / 16 and 64 / 8
+
+
+def test_algorithms_set_the_coefficients_of_the_one_surrogate(composed):
+    # Spec of the family: (low, high) = (0, 0) PPO clip, (0, 1) EBPO, (1, 1) GPPO, (0.75, 1) CE-GPPO.
+    found = {
+        name: (composed(f"algorithm={name}").algorithm.objective.preserve_low,
+               composed(f"algorithm={name}").algorithm.objective.preserve_high)
+        for name in ("grpo", "dapo", "aepo", "aepo_official", "gppo", "ce_gppo")
+    }  # fmt: skip
+    assert found == {
+        "grpo": (0.0, 0.0),
+        "dapo": (0.0, 0.0),
+        "aepo": (0.0, 1.0),
+        "aepo_official": (0.0, 1.0),
+        "gppo": (1.0, 1.0),
+        "ce_gppo": (0.75, 1.0),
+    }
+
+
+def test_every_yaml_file_is_reached_by_a_test():
+    reached = {f"{group}/{option}.yaml" for group, option in all_options()}
+    reached |= {f"experiment/{name}.yaml" for name in options("experiment")} | {"train.yaml", "algorithm/_base.yaml"}
+    assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}

@@ -1,0 +1,42 @@
+"""What two ranks agree on."""
+
+import pytest
+import torch.distributed as dist
+
+from aepo_lightning.module import reduce_tally
+from aepo_lightning.ops.collectives import all_names, all_reduce, world_size
+from aepo_lightning.rollout import Tally
+from tests.distributed.ranks import run_ranks
+
+pytestmark = pytest.mark.distributed
+
+
+def collect(rank):
+    dist.init_process_group("gloo")
+    tally = Tally()
+    tally.add("reward", float(rank), weight=1.0 + rank)
+    if rank:
+        tally.add("branch_reward", 0.5)
+    found = {
+        "world_size": world_size(),
+        "sum": all_reduce([1, 2.5 * rank, 2**40 + rank]),
+        "max": all_reduce([len("ab") - rank, -1.0], "max"),
+        "nothing": all_reduce([]),
+        "names": all_names(["both", f"only{rank}"]),
+        "tally": reduce_tally(tally),
+    }
+    dist.destroy_process_group()
+    return found
+
+
+def test_two_ranks_reduce_to_the_same_numbers_and_names():
+    first, second = run_ranks(collect)
+    assert first == second
+    assert first["world_size"] == 2
+    # float64: 2^41 + 1 would not fit float32.
+    assert first["sum"] == [2.0, 2.5, 2**41 + 1]
+    assert first["max"] == [2.0, -1.0]
+    assert first["nothing"] == []
+    assert first["names"] == ["both", "only0", "only1"]
+    # Rank 0 adds 0 with weight 1, rank 1 adds 1 with weight 2; only rank 1 has seen a branch.
+    assert first["tally"] == {"reward": pytest.approx(2 / 3), "branch_reward": 0.5}
