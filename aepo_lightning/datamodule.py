@@ -104,6 +104,7 @@ class RolloutDataModule(LightningDataModule):
         self.trees = self._rollout(
             self.sampler, self._train_questions(), derive_seed(self._seed, "train", self.iteration), self._train_name()
         )
+        self.rest()
         rolled_out = perf_counter()
         module = self._module
         was_training = module.training
@@ -159,6 +160,11 @@ class RolloutDataModule(LightningDataModule):
         if self._published != self.trainer.global_step:
             publish(network, self.sampler.parts.engine, self.trainer.global_step)
             self._published = self.trainer.global_step
+
+    def rest(self) -> None:
+        """Let the engine free what the update needs; the weights must be published again before the next rollout."""
+        self.sampler.parts.engine.sleep()
+        self._published = -1
 
     def evaluate(self, questions: Sequence[Question]) -> list[RolloutTree]:
         """Roll out independent samples of validation questions; the same seeds at every evaluation."""
@@ -223,3 +229,4 @@ class _EvaluatedTrees:
         size = self._datamodule._val_chunk_size
         for start in range(0, len(self._questions), size):
             yield TreeBatch(trees=self._datamodule.evaluate(self._questions[start : start + size]))
+        self._datamodule.rest()

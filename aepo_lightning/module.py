@@ -160,7 +160,7 @@ class AEPOModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Log what the rollouts of this iteration looked like."""
         metrics: Mapping[str, float] = getattr(self.trainer, "datamodule").metrics  # noqa: B009
-        self.log_dict(dict(metrics), rank_zero_only=True)
+        self._log_reduced(metrics)
 
     def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
         """Take one optimiser step over the micro-batches of `minibatch`."""
@@ -242,8 +242,8 @@ class AEPOModule(LightningModule):
         }
         values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
         values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self.log_dict(values, rank_zero_only=True)
-        self.log("entropy", values["train/entropy"], prog_bar=True, logger=False, rank_zero_only=True)
+        self._log_reduced(values)
+        self._log_reduced({"entropy": values["train/entropy"]}, prog_bar=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the trees of the last evaluation."""
@@ -260,7 +260,11 @@ class AEPOModule(LightningModule):
         for tree in self._val_trees:
             for name, value in pass_rates([tree], [k for k in self._pass_at if k <= len(tree.leaves)]).items():
                 tally.add(name, value)
-        self.log_dict({f"val/{name}": value for name, value in reduce_tally(tally).items()}, rank_zero_only=True)
+        self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
+
+    def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
+        """Log what every rank has already reduced: with both flags Lightning does not reduce it, nor warn about that."""
+        self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
 
 
 def reduce_tally(tally: Tally) -> dict[str, float]:

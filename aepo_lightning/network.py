@@ -65,9 +65,7 @@ class PolicyNetwork(nn.Module):
         head = self.model.lm_head.weight
         scores = chunked_logprob(hidden, head, targets, temperature, chunk_size=self._chunk_size, entropy=mode)
         zeros = scores.logprobs.new_zeros(response_mask.shape)
+        # An empty micro-batch keeps this graph and gives every parameter a zero, or ranks would wait for it for ever.
         logprobs = zeros.masked_scatter(response_mask, scores.logprobs)
-        if not len(targets):
-            # An empty micro-batch must still reach every parameter, or ranks would wait for its gradient for ever.
-            logprobs = logprobs + 0.0 * states.sum().to(logprobs.dtype)
         entropies = zeros if scores.entropies is None else zeros.masked_scatter(response_mask, scores.entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies)

@@ -58,6 +58,10 @@ class Engine(Protocol):
         """Replace the weights (Hugging Face names) and forget every cached prefix."""
         ...
 
+    def sleep(self) -> None:
+        """Free what only generation needs, until the next `load_weights`. Nothing may be generated in between."""
+        ...
+
     def close(self) -> None:
         """Free what the engine holds. Calling it twice is allowed."""
         ...

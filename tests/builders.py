@@ -116,6 +116,9 @@ class ScriptedEngine:
             top_logprobs=[[-0.5] * params.num_top_logprobs] * number if params.num_top_logprobs else [],
         )
 
+    def sleep(self):
+        """Nothing to free."""
+
     def load_weights(self, weights, version):
         pass
 

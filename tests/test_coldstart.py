@@ -1,4 +1,4 @@
-"""The supervised cold start: what is trained on, that it learns, and that its result is the policy of the next stage."""
+"""The supervised cold start: what is trained on, that it learns, and that its result is the next stage's policy."""
 
 from functools import partial
 from itertools import islice

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
+from typing_extensions import override
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.experience import ExperienceBuilder
@@ -24,6 +25,7 @@ class TreeRecorder(Callback):
         self.versions = []
         self.questions = []
 
+    @override
     def on_train_epoch_start(self, trainer, pl_module):
         datamodule = trainer.datamodule
         self.trees.append([canonical(tree) for tree in datamodule.trees])
@@ -81,6 +83,7 @@ def test_the_engine_and_the_trainer_agree_all_along(tmp_path):
 
 
 class LoaderRecorder(Callback):
+    @override
     def on_train_epoch_start(self, trainer, pl_module):
         datamodule = trainer.datamodule
         first, second = list(datamodule.train_dataloader()), list(datamodule.train_dataloader())
@@ -105,10 +108,10 @@ def test_every_iteration_asks_the_next_questions_under_ids_of_their_own(tmp_path
 class OneQuestion:
     """A stream that asks the same question for ever."""
 
-    def question(self, split, index):
+    def question(self, split, _index):
         return Question(question_id="same", messages=TASK.question(split, 0).messages, answers=("e0",))
 
-    def num_questions(self, split):
+    def num_questions(self, _split):
         return None
 
 
@@ -143,9 +146,11 @@ class GenerationRecorder(Callback):
     def __init__(self):
         self.counts = []
 
+    @override
     def on_validation_start(self, trainer, pl_module):
         self.on_validation_batch_start(trainer)
 
+    @override
     def on_validation_batch_start(self, trainer, *_):
         self.counts.append(trainer.datamodule.sampler.parts.engine.counters.num_generated_tokens)
 
@@ -273,6 +278,7 @@ class OtherModule(LightningModule):
     def configure_optimizers(self):
         return None
 
+    @override
     def training_step(self, batch, batch_idx):
         raise AssertionError("no batch can come")
 

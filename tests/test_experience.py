@@ -135,7 +135,8 @@ def test_entropies_are_standardised_over_their_scope(scope):
 
 def test_shaping_scales_a_hand_worked_token():
     # Sampled tokens 7 and 10 with entropies (7 % 7)/3 = 0 and (10 % 7)/3 = 1 in both trajectories: mean 1/2, variance
-    # (4 * 1/4) / 3 = 1/3, z = -+0.866025; advantages +-0.707106; the factors are 1 -+ 0.2 * 0.866025 = 0.826795, 1.173205.
+    # (4 * 1/4) / 3 = 1/3, z = -+0.866025; advantages +-0.707106; the factors
+    # are 1 -+ 0.2 * 0.866025 = 0.826795 and 1.173205.
     tree = make_tree([[policy_turn(7, 10)], [policy_turn(10, 7)]], [1.0, 0.0])
     found = rows_of(build([tree], shaping=EntropyShaping(weight=0.2))[0])
     first, second = found[0, (3, 4, 7, 10)]["advantages"], found[0, (3, 4, 10, 7)]["advantages"]

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from lightning import Callback
+from typing_extensions import override
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.errors import TrainingError
@@ -142,9 +143,7 @@ def run(folder, steps=None, callbacks=(), max_epochs=1, budget=10_000, num_steps
     """Fit on `num_steps` fixed optimiser steps per epoch, scored by the initial weights."""
     if steps is None:
         source = built_module(**options)
-        steps = experience(
-            source, random_trees(2 * num_steps), questions_per_step=2, max_tokens_per_micro_batch=budget
-        )
+        steps = experience(source, random_trees(2 * num_steps), questions_per_step=2, max_tokens_per_micro_batch=budget)
     return make_run(
         folder, make_module(**options), FixedData(steps), callbacks=list(callbacks), max_epochs=max_epochs
     ).fit()
@@ -162,6 +161,7 @@ class StepRecorder(Callback):
     def __init__(self):
         self.seen = []
 
+    @override
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.seen.append((batch_idx, trainer.global_step))
 
@@ -187,6 +187,19 @@ def test_a_step_follows_the_gradient_of_the_loss(tmp_path):
     assert relative_l2(found, expected) < 1e-4
     assert fitted.logger.values("train/loss") == [pytest.approx(value, abs=1e-6)]
     assert fitted.logger.values("train/grad_norm") == [pytest.approx(float(expected.norm()), rel=1e-5)]
+
+
+def test_steps_are_those_of_a_loop_by_hand(tmp_path):
+    fitted = run(tmp_path, num_steps=3, max_grad_norm=0.1, budget=40)
+    module = built_module()
+    steps = experience(module, random_trees(6), questions_per_step=2)
+    optimizer = torch.optim.SGD(module.network.parameters(), lr=0.5)
+    for step in steps:
+        gradient(module, step)
+        torch.nn.utils.clip_grad_norm_(module.network.parameters(), 0.1)
+        optimizer.step()
+    moved = flat(module.network.parameters()) - initial_weights(fitted)
+    assert relative_l2(weights(fitted) - initial_weights(fitted), moved) < 1e-5
 
 
 def test_gradients_are_clipped_to_the_norm_and_logged_before(tmp_path):

@@ -77,5 +77,5 @@ def test_what_the_engine_holds_is_a_copy():
 def test_an_engine_of_another_architecture_refuses():
     network = PolicyNetwork(tiny_policy(num_hidden_layers=3).build_model())
     engine = TransformersEngine(tiny_policy(), max_num_seqs=2, max_model_len=64)
-    with pytest.raises(EngineError, match="no weight named 'model.layers.2"):
+    with pytest.raises(EngineError, match=r"no weight named 'model\.layers\.2\."):
         publish(network, engine, version=1)

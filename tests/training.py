@@ -1,4 +1,4 @@
-"""Builders for tests of the update phase: rollout trees written by hand, random batches, and runs that take a second."""
+"""Builders for tests of the update phase: trees written by hand, random trees, and runs that take a second."""
 
 import math
 import warnings
@@ -25,9 +25,16 @@ from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tokenizers import build_word_tokenizer
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.tree import RolloutTree
-from aepo_lightning.types import LeafOrigin, Minibatch, Question, RewardOutput, SegmentSource, StopReason, TrajectoryBatch
-from aepo_lightning.tree import Leaf
+from aepo_lightning.tree import Leaf, RolloutTree
+from aepo_lightning.types import (
+    LeafOrigin,
+    Minibatch,
+    Question,
+    RewardOutput,
+    SegmentSource,
+    StopReason,
+    TrajectoryBatch,
+)
 
 TASK = TrailTask(num_places=4, num_steps=1)
 LIGHTNING_WARNINGS = (
@@ -245,6 +252,9 @@ class FixedData(LightningDataModule):
 
 class RecordingEngine(TransformersEngine):
     """Remembers the versions of the weights that were published."""
+
+    def sleep(self):
+        """Nothing to free."""
 
     def load_weights(self, weights, version):
         self.versions = [*getattr(self, "versions", []), version]

@@ -1,11 +1,15 @@
 """From a composed configuration to the input of a plan."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from aepo_lightning.app.memory import GIB, model_size
 from aepo_lightning.app.plan_input import PlanInput
 from aepo_lightning.errors import ConfigError
+
+_GPU_MEMORY_GIB = 80.0
 
 
 def plan_input(cfg: DictConfig) -> PlanInput:
@@ -24,6 +28,7 @@ def plan_input(cfg: DictConfig) -> PlanInput:
     return PlanInput(
         architecture=architecture,
         num_gpus=int(cfg.trainer.devices) * int(cfg.trainer.num_nodes),
+        gpu_memory_gib=_GPU_MEMORY_GIB,
         num_iterations=cfg.trainer.max_epochs,
         questions_per_iteration=cfg.data.questions_per_iteration,
         group_size=settings.budget,
@@ -35,4 +40,20 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         logprob_chunk_tokens=cfg.module.logprob_chunk_size,
         has_reference=cfg.algorithm.kl_penalty.coefficient > 0,
         is_gradient_sync_deferred=cfg.module.defer_gradient_sync,
+        **_engine_share(cfg, architecture),
     )
+
+
+def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the engine claims of each device: vLLM a set share while awake, the embedded one its copy for ever."""
+    if "gpu_memory_utilization" in cfg.engine:
+        return {"engine_memory_fraction": cfg.engine.gpu_memory_utilization, "engine_sleeps": True}
+    size = model_size(architecture)
+    num_slots = 2 * cfg.engine.max_num_seqs
+    # float32 is twice the two bytes that the plan counts for weights and cache.
+    held = 4 * size.num_parameters + 2 * size.kv_bytes_per_token(1) * num_slots * cfg.engine.max_model_len
+    return {
+        "engine_memory_fraction": min(1.0, held / GIB / _GPU_MEMORY_GIB),
+        "engine_sleeps": False,
+        "engine_workspace_gib": 0.0,
+    }

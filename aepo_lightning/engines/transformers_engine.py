@@ -156,6 +156,9 @@ class TransformersEngine:
             raise EngineError(f"{len(missing)} weights were not published, {some!r} among them. Publish all of them.")
         self.weights_version = version
 
+    def sleep(self) -> None:
+        """Keep everything: the engine's copy of the model stays in memory, ready for the next weights."""
+
     def close(self) -> None:
         """Fail whatever still waits and forget the cache."""
         self._fail(EngineError("The engine was closed."))
