@@ -110,7 +110,8 @@ class AEPOModule(LightningModule):
         """Build the network, sharded per decoder layer if the strategy has a device mesh. Later calls do nothing."""
         if self.network is not None:
             return
-        self.network = self._build()
+        # `from_pretrained` returns a model in evaluation mode, in which Hugging Face ignores gradient checkpointing.
+        self.network = self._build().train()
         if self.uses_reference:
             # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
             self._reference = [self._build().eval().requires_grad_(False)]
@@ -263,7 +264,7 @@ class AEPOModule(LightningModule):
         self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
 
     def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
-        """Log what every rank has already reduced: with both flags Lightning does not reduce it, nor warn about that."""
+        """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
         self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
 
 

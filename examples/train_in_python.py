@@ -82,7 +82,7 @@ def main() -> None:
     """Run cold start, training and evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=40)
-    parser.add_argument("--cold-start-steps", type=int, default=400)
+    parser.add_argument("--cold-start-steps", type=int, default=600)
     parser.add_argument("--folder", type=Path, default=Path("runs/train_in_python"))
     args = parser.parse_args()
     L.seed_everything(0)

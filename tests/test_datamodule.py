@@ -14,7 +14,16 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.protocols import Task
 from aepo_lightning.types import Question
 from tests.builders import canonical
-from tests.training import TASK, RecordingEngine, flat, make_datamodule, make_module, make_run, make_trainer
+from tests.training import (
+    TASK,
+    RecordingEngine,
+    flat,
+    make_datamodule,
+    make_module,
+    make_run,
+    make_trainer,
+    small_policy,
+)
 
 
 class TreeRecorder(Callback):
@@ -80,6 +89,13 @@ def test_the_engine_and_the_trainer_agree_all_along(tmp_path):
     gaps = run.fit().logger.values("train/sampler_logprob_gap")
     assert len(gaps) == 6
     assert max(gaps) < 1e-5
+
+
+def test_dropout_is_off_where_old_log_probs_are_computed_and_on_again_after(tmp_path):
+    module = make_module(small_policy(attention_dropout=0.5))
+    run = make_run(tmp_path, module, make_datamodule(module.policy)).fit()
+    assert max(run.logger.values("train/sampler_logprob_gap")) < 1e-5
+    assert run.logger.values("train/importance_ratio")[0] != pytest.approx(1, abs=1e-4)
 
 
 class LoaderRecorder(Callback):

@@ -13,6 +13,7 @@ from aepo_lightning.errors import TrainingError
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule, reduce_tally
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
+from aepo_lightning.policy import PretrainedPolicy
 from aepo_lightning.rollout import Tally
 from tests.training import (
     FixedData,
@@ -363,6 +364,15 @@ def test_old_log_probs_are_those_of_the_weights_before_the_update():
     for batch in (batch for step in steps for batch in step.micro_batches):
         assert torch.equal(batch.old_logprobs, module.score(batch).logprobs)
         assert torch.equal(batch.old_entropies, module.score(batch).entropies)
+
+
+def test_a_loaded_policy_is_trained_in_training_mode(tmp_path):
+    policy = small_policy()
+    policy.build_model().save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    loaded = PretrainedPolicy(name_or_path=str(tmp_path))
+    assert not loaded.build_model().training
+    assert all(part.training for part in built_module(policy=loaded).network.modules())
 
 
 def test_building_the_model_twice_keeps_the_first():

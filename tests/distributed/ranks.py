@@ -6,6 +6,7 @@ import pickle
 import socket
 import tempfile
 import traceback
+import warnings
 from pathlib import Path
 
 import torch
@@ -27,8 +28,11 @@ def run_ranks(job, *args, world=2):
             context.Process(target=_run, args=(job, args, rank, world, port, paths[rank]), daemon=True)
             for rank in range(world)
         ]
-        for process in processes:
-            process.start()
+        with warnings.catch_warnings():
+            # Python 3.12 and later; the children use one thread and no lock of another.
+            warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+            for process in processes:
+                process.start()
         for process in processes:
             process.join(TIMEOUT_S)
         for process in processes:

@@ -63,7 +63,7 @@ def strategy_of(name):
 
 
 def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=True, experience=None, **options):
-    """Iterations of two optimiser steps on four questions, validated after every second."""
+    """Iterations of two optimiser steps on four questions, validated before, after every second and after the last."""
     policy = small_policy(tie_word_embeddings=is_tied)
     defaults = {"shaping": EntropyShaping(), "questions_per_step": 2, "max_tokens_per_micro_batch": 48}
     builder = ExperienceBuilder(advantage_estimator=GroupZScore(), **(defaults | (experience or {})))
@@ -78,7 +78,8 @@ def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=T
         strategy=strategy_of(strategy),
         limit_val_batches=1.0,
         check_val_every_n_epoch=2,
-    ).fit(ckpt_path)
+    )
+    run.validate().fit(ckpt_path).validate()
     return {
         "logs": run.logger.numbers(),
         "weights": {name: weight.clone() for name, weight in named_weights(run.network)},
@@ -86,6 +87,7 @@ def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=T
         "trees": recorder.trees,
         "published": recorder.published,
         "num_empty": recorder.num_empty,
+        "dtypes": {parameter.dtype for parameter in run.network.parameters()},
         "is_sharded": isinstance(run.network, FSDPModule)
         and all(isinstance(parameter, DTensor) for parameter in run.network.parameters()),
     }
@@ -141,7 +143,9 @@ def test_a_resumed_fsdp_run_equals_one_that_was_never_stopped(tmp_path):
     resumed = run_ranks(train, tmp_path, "fsdp", 2, tmp_path / "epoch=0.ckpt")
     for found, expected in zip(resumed, whole, strict=True):
         assert found["steps"] == expected["steps"][2:]
-        assert found["logs"] == expected["logs"][-len(found["logs"]) :]
+        # The first iteration took steps 0 and 1; the evaluation before it is logged at step 0.
+        logs = [[log for log in each["logs"] if log[0] >= 2] for each in (found, expected)]
+        assert logs[0] == logs[1]
         assert all(torch.equal(found["weights"][name], weight) for name, weight in expected["weights"].items())
 
 
@@ -208,3 +212,15 @@ def test_every_rank_stops_where_one_has_a_loss_that_is_not_finite(tmp_path):
         "non_finite_step0_rank0.pt",
         "non_finite_step0_rank1.pt",
     ]
+
+
+def test_mixed_precision_trains_float32_weights_and_publishes_bfloat16(tmp_path):
+    single = train(0, tmp_path / "single", max_epochs=1)
+    ranks = run_ranks(partial(train, mixed_precision=True), tmp_path / "ranks", "fsdp", 1)
+    for each in ranks:
+        assert each["dtypes"] == {torch.float32}
+        # What is published has the precision that the forward pass computes in.
+        assert {weight.dtype for weight in each["weights"].values()} == {torch.bfloat16}
+        for name, weight in single["weights"].items():
+            # Two AdamW steps of 1e-3 in any direction, and the eight bits of bfloat16.
+            torch.testing.assert_close(each["weights"][name].float(), weight, atol=4e-3, rtol=8e-3)
