@@ -45,7 +45,7 @@ def plan_input(cfg: DictConfig) -> PlanInput:
 
 
 def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the engine claims of each device: vLLM a set share while awake, the embedded one its copy for ever."""
+    """Return what the engine claims of a device: vLLM a set share while awake, the embedded one its copy always."""
     if "gpu_memory_utilization" in cfg.engine:
         return {"engine_memory_fraction": cfg.engine.gpu_memory_utilization, "engine_sleeps": True}
     size = model_size(architecture)

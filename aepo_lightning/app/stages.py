@@ -19,12 +19,12 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.policy import PretrainedPolicy
 from aepo_lightning.protocols import PolicySource
-from aepo_lightning.weights import named_weights
 
 logger = logging.getLogger(__name__)
 
@@ -117,17 +117,19 @@ def _metrics(run: Run) -> dict[str, float]:
 
 
 def _export(run: Run, policy: PolicySource, target: Path) -> None:
-    """Write the trained policy as a Hugging Face folder. Collective under FSDP."""
+    """Write the trained policy as a Hugging Face folder, in the precision it was trained in. Collective under FSDP."""
     network = run.module.network
     assert network is not None, "the trainer has fitted it"
-    weights = {name: weight.detach().cpu().clone() for name, weight in named_weights(network)}
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    whole = get_model_state_dict(network, options=options)
+    weights = {name.removeprefix("model."): value for name, value in whole.items() if isinstance(value, torch.Tensor)}
     if run.trainer.is_global_zero:
         _save_pretrained(weights, policy, target)
 
 
 def _save_pretrained(weights: Mapping[str, torch.Tensor], policy: PolicySource, target: Path) -> None:
     model = policy.build_model()
-    model.load_state_dict(dict(weights), strict=False)
+    model.load_state_dict(dict(weights))
     partial = target.with_name(target.name + ".partial")
     model.save_pretrained(partial)
     policy.tokenizer.save_pretrained(partial)

@@ -2,8 +2,8 @@
 
 `transformers_engine` is the embedded default and needs nothing but torch. The parts beneath it (sampling with
 per-request random numbers, the slot cache, stop strings) have files of their own. `vllm_engine` runs vLLM in the same
-process; it is not imported here, because vLLM is an extra. To add an engine, satisfy `protocols.Engine` and point a file
-under `conf/engine/` at it.
+process; it is not imported here, because vLLM is an extra. To add an engine, satisfy `protocols.Engine` and point a
+file under `conf/engine/` at it.
 """
 
 from aepo_lightning.engines.transformers_engine import TransformersEngine

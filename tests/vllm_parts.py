@@ -1,0 +1,83 @@
+"""What the tests of the vLLM engine share: tiny engines and policies, one or several generations."""
+
+import asyncio
+
+import pytest
+import torch
+
+from aepo_lightning.engines.vllm_engine import VLLMEngine
+from aepo_lightning.types import SamplingParams
+from tests.builders import reference_scores, tiny_policy
+
+# Two float32 computations of the same sums in another order, one of them with vLLM's kernels.
+CLOSE = {"abs": 1e-4}
+PROMPT = [5, 9, 30, 8, 70, 61]
+BLOCK = 32
+"""Tokens of one block of the prefix cache: the smallest on the CPU."""
+
+
+def vllm_policy(tokenizer=None, seed=0, **fields):
+    """A tiny policy whose heads are as small as vLLM's CPU kernels take them."""
+    policy = tiny_policy(tokenizer=tokenizer, head_dim=32, **fields)
+    policy.seed = seed
+    return policy
+
+
+def make_engine(policy=None, **settings):
+    defaults = {"max_model_len": 160, "max_num_seqs": 16, "dtype": "float32", "kv_cache_memory_bytes": 16 << 20}
+    return VLLMEngine(policy or vllm_policy(), **(defaults | settings))
+
+
+def params(max_tokens=6, **fields):
+    return SamplingParams(max_tokens=max_tokens, **fields)
+
+
+def generate(engine, requests):
+    async def run():
+        return await asyncio.gather(*(engine.generate(tokens, each) for tokens, each in requests))
+
+    return asyncio.run(run())
+
+
+def one(engine, tokens=PROMPT, each=None, on_probe=None):
+    return asyncio.run(engine.generate(list(tokens), each or params(), on_probe))
+
+
+def prompt(length, salt=0):
+    return [2 + (7 * position + 13 * salt) % 250 for position in range(length)]
+
+
+def assert_exact(model, tokens, generation, temperature=1.0):
+    logprobs, entropies = reference_scores(model, [*tokens, *generation.token_ids], len(tokens), temperature)
+    assert generation.logprobs == pytest.approx(logprobs, **CLOSE)
+    assert generation.entropies == pytest.approx(entropies, **CLOSE)
+
+
+class Biased:
+    """A tiny policy that always writes a given cycle of tokens: each token's successor has by far the largest logit."""
+
+    def __init__(self, text):
+        self._policy = vllm_policy()
+        self.tokenizer, self.config = self._policy.tokenizer, self._policy.config
+        self.ids = self.tokenizer.encode(text, add_special_tokens=False)
+
+    def build_model(self):
+        model = self._policy.build_model()
+        # Without attention and MLP the hidden state is the normed embedding: one-hot pairs make a lookup table.
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.model.embed_tokens.weight.zero_()
+            model.lm_head.weight.zero_()
+            for index, token in enumerate(self.ids):
+                model.model.embed_tokens.weight[token, index] = 1.0
+                model.lm_head.weight[self.ids[(index + 1) % len(self.ids)], index] = 100.0
+        return model
+
+
+def biased_engine(engine, text):
+    """The shared engine with the weights of a biased policy."""
+    policy = Biased(text)
+    engine.load_weights(policy.build_model().named_parameters(), 0)
+    return policy
