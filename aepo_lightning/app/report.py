@@ -10,8 +10,6 @@ from aepo_lightning.app.stages import RunReport
 
 _ROWS = (
     ("reward", "val/reward", "{:.3f}"),
-    ("pass@1", "val/pass@1", "{:.3f}"),
-    ("pass@4", "val/pass@4", "{:.3f}"),
     ("policy entropy (nats)", "val/entropy", "{:.3f}"),
     ("tool calls per trajectory", "val/num_tool_calls", "{:.2f}"),
     ("format errors", "val/format_error_fraction", "{:.3f}"),
@@ -23,7 +21,8 @@ def render_report(report: RunReport) -> Group:
     table = Table(title=f"{report.name} with {report.algorithm}", title_justify="left")
     for heading in ("held out", "before", "after"):
         table.add_column(heading, justify="left" if heading == "held out" else "right")
-    for label, name, form in _ROWS:
+    rates = sorted({name for name in (*report.before, *report.after) if name.startswith("val/pass@")})
+    for label, name, form in (*_ROWS[:1], *((name[4:], name, "{:.3f}") for name in rates), *_ROWS[1:]):
         table.add_row(label, _cell(report.before, name, form), _cell(report.after, name, form))
     table.add_section()
     table.add_row("generated tokens per second", "", _cell(report.training, "rollout/tokens_per_s", "{:.0f}"))
