@@ -82,11 +82,11 @@ def main() -> None:
     """Run cold start, training and evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=40)
-    parser.add_argument("--cold-start-steps", type=int, default=600)
+    parser.add_argument("--cold-start-steps", type=int, default=650)
     parser.add_argument("--folder", type=Path, default=Path("runs/train_in_python"))
     args = parser.parse_args()
     L.seed_everything(0)
-    task = TrailTask(demonstration_quality=0.6)
+    task = TrailTask(demonstration_quality=0.6, num_flawless_demonstrations=25_600)
     policy = cold_start(task, args.folder / "coldstart", args.cold_start_steps)
     sampler, evaluation_sampler = build_samplers(policy)
     experience = ExperienceBuilder(advantage_estimator=GroupZScore(), shaping=EntropyShaping(), questions_per_step=8)

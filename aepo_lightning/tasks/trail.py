@@ -64,6 +64,9 @@ class TrailTask:
     """Searches that the right trajectory needs. Solving by chance gets rarer with each."""
     demonstration_quality: float = 0.7
     """Probability in [0, 1] of following the rule at a step of a demonstration; else any exit, each as likely."""
+    num_flawless_demonstrations: int = 0
+    """The first so many demonstrations follow the rule throughout. A policy made from nothing picks the rule up from
+    them; the imperfect ones after them set where it starts."""
     is_labelled: bool = False
     """Whether each exit is written after its rule word (`c0 e1 c1 e5`). Without, exits stand in a fixed order."""
     shuffle_exits: bool = False
@@ -76,7 +79,14 @@ class TrailTask:
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
-        for name, least in (("num_places", 2), ("num_exits", 1), ("num_steps", 1), ("num_val_questions", 0)):
+        bounds = {
+            "num_places": 2,
+            "num_exits": 1,
+            "num_steps": 1,
+            "num_val_questions": 0,
+            "num_flawless_demonstrations": 0,
+        }
+        for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"`{name}` must be at least {least}, but got {getattr(self, name)}. Raise it.")
         if not 0 <= self.demonstration_quality <= 1:
@@ -117,13 +127,14 @@ class TrailTask:
         random = Random(f"trail/demonstration/{self.seed}/{index}")
         trail = self._draw(random)
         question = self._question(trail, random, f"trail-demonstration-{index}")
+        quality = 1.0 if index < self.num_flawless_demonstrations else self.demonstration_quality
         turns: list[DemonstrationTurn] = []
         place, opening = trail.start, "<think> go </think> "
         for _ in range(self.num_steps):
             call = f"{opening}<search> e{place} </search>"
             turns.append(DemonstrationTurn(source=SegmentSource.POLICY, text=call))
             turns.append(DemonstrationTurn(source=SegmentSource.TOOL, text=question.documents[f"e{place}"]))
-            follows = random.random() < self.demonstration_quality
+            follows = random.random() < quality
             place, opening = trail.exits[place][trail.rule if follows else random.randrange(self.num_exits)], ""
         answer = f"<answer> \\boxed{{ e{place} }} </answer>"
         turns.append(DemonstrationTurn(source=SegmentSource.POLICY, text=answer))

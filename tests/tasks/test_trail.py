@@ -223,3 +223,15 @@ def test_demonstrations_have_no_negative_positions():
 def test_settings_without_meaning_are_refused_by_name(settings, named):
     with pytest.raises(ConfigError, match=f"`{named}` must be"):
         TrailTask(**settings)
+
+
+def test_the_first_demonstrations_are_flawless_and_the_others_are_not():
+    task = TrailTask(demonstration_quality=0.0, num_flawless_demonstrations=40)
+
+    def is_right(index):
+        shown = task.demonstration(index)
+        return f"\\boxed{{ {shown.question.answers[0]} }}" in shown.turns[-1].text
+
+    assert all(is_right(index) for index in range(40))
+    # By chance a step is right with 1/3: all 40 right would have probability below 1e-60.
+    assert not all(is_right(index) for index in range(40, 80))
