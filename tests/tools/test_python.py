@@ -129,7 +129,7 @@ def test_code_that_does_not_end_is_stopped(code):
     started = time.perf_counter()
     with pytest.raises(ToolTimeoutError, match=r"did not end within 0\.3 s"):
         run(code, timeout_s=0.3)
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10  # the code would run for a minute
 
 
 @pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
@@ -228,8 +228,8 @@ def test_the_environment_of_the_trainer_is_not_handed_on(monkeypatch):
 def test_calls_run_side_by_side_without_threads_and_leave_no_file_open():
     async def several():
         tool = PythonTool()
-        tasks = [asyncio.create_task(tool(f"import time; time.sleep(0.3); {i}", CONTEXT)) for i in range(4)]
-        await asyncio.sleep(0.15)
+        tasks = [asyncio.create_task(tool(f"import time; time.sleep(1.0); {i}", CONTEXT)) for i in range(4)]
+        await asyncio.sleep(0.5)
         num_threads = len(os.listdir("/proc/self/task"))
         return await asyncio.gather(*tasks), num_threads
 
@@ -238,7 +238,7 @@ def test_calls_run_side_by_side_without_threads_and_leave_no_file_open():
     started = time.perf_counter()
     outputs, num_threads_meanwhile = asyncio.run(several())
     assert outputs == ["0", "1", "2", "3"]
-    assert time.perf_counter() - started < 1.2  # one after the other would sleep 1.2 s alone
+    assert time.perf_counter() - started < 4.0  # one after the other would sleep 4 s alone
     assert num_threads_meanwhile == num_threads
     assert len(os.listdir("/proc/self/fd")) == num_files
 

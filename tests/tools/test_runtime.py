@@ -138,20 +138,20 @@ def test_a_tool_that_swallows_its_cancellation_still_timed_out(last_words):
 
 def test_the_deadline_starts_when_the_call_gets_its_slot():
     async def behave(text):
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)
         return text
 
     async def both():
-        runtime = ToolRuntime(tools=[ScriptedTool(behave)], timeout_s=0.35, max_concurrent_calls=1)
+        runtime = ToolRuntime(tools=[ScriptedTool(behave)], timeout_s=1.75, max_concurrent_calls=1)
         calls = (runtime.call(ToolCall(tool="probe", text=text), CONTEXT) for text in "ab")
         started = time.perf_counter()
         return await asyncio.gather(*calls), time.perf_counter() - started
 
-    # One after the other takes 0.4 s, more than the deadline of 0.35 s; each alone takes 0.2 s.
+    # One after the other takes 2 s, more than the deadline of 1.75 s; each alone takes 1 s.
     results, wall_s = asyncio.run(both())
     assert [result.text for result in results] == ["a", "b"]
-    assert wall_s >= 0.4
-    assert all(0.2 <= result.duration_s < 0.35 for result in results)
+    assert wall_s >= 2.0
+    assert all(1.0 <= result.duration_s < 1.75 for result in results)
 
 
 @pytest.mark.parametrize("limit", [1, 3])
