@@ -1,0 +1,9 @@
+"""One CPU thread for each test and each process it starts: several on two cores would slow each other down."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+torch.set_num_threads(1)
