@@ -32,7 +32,7 @@ from aepo_lightning.tools import CorpusSearch, ToolRuntime
 ARCHITECTURE = {
     "model_type": "qwen3",
     "hidden_size": 64,
-    "intermediate_size": 192,
+    "intermediate_size": 832,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
