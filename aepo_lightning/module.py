@@ -5,7 +5,8 @@ One epoch is one rollout iteration and one `training_step` is one optimiser step
 that is passed in.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,16 @@ class AEPOModule(LightningModule):
         if self._scheduler_factory is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the module into evaluation mode for a while."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     @torch.no_grad()
     def score(self, batch: TrajectoryBatch) -> TokenScores:

@@ -68,6 +68,20 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class EntropyReporting(Protocol):
+    """An engine that knows how good its entropies are and has another estimate to fall back to."""
+
+    @property
+    def entropy_source(self) -> str:
+        """`exact`, or the name of the estimate that `Generation.entropies` holds, such as `top_20`."""
+        ...
+
+    def fall_back_to_top_k(self, reason: str) -> None:
+        """Report an estimate from the largest log-probs from now on, with a warning that gives the reason."""
+        ...
+
+
+@runtime_checkable
 class PolicySource(Protocol):
     """Where the policy comes from: an architecture, a tokenizer and weights."""
 

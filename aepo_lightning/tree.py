@@ -44,6 +44,44 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BranchDecision:
+    """What was known and decided when a chain went on after a tool result."""
+
+    seed_path: tuple[int | str, ...]
+    """The chain that decided."""
+    root: int
+    """Index of the root chain that it descends from."""
+    turn: int
+    """Tool calls that the chain had made: the depth of the branches."""
+    entropy: float
+    """What the rule compared with `initial_entropy`."""
+    initial_entropy: float
+    consecutive_branches: int
+    """l: decisions in a row, before this one, that opened a branch."""
+    num_wanted: int
+    """Branches that the rule asked for."""
+    num_opened: int
+    """Branches that the budget allowed."""
+    is_penalised: bool = False
+    """True if the rule would have branched without its penalty for consecutive branches, and did not."""
+
+    @property
+    def is_high_entropy(self) -> bool:
+        """Whether the policy was less certain than at the start of the chain."""
+        return self.entropy > self.initial_entropy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnusedCall:
+    """A tool call whose result is in no segment: it did not fit, or its chain was discarded."""
+
+    seed_path: tuple[int | str, ...]
+    call_index: int
+    call: ToolCall
+    result: ToolResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
     """A path from the root to a leaf, flattened. The lists have one entry per token."""
 
@@ -72,12 +110,19 @@ class RolloutTree:
     root_entropy: float = 0.0
     tool_entropies: list[float] = field(default_factory=list)
     """Entropies that pre-monitoring measured after each tool result of the probe."""
-    branch_depths: list[int] = field(default_factory=list)
-    """Number of tool calls made before each branch."""
-    branch_roots: list[int] = field(default_factory=list)
-    """For each branch, the index of the root chain it descends from."""
+    decisions: list[BranchDecision] = field(default_factory=list)
+    """Every branch decision, in the order in which they were taken."""
+    unused_calls: list[UnusedCall] = field(default_factory=list)
     num_discarded_tokens: int = 0
     """Tokens that were generated but belong to no trajectory, such as those of a discarded probe."""
+    num_prompt_tokens: int = 0
+    """Tokens that the engine was given to continue, over all generations."""
+    num_cached_tokens: int = 0
+    """How many of them it did not have to compute, because their prefix was cached."""
+    weights_version: int = 0
+    """Optimiser steps that the weights had seen when the tree was grown."""
+    stamp: str = ""
+    """Names the weights and settings under which the tree was grown. Trees under another stamp are not taken over."""
 
     def add(self, parent_id: int | None, source: SegmentSource, token_ids: list[int], **fields: object) -> Segment:
         """Append a segment below `parent_id` and return it.
@@ -150,6 +195,16 @@ class RolloutTree:
         if any(reward is None for reward in scored):
             raise ValueError(f"Every leaf of question {self.question.question_id!r} must be scored first.")
         return [reward.reward for reward in scored if reward is not None]
+
+    @property
+    def branch_depths(self) -> list[int]:
+        """Number of tool calls made before each branch."""
+        return [decision.turn for decision in self.decisions for _ in range(decision.num_opened)]
+
+    @property
+    def branch_roots(self) -> list[int]:
+        """For each branch, the index of the root chain it descends from."""
+        return [decision.root for decision in self.decisions for _ in range(decision.num_opened)]
 
     @property
     def num_generated_tokens(self) -> int:

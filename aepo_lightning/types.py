@@ -104,6 +104,16 @@ class Demonstration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsStamp:
+    """Which weights an engine generates with."""
+
+    version: int
+    """Optimiser steps that they have seen."""
+    digest: str = ""
+    """Differs for weights that give other log-probs. Without one, no earlier work is taken over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How one generation is sampled."""
 
@@ -170,6 +180,8 @@ class ToolContext:
     question: Question
     call_index: int
     """0 for the first call of the chain."""
+    seed_path: tuple[int | str, ...] = ()
+    """The branch path of the chain, unique among the chains of a question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

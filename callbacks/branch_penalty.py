@@ -2,27 +2,14 @@
 
 import math
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 from typing_extensions import override
 
 from aepo_lightning.callbacks._trainer import rollout_data
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BranchContext, BranchPolicy
-from aepo_lightning.rollout import RolloutSampler
-
-
-@runtime_checkable
-class _PenalisedPolicy(Protocol):
-    """A branch policy whose penalty can be read and replaced."""
-
-    @property
-    def penalty_per_step(self) -> float: ...
-
-    def num_branches(self, context: BranchContext) -> int: ...
-
-    def with_penalty(self, penalty_per_step: float) -> BranchPolicy: ...
+from aepo_lightning.rollout import PenalisedBranchPolicy, RolloutSampler
 
 
 class BranchPenalty(L.Callback):
@@ -89,7 +76,7 @@ class BranchPenalty(L.Callback):
         if self._target is None:
             return
         policy = self._sampler.parts.branch_policy
-        if not isinstance(policy, _PenalisedPolicy):
+        if not isinstance(policy, PenalisedBranchPolicy):
             raise ConfigError(
                 f"`branch_policy` must have a penalty to reach `target_concentration`, but got "
                 f"{type(policy).__name__}. Use EntropyBalanced, or set `target_concentration` to None."
@@ -107,7 +94,7 @@ class BranchPenalty(L.Callback):
         """
         datamodule = rollout_data(trainer)
         policy = datamodule.sampler.parts.branch_policy
-        if isinstance(policy, _PenalisedPolicy):
+        if isinstance(policy, PenalisedBranchPolicy):
             pl_module.log("rollout/branch_penalty", policy.penalty_per_step, rank_zero_only=True)
         concentration = datamodule.metrics.get("rollout/branch_concentration")
         if self._target is None or self.penalty is None or concentration is None or concentration == self._target:
@@ -120,7 +107,7 @@ class BranchPenalty(L.Callback):
         assert self._sampler is not None, "`setup` has set it"
         assert self.penalty is not None, "`setup` has set it"
         parts = self._sampler.parts
-        assert isinstance(parts.branch_policy, _PenalisedPolicy), "`setup` has checked it"
+        assert isinstance(parts.branch_policy, PenalisedBranchPolicy), "`setup` has checked it"
         self._sampler.parts = replace(parts, branch_policy=parts.branch_policy.with_penalty(self.penalty))
 
     @override

@@ -23,6 +23,7 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy import PretrainedPolicy, ScratchPolicy
+from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
 from aepo_lightning.tasks import TrailTask
@@ -34,9 +35,9 @@ ARCHITECTURE = {
     "hidden_size": 64,
     "intermediate_size": 832,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
 }
@@ -90,7 +91,14 @@ def main() -> None:
     policy = cold_start(task, args.folder / "coldstart", args.cold_start_steps)
     sampler, evaluation_sampler = build_samplers(policy)
     experience = ExperienceBuilder(advantage_estimator=GroupZScore(), shaping=EntropyShaping(), questions_per_step=8)
-    data = RolloutDataModule(task, sampler, evaluation_sampler, experience, questions_per_iteration=32)
+    data = RolloutDataModule(
+        task,
+        sampler,
+        evaluation_sampler,
+        experience,
+        questions_per_iteration=32,
+        publication_check=PublicationCheck(),
+    )
     # The swap: both clipped sides keep their gradient. EBPO is ClippedSurrogate(preserve_high=1.0).
     objective = ClippedSurrogate(preserve_low=1.0, preserve_high=1.0)
     module = AEPOModule(policy, objective, partial(torch.optim.AdamW, lr=5e-4, weight_decay=0.0))

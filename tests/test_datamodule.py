@@ -173,7 +173,9 @@ class GenerationRecorder(Callback):
 
 def test_validation_is_rolled_out_as_it_is_read(tmp_path):
     recorder = GenerationRecorder()
-    run, _ = tree_run(tmp_path, callbacks=[recorder], limit_val_batches=1.0)
+    module = make_module()
+    datamodule = make_datamodule(module.policy, publication_check=None)  # its probe would be counted
+    run = make_run(tmp_path, module, datamodule, callbacks=[recorder], limit_val_batches=1.0)
     run.validate()
     before, first, second = recorder.counts
     trees = run.module._val_trees

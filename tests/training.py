@@ -21,6 +21,7 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy import ScratchPolicy
+from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tokenizers import build_word_tokenizer
@@ -301,7 +302,13 @@ def make_datamodule(policy, engine=None, experience=None, branch_policy=None, **
         questions_per_step=2,
         max_tokens_per_micro_batch=96,
     )
-    defaults = {"questions_per_iteration": 2, "num_val_questions": 3, "val_chunk_size": 2, "show_progress": False}
+    defaults = {
+        "questions_per_iteration": 2,
+        "num_val_questions": 3,
+        "val_chunk_size": 2,
+        "publication_check": PublicationCheck(max_logprob_gap=1e-4, max_entropy_gap=1e-4),
+        "show_progress": False,
+    }
     return RolloutDataModule(TASK, RolloutSampler(parts), RolloutSampler(plain), experience, **(defaults | options))
 
 

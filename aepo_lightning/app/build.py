@@ -60,7 +60,13 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
         **_plain(cfg.experience),
     )
     datamodule = RolloutDataModule(
-        build(cfg.data.task), sampler, evaluation_sampler, experience, seed=cfg.seed, **_plain(cfg.data, without="task")
+        build(cfg.data.task),
+        sampler,
+        evaluation_sampler,
+        experience,
+        publication_check=build(cfg.publication_check),
+        seed=cfg.seed,
+        **_plain(cfg.data, without="task"),
     )
     module = AEPOModule(
         policy,

@@ -3,23 +3,33 @@
 sampler.py       many questions at once
 group.py         one question: pre-monitoring, global samples, branches, top-up
 chain.py         the state of one chain
+steps.py         what a chain asks of engine, tools and reward
+record.py        steps that were taken before: recovery and replay
+penalty.py       whether it was the penalty that kept a chain from branching
 tag_protocol.py  messages, tool results and sampled tokens turned into one another
 settings.py      numbers and switches
 seeds.py         random numbers from where they are used
-journal.py       finished trees on disk
+plain.py         trees as plain values
+journal.py       finished trees and steps on disk
 statistics.py    trees in numbers
 """
 
-from aepo_lightning.rollout.group import GroupRollout, RolloutParts
-from aepo_lightning.rollout.journal import RolloutJournal, tree_from_dict, tree_to_dict
+from aepo_lightning.rollout.group import GroupRollout
+from aepo_lightning.rollout.journal import RolloutJournal
+from aepo_lightning.rollout.penalty import PenalisedBranchPolicy
+from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
+from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler, run_in_event_loop
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
+from aepo_lightning.rollout.steps import RolloutParts
 from aepo_lightning.rollout.tag_protocol import TagProtocol
 
 __all__ = [
+    "GroupRecord",
     "GroupRollout",
+    "PenalisedBranchPolicy",
     "RolloutJournal",
     "RolloutParts",
     "RolloutSampler",
@@ -28,8 +38,10 @@ __all__ = [
     "Tally",
     "derive_seed",
     "derive_uniform",
+    "difference",
     "pass_at_k",
     "pass_rates",
+    "record_of",
     "run_in_event_loop",
     "summarise_trees",
     "tree_from_dict",

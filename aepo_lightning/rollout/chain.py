@@ -29,6 +29,8 @@ class Chain:
     root: int
     """Index of the root chain that this one descends from."""
     origin: LeafOrigin
+    token_ids: list[int]
+    """Everything from the prompt on."""
     turn: int = 0
     born_at: int = -1
     """The turn that a branch resamples. Its trunk has already decided there, so the branch does not."""
@@ -42,10 +44,12 @@ class Chain:
     measurements: list[TurnMeasurement] = field(default_factory=list)
     """Turns after a tool result, in order; a probe's branch decisions are taken from them once the split is known."""
 
-    def branch(self, branch_point: int, turn: int, index: int, keep_baseline: bool) -> "Chain":
-        """Return a sibling that starts at `branch_point`, which this chain passed before its turn `turn`."""
+    def branch(self, measurement: TurnMeasurement, index: int, end: int, keep_baseline: bool) -> "Chain":
+        """Return a sibling that starts where a turn was measured, after the first `end` tokens of this chain."""
+        turn = measurement.turn
         return Chain(
-            segment_id=branch_point,
+            segment_id=measurement.branch_point,
+            token_ids=self.token_ids[:end],
             seed_path=(*self.seed_path, "b", turn, index),
             root=self.root,
             origin=LeafOrigin.BRANCH,

@@ -9,49 +9,37 @@ because a branch restarts from just after the tool result.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from aepo_lightning.errors import EngineError
-from aepo_lightning.protocols import BranchContext, BranchPolicy, BudgetAllocator, Engine, Reward, ToolRunner
+from aepo_lightning.protocols import BranchContext
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
-from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
-from aepo_lightning.rollout.settings import RolloutSettings
-from aepo_lightning.rollout.tag_protocol import TagProtocol
-from aepo_lightning.tree import Leaf, RolloutTree, Segment
-from aepo_lightning.types import (
-    FinishReason,
-    Generation,
-    LeafOrigin,
-    Question,
-    RewardInput,
-    SamplingParams,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-    ToolContext,
-    ToolResult,
-    ToolStatus,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutParts:
-    """What a rollout is made of, apart from the question."""
-
-    engine: Engine
-    tools: ToolRunner
-    reward: Reward
-    protocol: TagProtocol
-    allocator: BudgetAllocator
-    branch_policy: BranchPolicy
-    settings: RolloutSettings
+from aepo_lightning.rollout.penalty import is_penalised
+from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
+from aepo_lightning.rollout.seeds import derive_uniform
+from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
+from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
+from aepo_lightning.types import FinishReason, Generation, LeafOrigin, Question, SegmentSource, StopReason
 
 
 class GroupRollout:
     """One question on its way to a finished tree. Use once."""
 
-    def __init__(self, parts: RolloutParts, question: Question, seed: int) -> None:
+    def __init__(
+        self,
+        parts: RolloutParts,
+        question: Question,
+        seed: int,
+        record: GroupRecord | None = None,
+        on_event: EventSink | None = None,
+    ) -> None:
         """Encode the prompt.
+
+        Args:
+            parts: Engine, tools, reward, protocol, budget, branch policy and settings.
+            question: What to ask.
+            seed: Every random number derives from it and from where it is used.
+            record: Steps that were taken before and are not taken again.
+            on_event: Called with each step as soon as it is over.
 
         Raises:
             EngineError: If the prompt leaves no room in the context.
@@ -60,8 +48,13 @@ class GroupRollout:
         self._settings = parts.settings
         self._seed = seed
         self._question = question
+        self._record = record or GroupRecord()
+        self._on_event = on_event
+        self._steps = ChainSteps(parts=parts, question=question, seed=seed, record=self._record, on_event=on_event)
         self.tree = self._new_tree()
         self._num_committed = 0
+        # Branches on record that their chain has not opened again yet: their places are taken.
+        self._num_promised = sum(self._record.decisions.values())
         self._num_roots = 0
         self._question_streak = 0
         self._is_split_known = not parts.allocator.needs_probe
@@ -103,14 +96,25 @@ class GroupRollout:
         entropies = [measurement.entropy for measurement in probe.measurements]
         root_entropy = probe.initial_entropy or 0.0
         if not self._settings.keep_probe:
-            discarded = self.tree.num_generated_tokens
-            self.tree = self._new_tree()
-            self.tree.num_discarded_tokens = discarded
-            self._num_committed = self._num_roots = 0
+            self._discard(probe)
         self._split(root_entropy, entropies)
         if self._settings.keep_probe:
             for measurement in probe.measurements:
                 self._decide(probe, measurement)
+
+    def _discard(self, probe: Chain) -> None:
+        """Start the tree anew; what the probe cost and which tool results it saw stays on record."""
+        old = self.tree
+        self.tree = self._new_tree()
+        self.tree.num_discarded_tokens = old.num_generated_tokens
+        self.tree.num_prompt_tokens, self.tree.num_cached_tokens = old.num_prompt_tokens, old.num_cached_tokens
+        self.tree.unused_calls = old.unused_calls
+        calls = zip(probe.tool_calls, probe.tool_results, strict=True)
+        for index, (call, result) in enumerate(calls):
+            self.tree.unused_calls.append(
+                UnusedCall(seed_path=probe.seed_path, call_index=index, call=call, result=result)
+            )
+        self._num_committed = self._num_roots = 0
 
     def _split(self, root_entropy: float, tool_entropies: Sequence[float]) -> None:
         budget = self._settings.budget
@@ -126,7 +130,8 @@ class GroupRollout:
         self._num_committed += 1
         # A discarded probe must not share its random numbers with the first chain that is kept.
         name = "p" if origin is LeafOrigin.PROBE and not self._settings.keep_probe else "r"
-        return Chain(segment_id=0, seed_path=(name, root), root=root, origin=origin)
+        prompt = list(self.tree.segments[0].token_ids)
+        return Chain(segment_id=0, seed_path=(name, root), root=root, origin=origin, token_ids=prompt)
 
     def _start_root(self, origin: LeafOrigin) -> None:
         self._spawn(self._new_root(origin))
@@ -146,7 +151,17 @@ class GroupRollout:
         room = self._room(chain)
         if room < 1:
             return StopReason.LENGTH
-        generation = await self._generate(chain, room)
+        generation = await self._steps.generate(chain, room, lambda probe: self._measure(chain, probe))
+        self._append(chain, generation)
+        if generation.finish_reason is FinishReason.EOS:
+            return StopReason.EOS
+        if generation.finish_reason is FinishReason.LENGTH:
+            return StopReason.LENGTH
+        return await self._answer_call(chain, generation.token_ids)
+
+    def _append(self, chain: Chain, generation: Generation) -> None:
+        self.tree.num_prompt_tokens += len(chain.token_ids)
+        self.tree.num_cached_tokens += generation.num_cached_tokens
         segment = self.tree.add(
             chain.segment_id,
             SegmentSource.POLICY,
@@ -155,33 +170,13 @@ class GroupRollout:
             entropies=generation.entropies,
         )
         chain.segment_id = segment.segment_id
+        chain.token_ids.extend(generation.token_ids)
         chain.turn += 1
-        if generation.finish_reason is FinishReason.EOS:
-            return StopReason.EOS
-        if generation.finish_reason is FinishReason.LENGTH:
-            return StopReason.LENGTH
-        return await self._answer_call(chain, segment)
 
     def _room(self, chain: Chain) -> int:
-        end = self.tree.segments[chain.segment_id].end
+        end = len(chain.token_ids)
         response = self._settings.max_response_tokens - (end - self.tree.segments[0].end)
         return min(response, self._parts.engine.max_model_len - end)
-
-    async def _generate(self, chain: Chain, room: int) -> Generation:
-        settings = self._settings
-        params = SamplingParams(
-            max_tokens=room,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            top_k=settings.top_k,
-            stop=self._parts.protocol.stop,
-            seed=derive_seed(self._seed, self._question.question_id, *chain.seed_path, chain.turn),
-            num_top_logprobs=settings.turn_entropy.num_top_logprobs_needed,
-            num_probe_tokens=settings.turn_entropy.num_tokens,
-        )
-        return await self._parts.engine.generate(
-            self.tree.token_ids(chain.segment_id), params, lambda probe: self._measure(chain, probe)
-        )
 
     def _measure(self, chain: Chain, probe: Generation) -> None:
         """Take the entropy of a turn's first tokens and, if they follow a tool result, decide about branches."""
@@ -204,74 +199,76 @@ class GroupRollout:
             self._decide(chain, measurement)
 
     def _decide(self, chain: Chain, measurement: TurnMeasurement) -> None:
-        """Open as many branches as the policy asks for and the budget allows."""
-        remaining = self._settings.budget - self._reserved()
-        per_question = self._settings.penalty_scope == "question"
+        """Open as many branches as the policy asks for and the budget allows, or as many as are on record."""
+        streak = self._question_streak if self._settings.penalty_scope == "question" else chain.consecutive_branches
         context = BranchContext(
             entropy=measurement.signal,
             initial_entropy=measurement.initial_entropy,
-            consecutive_branches=self._question_streak if per_question else chain.consecutive_branches,
+            consecutive_branches=streak,
             uniform=derive_uniform(
                 self._seed, self._question.question_id, *chain.seed_path, measurement.turn, "decision"
             ),
         )
         wanted = self._parts.branch_policy.num_branches(context)
-        num_branches = max(0, min(wanted, remaining))
-        chain.consecutive_branches = chain.consecutive_branches + 1 if num_branches else 0
-        self._question_streak = self._question_streak + 1 if num_branches else 0
-        for index in range(num_branches):
+        opened = self._num_to_open(chain, measurement, wanted)
+        decision = BranchDecision(
+            seed_path=chain.seed_path,
+            root=chain.root,
+            turn=measurement.turn,
+            entropy=context.entropy,
+            initial_entropy=context.initial_entropy,
+            consecutive_branches=streak,
+            num_wanted=wanted,
+            num_opened=opened,
+            is_penalised=wanted == 0 and is_penalised(self._parts.branch_policy, context),
+        )
+        self.tree.decisions.append(decision)
+        if self._on_event is not None and (chain.seed_path, measurement.turn) not in self._record.decisions:
+            self._on_event(decision_event(decision))
+        chain.consecutive_branches = chain.consecutive_branches + 1 if opened else 0
+        self._question_streak = self._question_streak + 1 if opened else 0
+        for index in range(opened):
             self._open_branch(chain, measurement, index)
 
+    def _num_to_open(self, chain: Chain, measurement: TurnMeasurement, wanted: int) -> int:
+        recorded = self._record.decisions.get((chain.seed_path, measurement.turn))
+        if recorded is not None:
+            self._num_promised -= recorded
+            return recorded
+        return max(0, min(wanted, self._settings.budget - self._reserved()))
+
     def _reserved(self) -> int:
-        """Trajectories that exist, run, or belong to global samples that have not started yet."""
-        return self._num_committed + max(0, self.tree.global_budget - self._num_roots)
+        """Trajectories that exist, run, or belong to global samples and recorded branches that have not started yet."""
+        return self._num_committed + max(0, self.tree.global_budget - self._num_roots) + self._num_promised
 
     def _open_branch(self, chain: Chain, measurement: TurnMeasurement, index: int) -> None:
         self._num_committed += 1
-        self.tree.segments[measurement.branch_point].is_branch_point = True
-        self.tree.branch_depths.append(measurement.turn)
-        self.tree.branch_roots.append(chain.root)
+        branch_point = self.tree.segments[measurement.branch_point]
+        branch_point.is_branch_point = True
         keep = self._settings.branch_baseline == "root"
-        self._spawn(chain.branch(measurement.branch_point, measurement.turn, index, keep))
+        self._spawn(chain.branch(measurement, index, branch_point.end, keep))
 
-    async def _answer_call(self, chain: Chain, segment: Segment) -> StopReason | None:
+    async def _answer_call(self, chain: Chain, turn_ids: list[int]) -> StopReason | None:
         """Run the tool call that ended the turn and append its result."""
-        call = self._parts.protocol.parse_call(self._parts.protocol.decode(segment.token_ids))
-        if chain.num_tool_calls < self._settings.max_tool_calls:
-            context = ToolContext(question=self._question, call_index=chain.num_tool_calls)
-            result = await self._parts.tools.call(call, context)
-        elif self._settings.on_call_limit == "stop":
+        answered = await self._steps.answer(chain, turn_ids)
+        if answered is None:
             return StopReason.CALL_LIMIT
-        else:
-            call, result = self._refuse(call)
+        call, result = answered
         token_ids = self._parts.protocol.encode_result(result.text)
         if len(token_ids) >= self._room(chain):
+            unused = UnusedCall(seed_path=chain.seed_path, call_index=chain.num_tool_calls, call=call, result=result)
+            self.tree.unused_calls.append(unused)
             return StopReason.LENGTH
         answer = self.tree.add(chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result)
         chain.segment_id = answer.segment_id
+        chain.token_ids.extend(token_ids)
         chain.num_tool_calls += 1
         chain.tool_calls += (call,)
         chain.tool_results += (result,)
         return None
 
-    def _refuse(self, call: ToolCall) -> tuple[ToolCall, ToolResult]:
-        """Return a call beyond the limit and the answer that no tool gave."""
-        limit = self._settings.max_tool_calls
-        message = f"The limit of {limit} tool calls is reached. Answer with what you know."
-        return replace(call, problem=message), ToolResult(text=message, status=ToolStatus.MALFORMED)
-
     async def _finish(self, chain: Chain, stop_reason: StopReason) -> None:
-        prompt_end = self.tree.segments[0].end
-        response = self.tree.token_ids(chain.segment_id)[prompt_end:]
-        reward = await self._parts.reward(
-            RewardInput(
-                question=self._question,
-                response_text=self._parts.protocol.decode(response),
-                tool_calls=chain.tool_calls,
-                tool_results=chain.tool_results,
-                stop_reason=stop_reason,
-            )
-        )
+        reward = await self._steps.score(chain, self.tree.segments[0].end, stop_reason)
         leaf = Leaf(
             segment_id=chain.segment_id,
             origin=chain.origin,

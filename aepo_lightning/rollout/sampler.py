@@ -7,13 +7,16 @@ the engine's own limits beneath.
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from aepo_lightning.errors import AepoError
-from aepo_lightning.rollout.group import GroupRollout, RolloutParts
-from aepo_lightning.rollout.journal import RolloutJournal
+from aepo_lightning.rollout.group import GroupRollout
+from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
+from aepo_lightning.rollout.steps import RolloutParts, signature
 from aepo_lightning.tree import RolloutTree
-from aepo_lightning.types import Question
+from aepo_lightning.types import Question, WeightsStamp
 
 ResultT = TypeVar("ResultT")
 
@@ -46,6 +49,7 @@ class RolloutSampler:
         seed: int,
         name: str = "rollout",
         on_tree: Callable[[RolloutTree], object] | None = None,
+        weights: WeightsStamp | None = None,
     ) -> list[RolloutTree]:
         """Grow one tree per question and return them in the order of the questions.
 
@@ -54,12 +58,14 @@ class RolloutSampler:
             seed: Every random number derives from it and from where it is used.
             name: Under which the journal keeps the trees.
             on_tree: Called with each tree as soon as it is finished, for progress.
+            weights: What the engine generates with. If the journal has trees and steps of a rollout that was cut off,
+                under the same name, seed, settings and weights, they are taken over instead of made again.
 
         Raises:
             ValueError: If two questions have the same id.
             EngineError: If the engine failed; trees that were finished are in the journal.
         """
-        return run_in_event_loop(self.rollout_async(questions, seed, name, on_tree))
+        return run_in_event_loop(self.rollout_async(questions, seed, name, on_tree, weights))
 
     async def rollout_async(
         self,
@@ -67,29 +73,71 @@ class RolloutSampler:
         seed: int,
         name: str = "rollout",
         on_tree: Callable[[RolloutTree], object] | None = None,
+        weights: WeightsStamp | None = None,
     ) -> list[RolloutTree]:
         """Do what `rollout` does, inside a running event loop."""
         ids = [question.question_id for question in questions]
         if len(set(ids)) < len(ids):
             twice = next(one for one in ids if ids.count(one) > 1)
             raise ValueError(f"`questions` must have distinct ids, but got {twice!r} twice.")
-        places = asyncio.Semaphore(self._max_concurrent_questions)
+        growth = _Growth(
+            parts=self.parts,
+            seed=seed,
+            weights=weights or WeightsStamp(version=0),
+            places=asyncio.Semaphore(self._max_concurrent_questions),
+            on_tree=on_tree or (lambda _: None),
+        )
+        if self._journal is None:
+            return await growth.run(questions, None)
+        with self._journal.open(name, seed, growth.stamp) as session:
+            trees = await growth.run(questions, session)
+            session.is_complete = True
+            return trees
 
-        async def grow(question: Question) -> RolloutTree:
-            async with places:
-                tree = await GroupRollout(self.parts, question, seed).grow()
-            if self._journal is not None:
-                self._journal.append(name, tree)
-            if on_tree is not None:
-                on_tree(tree)
-            return tree
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Growth:
+    """One call of `rollout`."""
+
+    parts: RolloutParts
+    seed: int
+    weights: WeightsStamp
+    places: asyncio.Semaphore
+    on_tree: Callable[[RolloutTree], object]
+
+    @property
+    def stamp(self) -> str:
+        # Without a digest nobody knows whether the weights are the same, so no two rollouts share a stamp.
+        return f"{self.weights.digest or uuid4().hex}-{signature(self.parts)}"
+
+    async def run(self, questions: Sequence[Question], session: JournalSession | None) -> list[RolloutTree]:
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(grow(question)) for question in questions]
+                tasks = [group.create_task(self._grow(question, session)) for question in questions]
         except BaseExceptionGroup as errors:
             raise _first_error(errors) from errors
         return [task.result() for task in tasks]
+
+    async def _grow(self, question: Question, session: JournalSession | None) -> RolloutTree:
+        finished = None if session is None else session.trees.get(question.question_id)
+        if finished is not None:
+            finished.question = question
+            self.on_tree(finished)
+            return finished
+        async with self.places:
+            tree = await self._rollout(question, session).grow()
+        tree.weights_version = self.weights.version
+        if session is not None:
+            tree.stamp = session.stamp
+            session.add(tree)
+        self.on_tree(tree)
+        return tree
+
+    def _rollout(self, question: Question, session: JournalSession | None) -> GroupRollout:
+        if session is None:
+            return GroupRollout(self.parts, question, self.seed)
+        record, sink = session.records.get(question.question_id), session.sink(question.question_id)
+        return GroupRollout(self.parts, question, self.seed, record, sink)
 
 
 def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,6 +20,7 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy import ScratchPolicy
+from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tokenizers import build_word_tokenizer
@@ -158,6 +159,7 @@ def make_datamodule(policy, task, branch_policy, settings):
         experience,
         questions_per_iteration=2,
         num_val_questions=1,
+        publication_check=PublicationCheck(),
         show_progress=False,
     )
 

@@ -1,0 +1,91 @@
+"""Rollout trees as plain values and back."""
+
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from aepo_lightning.errors import DataError
+from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, Segment, UnusedCall
+from aepo_lightning.types import (
+    LeafOrigin,
+    Message,
+    Question,
+    RewardOutput,
+    SegmentSource,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    ToolStatus,
+)
+
+
+def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
+    """Return the tree as plain values. The question's own corpus is left out: tool results are in the segments."""
+    plain = _shallow(tree)
+    plain["question"] = asdict(replace(tree.question, documents={}))
+    plain["question"].pop("documents")
+    # `asdict` would copy every list of tokens element by element.
+    plain["segments"] = [_segment_to_dict(segment) for segment in tree.segments]
+    for name in ("leaves", "decisions", "unused_calls"):
+        plain[name] = [asdict(value) for value in getattr(tree, name)]
+    return plain
+
+
+def _shallow(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
+
+
+def _segment_to_dict(segment: Segment) -> dict[str, Any]:
+    plain = _shallow(segment)
+    for name in ("tool_call", "tool_result"):
+        plain[name] = None if plain[name] is None else asdict(plain[name])
+    return plain
+
+
+def tree_from_dict(plain: dict[str, Any]) -> RolloutTree:
+    """Rebuild a tree from `tree_to_dict`.
+
+    Raises:
+        DataError: If a field is missing or of the wrong kind.
+    """
+    try:
+        values = dict(plain)
+        question = dict(values.pop("question"))
+        question["messages"] = tuple(Message(**message) for message in question["messages"])
+        question["answers"] = tuple(question["answers"])
+        values["segments"] = [_segment(segment) for segment in values["segments"]]
+        values["leaves"] = [_leaf(leaf) for leaf in values["leaves"]]
+        values["decisions"] = [BranchDecision(**_with_path(each)) for each in values["decisions"]]
+        values["unused_calls"] = [_unused_call(each) for each in values["unused_calls"]]
+        return RolloutTree(question=Question(**question), **values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"A stored tree must have the fields of `RolloutTree`, but: {error!r}.") from error
+
+
+def _segment(plain: dict[str, Any]) -> Segment:
+    values = dict(plain, source=SegmentSource(plain["source"]))
+    if values["tool_call"] is not None:
+        values["tool_call"] = ToolCall(**values["tool_call"])
+    if values["tool_result"] is not None:
+        values["tool_result"] = _result(values["tool_result"])
+    return Segment(**values)
+
+
+def _leaf(plain: dict[str, Any]) -> Leaf:
+    values = _with_path(plain)
+    values |= {"origin": LeafOrigin(plain["origin"]), "stop_reason": StopReason(plain["stop_reason"])}
+    if values["reward"] is not None:
+        values["reward"] = RewardOutput(**values["reward"])
+    return Leaf(**values)
+
+
+def _unused_call(plain: dict[str, Any]) -> UnusedCall:
+    values = _with_path(plain)
+    return UnusedCall(**{**values, "call": ToolCall(**values["call"]), "result": _result(values["result"])})
+
+
+def _result(plain: dict[str, Any]) -> ToolResult:
+    return ToolResult(**{**plain, "status": ToolStatus(plain["status"])})
+
+
+def _with_path(plain: dict[str, Any]) -> dict[str, Any]:
+    return {**plain, "seed_path": tuple(plain["seed_path"])}
