@@ -20,7 +20,7 @@ from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
 from aepo_lightning.tree import RolloutTree, TreeBatch
 from aepo_lightning.types import Minibatch, Question, WeightsStamp
-from aepo_lightning.weights import publish
+from aepo_lightning.weights import WeightsArchive, publish
 
 
 class RolloutDataModule(LightningDataModule):
@@ -37,6 +37,7 @@ class RolloutDataModule(LightningDataModule):
         num_val_questions: int | None = None,
         val_chunk_size: int = 64,
         publication_check: PublicationCheck | None = None,
+        weights_archive: WeightsArchive | None = None,
         seed: int = 0,
         show_progress: bool = True,
     ) -> None:
@@ -52,6 +53,7 @@ class RolloutDataModule(LightningDataModule):
             val_chunk_size: Validation questions that are rolled out together.
             publication_check: Compares engine and trainer after each publication. None does not look, and nothing that
                 a crash cut off can be taken over, because nobody knows whether the weights are the same.
+            weights_archive: Keeps the weights of each iteration for replays.
             seed: Every random number of every rollout derives from it.
             show_progress: Show a bar while trees grow.
 
@@ -75,6 +77,7 @@ class RolloutDataModule(LightningDataModule):
         self._num_val_questions = num_val_questions
         self._val_chunk_size = val_chunk_size
         self._publication_check = publication_check
+        self._weights_archive = weights_archive
         self._weights: WeightsStamp | None = None
         self._seed = seed
         self._show_progress = show_progress
@@ -107,6 +110,7 @@ class RolloutDataModule(LightningDataModule):
     def _collect(self) -> None:
         start = perf_counter()
         self.publish_weights()
+        self._keep_weights()
         self.trees = self._rollout(
             self.sampler, self._train_questions(), derive_seed(self._seed, "train", self.iteration), self._train_name()
         )
@@ -168,6 +172,13 @@ class RolloutDataModule(LightningDataModule):
             publish(network, self.sampler.parts.engine, version)
             self._weights = self._check_publication(version)
             self._published = version
+
+    def _keep_weights(self) -> None:
+        assert self.trainer is not None
+        network = self._module.network
+        assert network is not None, "`configure_model` runs before any loader is read"
+        if self._weights_archive is not None:
+            self._weights_archive.save(network, self.trainer.global_step, self.trainer.is_global_zero)
 
     def _check_publication(self, version: int) -> WeightsStamp:
         if self._publication_check is None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.errors import EngineError
+from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.network import PolicyNetwork
 from aepo_lightning.types import SamplingParams
-from aepo_lightning.weights import named_weights, publish
+from aepo_lightning.weights import WeightsArchive, named_weights, publish
 from tests.builders import tiny_policy
 from tests.training import perturb
 
@@ -79,3 +79,33 @@ def test_an_engine_of_another_architecture_refuses():
     engine = TransformersEngine(tiny_policy(), max_num_seqs=2, max_model_len=64)
     with pytest.raises(EngineError, match=r"no weight named 'model\.layers\.2\."):
         publish(network, engine, version=1)
+
+
+def test_an_archive_keeps_the_newest_versions_whole(tmp_path):
+    policy = tiny_policy()
+    network = PolicyNetwork(policy.build_model())
+    archive = WeightsArchive(tmp_path / "deep", keep=2)
+    assert archive.versions() == []
+    for version in (0, 4, 8):
+        archive.save(network, version)
+        last = {name: weight.clone() for name, weight in named_weights(network)}
+        perturb(network)
+    assert archive.versions() == [4, 8]
+    found = archive.load(8)
+    assert found.keys() == last.keys()
+    assert all(torch.equal(found[name], last[name]) for name in last)
+    assert [path.suffix for path in (tmp_path / "deep").iterdir()] == [".safetensors"] * 2
+
+
+def test_an_archive_that_keeps_nothing_and_a_rank_that_does_not_write_leave_no_file(tmp_path):
+    network = PolicyNetwork(tiny_policy().build_model())
+    WeightsArchive(tmp_path / "a", keep=0).save(network, 0)
+    WeightsArchive(tmp_path / "b").save(network, 0, is_writer=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_version_that_was_not_kept_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"00000007.safetensors must exist, but the versions kept are \[\]"):
+        WeightsArchive(tmp_path).load(7)
+    with pytest.raises(ValueError, match="`keep` must be -1"):
+        WeightsArchive(tmp_path, keep=-2)

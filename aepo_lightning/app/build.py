@@ -19,6 +19,7 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.weights import WeightsArchive
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -65,6 +66,7 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
         evaluation_sampler,
         experience,
         publication_check=build(cfg.publication_check),
+        weights_archive=WeightsArchive(folder / "rollouts" / "weights", cfg.rollout.keep_weights),
         seed=cfg.seed,
         **_plain(cfg.data, without="task"),
     )

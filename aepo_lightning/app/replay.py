@@ -1,0 +1,211 @@
+"""The command `aepo-replay`: grow saved trees again, offline, and compare them token by token.
+
+    aepo-replay RUN_FOLDER [--name train-00012-rank0] [--question ID] [--weights FILE]
+
+Weights come from where the run kept them: beside the rollouts, in a checkpoint, or in the folder of the cold start.
+Tools are not called: their results are in the trees. Exit status 1 means that a tree came out different.
+"""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aepo_lightning.app.build import build, build_samplers
+from aepo_lightning.app.main import quieten_libraries
+from aepo_lightning.errors import AepoError, ConfigError
+from aepo_lightning.policy import PretrainedPolicy
+from aepo_lightning.protocols import PolicySource
+from aepo_lightning.rollout import (
+    GroupRollout,
+    RolloutJournal,
+    RolloutParts,
+    difference,
+    record_of,
+    run_in_event_loop,
+)
+from aepo_lightning.tree import RolloutTree
+from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
+from aepo_lightning.weights import WeightsArchive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """How one tree came out."""
+
+    name: str
+    question_id: str
+    num_tokens: int
+    """Tokens that the policy sampled."""
+    difference: str | None
+    """Where it differs first; None if it is the same token by token."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineTools:
+    """Answers nothing: what a replay needs is on record."""
+
+    tool_names: tuple[str, ...]
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
+        """Say that there is no record. The tree is different by then."""
+        del call, context
+        return ToolResult(text="Error: no result of this call is on record.", status=ToolStatus.ERROR)
+
+
+def replay_run(
+    folder: Path, names: Sequence[str] = (), question_id: str | None = None, weights: Path | None = None
+) -> Iterator[Replay]:
+    """Grow trees of a run again and yield how each came out.
+
+    Args:
+        folder: The run's folder.
+        names: Files of its journal without their ending, such as `train-00012-rank0`. Empty takes all.
+        question_id: Only the tree of this question.
+        weights: A safetensors file to use instead of what the run kept.
+
+    Raises:
+        ConfigError: If the folder has no such trees, or their weights were not kept.
+    """
+    cfg = _load_config(folder)
+    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    policy: PolicySource = build(cfg.model)
+    if (folder / "coldstart" / "config.json").is_file():
+        policy = PretrainedPolicy(name_or_path=str(folder / "coldstart"))
+    engine = build(cfg.engine, policy=policy)
+    try:
+        parts = build_samplers(cfg, policy, engine, folder)[0].parts
+        parts = replace(parts, tools=OfflineTools(tool_names=tuple(parts.tools.tool_names)))
+        loaded: int | None = None
+        for name, trees in _saved_trees(folder, names, question_id):
+            for version in sorted({tree.weights_version for tree in trees}):
+                if version != loaded:
+                    found = load_file(weights) if weights else _find_weights(folder, policy, version)
+                    engine.load_weights(found.items(), version)
+                    loaded = version
+                chosen = [tree for tree in trees if tree.weights_version == version]
+                yield from _replay(parts, name, chosen, cfg.rollout.max_concurrent_questions)
+    finally:
+        engine.close()
+
+
+def _load_config(folder: Path) -> DictConfig:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"The folder of a run must have a config.yaml, but {folder} has none. Name a run's folder.")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig), "the run wrote a mapping"
+    return cfg
+
+
+def _saved_trees(
+    folder: Path, names: Sequence[str], question_id: str | None
+) -> Iterator[tuple[str, list[RolloutTree]]]:
+    journal = RolloutJournal(folder / "rollouts")
+    files = (folder / "rollouts").glob("*.jsonl")
+    present = sorted(path.stem for path in files if not path.stem.endswith(".steps"))
+    if missing := [name for name in names if name not in present]:
+        raise ConfigError(f"`--name` must be one of the files in {folder / 'rollouts'}, but got {missing}.")
+    is_empty = True
+    for name in names or present:
+        trees = [tree for tree in journal.read(name) if question_id in (None, tree.question.question_id)]
+        if trees:
+            is_empty = False
+            yield name, trees
+    if is_empty:
+        raise ConfigError(f"No tree in {folder / 'rollouts'} fits; `--question` must be the id of a saved tree.")
+
+
+def _find_weights(folder: Path, policy: PolicySource, version: int) -> Mapping[str, Tensor]:
+    archive = WeightsArchive(folder / "rollouts" / "weights")
+    if version in archive.versions():
+        return archive.load(version)
+    if version == 0:
+        return dict(policy.build_model().named_parameters())
+    steps = {}
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+        if not path.is_file():  # a sharded checkpoint is a folder
+            continue
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        steps[checkpoint["global_step"]] = path.name
+        if checkpoint["global_step"] == version:
+            prefix = "network.model."
+            return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    raise ConfigError(
+        f"The weights after {version} optimiser steps must have been kept, but {folder} has those after "
+        f"{archive.versions() + sorted(steps)} steps. Run with `rollout.keep_weights=-1`, or give `--weights FILE`."
+    )
+
+
+def _replay(parts: RolloutParts, name: str, trees: list[RolloutTree], num_at_once: int) -> list[Replay]:
+    async def grow_all() -> list[RolloutTree]:
+        places = asyncio.Semaphore(num_at_once)
+
+        async def grow(tree: RolloutTree) -> RolloutTree:
+            async with places:
+                return await GroupRollout(parts, tree.question, tree.seed, record_of(tree)).grow()
+
+        return await asyncio.gather(*map(grow, trees))
+
+    return [
+        Replay(
+            name=name,
+            question_id=tree.question.question_id,
+            num_tokens=tree.num_generated_tokens,
+            difference=difference(tree, again),
+        )
+        for tree, again in zip(trees, run_in_event_loop(grow_all()), strict=True)
+    ]
+
+
+def render(replays: Sequence[Replay]) -> Table:
+    """Return one row per file of the journal, and one per tree that came out different."""
+    table = Table(title="replayed trees", title_justify="left")
+    for heading in ("rollout", "trees", "tokens", "identical"):
+        table.add_column(heading, justify="left" if heading == "rollout" else "right")
+    for name in dict.fromkeys(replay.name for replay in replays):
+        own = [replay for replay in replays if replay.name == name]
+        same = sum(replay.difference is None for replay in own)
+        table.add_row(name, str(len(own)), str(sum(replay.num_tokens for replay in own)), str(same))
+        for replay in own:
+            if replay.difference is not None:
+                table.add_row(f"  {replay.question_id}: {replay.difference}")
+    return table
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of a run")
+    parser.add_argument(
+        "--name", action="append", default=[], help="file of the journal without its ending; default all"
+    )
+    parser.add_argument("--question", help="only the tree of this question id")
+    parser.add_argument("--weights", type=Path, help="safetensors file to use instead of what the run kept")
+    args = parser.parse_args()
+    quieten_libraries()
+    replays: list[Replay] = []
+    console = Console()
+    try:
+        with console.status("replaying") as status:
+            for replay in replay_run(args.folder, args.name, args.question, args.weights):
+                replays.append(replay)
+                status.update(f"replaying {replay.name}: {len(replays)} trees")
+    except AepoError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    console.print(render(replays))
+    sys.exit(any(replay.difference is not None for replay in replays))
+
+
+if __name__ == "__main__":
+    main()
