@@ -211,3 +211,12 @@ def test_standardisation_over_the_minibatch_ends_at_its_border():
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
         ExperienceBuilder(advantage_estimator=GroupZScore(), **{name: 0})
+
+
+def test_a_question_whose_trajectories_are_empty_adds_nothing_to_the_step():
+    module = built_module()
+    empty = make_tree([[] for _ in range(4)], [-1.0] * 4, "long")
+    (alone,) = build_experience(module, random_trees(1))
+    (both,) = build_experience(module, [*random_trees(1), empty])
+    assert both.global_num_tokens == alone.global_num_tokens
+    assert sum(int(batch.response_mask.sum()) for batch in both.micro_batches) == both.global_num_tokens

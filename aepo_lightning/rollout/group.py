@@ -8,9 +8,9 @@ because a branch restarts from just after the tool result.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
-from aepo_lightning.errors import EngineError
 from aepo_lightning.protocols import BranchContext
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
 from aepo_lightning.rollout.penalty import is_penalised
@@ -19,6 +19,8 @@ from aepo_lightning.rollout.seeds import derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
 from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
 from aepo_lightning.types import FinishReason, Generation, LeafOrigin, Question, SegmentSource, StopReason
+
+logger = logging.getLogger(__name__)
 
 
 class GroupRollout:
@@ -32,7 +34,7 @@ class GroupRollout:
         record: GroupRecord | None = None,
         on_event: EventSink | None = None,
     ) -> None:
-        """Encode the prompt.
+        """Encode the prompt. One that leaves no room in the context is cut, and its trajectories are empty.
 
         Args:
             parts: Engine, tools, reward, protocol, budget, branch policy and settings.
@@ -40,9 +42,6 @@ class GroupRollout:
             seed: Every random number derives from it and from where it is used.
             record: Steps that were taken before and are not taken again.
             on_event: Called with each step as soon as it is over.
-
-        Raises:
-            EngineError: If the prompt leaves no room in the context.
         """
         self._parts = parts
         self._settings = parts.settings
@@ -63,11 +62,16 @@ class GroupRollout:
     def _new_tree(self) -> RolloutTree:
         tree = RolloutTree(question=self._question, seed=self._seed)
         prompt = self._parts.protocol.encode_prompt(self._question.messages)
-        if len(prompt) >= self._parts.engine.max_model_len:
-            raise EngineError(
-                f"The prompt of question {self._question.question_id!r} has {len(prompt)} tokens, but the engine's "
-                f"context has {self._parts.engine.max_model_len}. Filter long questions or raise `max_model_len`."
+        context = self._parts.engine.max_model_len
+        if len(prompt) >= context:
+            logger.warning(
+                "The prompt of question %r has %d tokens, but the engine's context has %d. Its trajectories are empty: "
+                "filter long questions or raise `max_model_len`.",
+                self._question.question_id,
+                len(prompt),
+                context,
             )
+            prompt = prompt[:context]
         tree.add(None, SegmentSource.PROMPT, prompt)
         return tree
 

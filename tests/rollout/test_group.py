@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.errors import EngineError
 from aepo_lightning.protocols import Engine
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
@@ -192,11 +191,20 @@ def test_a_policy_that_ignores_the_limit_ends_when_its_tokens_are_used_up():
     assert {leaf.stop_reason for leaf in tree.leaves} == {StopReason.LENGTH}
 
 
+@pytest.mark.parametrize("needs_probe", [True, False])
 @pytest.mark.parametrize("num_tokens", [400, 500])
-def test_a_prompt_that_fills_the_context_is_an_error_that_says_so(num_tokens):
-    question = make_question("long", text="go " * num_tokens)
-    with pytest.raises(EngineError, match=f"'long' has {num_tokens} tokens, but the engine's context has 400"):
-        grow(ScriptedEngine(calls_then_answer(0)), [question])
+def test_a_prompt_that_fills_the_context_costs_its_own_question_only(num_tokens, needs_probe, caplog):
+    questions = [make_question("long", text="go " * num_tokens), make_question("short")]
+    engine = ScriptedEngine(calls_then_answer(1))
+    allocator = PreMonitoring() if needs_probe else FixedBudget(num_root_chains=2)
+    long, short = grow(engine, questions, budget=3, allocator=allocator)
+    assert f"'long' has {num_tokens} tokens, but the engine's context has 400" in caplog.text
+    assert [leaf.stop_reason for leaf in long.leaves] == [StopReason.LENGTH] * 3
+    assert {tuple(path.token_ids) for path in long.trajectories()} == {tuple(long.segments[0].token_ids)}
+    assert len(long.segments) == 1
+    assert long.segments[0].end == 400
+    assert len(set(long.rewards)) == 1
+    check_tree(short, make_parts(engine, budget=3, allocator=allocator))
 
 
 def test_a_prompt_that_leaves_one_token_gives_trajectories_of_one_token():
