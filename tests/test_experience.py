@@ -8,7 +8,7 @@ import torch
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.network import TokenScores
-from tests.training import make_tree, policy_turn, random_trees, tool_turn
+from tests.training import build_experience, built_module, make_tree, policy_turn, random_trees, tool_turn
 
 
 def score(batch):
