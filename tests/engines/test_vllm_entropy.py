@@ -1,47 +1,13 @@
-"""Entropies in the rank field: the packing, and the wrapper around a sampler that scales its logits in place."""
+"""Entropies in the rank field, and the interval for what a truncated entropy leaves out."""
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import pytest
 import torch
 
-from aepo_lightning.engines.vllm_entropy import (
-    _with_entropies,
-    pack_entropies,
-    row_entropies,
-    tempered_logprobs,
-    unpack_entropy,
-)
+from aepo_lightning.engines.vllm_entropy import pack_entropies, top_k_entropy_gap, unpack_entropy
+from aepo_lightning.entropy import top_k_entropy
 from aepo_lightning.errors import EngineError
-
-
-@dataclass
-class Metadata:
-    max_num_logprobs: int | None
-    temperature: torch.Tensor | None
-
-
-@dataclass
-class Output:
-    sampled_token_ids: torch.Tensor
-    logprobs_tensors: object = None
-
-
-class Logprobs(NamedTuple):
-    token_ids: torch.Tensor
-    logprobs: torch.Tensor
-    ranks: torch.Tensor
-
-
-def sampler(sampled, seen):
-    def forward(logits, sampling_metadata):
-        seen.append(sampling_metadata.max_num_logprobs)
-        logits.mul_(0)
-        return Output(torch.tensor(sampled)[:, None].int())
-
-    return forward
 
 
 def test_half_a_nat_is_two_to_the_31_above_the_mark():
@@ -61,46 +27,26 @@ def test_a_plain_rank_is_not_taken_for_an_entropy(rank):
         unpack_entropy(rank)
 
 
-def test_a_coin_of_odds_one_to_three_at_two_temperatures():
-    logits = torch.tensor([[0.0, math.log(3.0)]] * 3)
-    logprobs = tempered_logprobs(logits, torch.tensor([1.0, 0.5, 0.0]))
-    # T = 1: p = 1/4, 3/4.  T = 1/2: odds 1 to 9, p = 1/10, 9/10.  T = 0 (greedy) counts as 1.
-    expected = torch.tensor([[0.25, 0.75], [0.1, 0.9], [0.25, 0.75]])
-    torch.testing.assert_close(logprobs.exp(), expected)
-    # H(1/4) = 1/4 ln 4 + 3/4 ln 4/3 = 0.5623; H(1/10) = 0.1 ln 10 + 0.9 ln 10/9 = 0.3251
-    assert row_entropies(logprobs).tolist() == pytest.approx([0.5623, 0.3251, 0.5623], abs=5e-5)  # four digits above
-    torch.testing.assert_close(tempered_logprobs(logits, None), logprobs[[0, 0, 0]])
+def test_a_quarter_left_out_over_two_of_four_tokens():
+    # Listed 1/2 and 1/4, so t = 1/4 over n = 2: at least 1/4 ln 4 = 0.3466, at most 1/4 ln 8 = 0.5199.
+    gap = top_k_entropy_gap([math.log(0.5), math.log(0.25)], 4)
+    assert gap == pytest.approx((0.3466, 0.5199), abs=5e-5)  # four digits above
 
 
-def test_rows_are_independent_of_how_many_there_are():
-    logprobs = torch.randn(100, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    alone = torch.stack([-(row.exp() * row).sum() for row in logprobs])
-    torch.testing.assert_close(row_entropies(logprobs), alone)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 4.0])
+def test_the_exact_entropy_lies_in_the_interval(scale):
+    logits = scale * torch.randn(50, 300, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for row in logits.log_softmax(-1):
+        top = row.topk(20).values.tolist()
+        low, high = top_k_entropy_gap(top, 300)
+        assert low <= top_k_entropy(row.tolist()) - top_k_entropy(top) <= high
 
 
-def test_an_impossible_token_adds_nothing_to_the_entropy():
-    logprobs = tempered_logprobs(torch.tensor([[0.0, 0.0, -math.inf]]), None)
-    assert row_entropies(logprobs).item() == pytest.approx(math.log(2))
+@pytest.mark.parametrize("probabilities", [[0.5, 0.5], [1.0]], ids=["all_tokens", "all_mass"])
+def test_nothing_is_missing_when_everything_is_listed(probabilities):
+    assert top_k_entropy_gap([math.log(p) for p in probabilities], 2) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("num_top", [0, 2])
-def test_the_wrapper_scores_the_logits_before_the_sampler_changes_them(num_top):
-    logits = torch.tensor([[0.0, 1.0, 3.0], [2.0, 0.0, 1.0]])
-    expected = (logits / torch.tensor([[0.5], [1.0]])).log_softmax(-1)
-    seen = []
-    forward = _with_entropies(sampler([1, 0], seen), Logprobs)
-    output = forward(logits=logits, sampling_metadata=Metadata(num_top, torch.tensor([0.5, 1.0])))
-    assert seen == [None]  # the sampler itself computes no log-probs
-    assert output.logprobs_tensors.token_ids.tolist() == [[1, *[2, 1][:num_top]], [0, *[0, 2][:num_top]]]
-    torch.testing.assert_close(output.logprobs_tensors.logprobs[:, 0], expected[[0, 1], [1, 0]])
-    torch.testing.assert_close(
-        output.logprobs_tensors.logprobs[:, 1:], expected.sort(descending=True).values[:, :num_top]
-    )
-    entropies = [unpack_entropy(code) for code in output.logprobs_tensors.ranks.tolist()]
-    assert entropies == pytest.approx((-(expected.exp() * expected).sum(-1)).tolist())
-
-
-def test_requests_without_logprobs_pass_through():
-    seen = []
-    output = _with_entropies(sampler([1], seen), Logprobs)(torch.zeros(1, 2), Metadata(None, None))
-    assert output.logprobs_tensors is None
+def test_more_tokens_than_there_are_are_refused():
+    with pytest.raises(ValueError, match="`top_logprobs` must have at most 2 entries, but got 3"):
+        top_k_entropy_gap([-1.0, -1.0, -1.0], 2)

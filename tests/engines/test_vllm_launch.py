@@ -1,5 +1,6 @@
 """Protecting the trainer's process, with and without vLLM installed."""
 
+import gc
 import random
 from importlib.util import find_spec
 
@@ -33,6 +34,13 @@ def test_random_states_and_threads_are_put_back_also_after_an_error():
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert np.array_equal(np.random.get_state()[1], states[2])
+
+
+def test_nothing_stays_frozen_that_was_not():
+    before = gc.get_freeze_count()
+    with undisturbed_process():
+        gc.freeze()  # what vLLM does when it starts
+    assert gc.get_freeze_count() == before == 0
 
 
 def test_the_engines_package_does_not_offer_vllm():
