@@ -45,7 +45,12 @@ def plan_input(cfg: DictConfig) -> PlanInput:
 
 
 def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the engine claims of a device: vLLM a set share while awake, the embedded one its copy always."""
+    """Return what the engine claims of a device: vLLM a set share while awake, the embedded one its copy always.
+
+    Servers have devices of their own.
+    """
+    if "endpoints" in cfg.engine:
+        return {"engine_memory_fraction": 0.0, "engine_sleeps": False, "engine_workspace_gib": 0.0}
     if "gpu_memory_utilization" in cfg.engine:
         return {"engine_memory_fraction": cfg.engine.gpu_memory_utilization, "engine_sleeps": True}
     size = model_size(architecture)

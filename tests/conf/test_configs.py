@@ -93,6 +93,16 @@ def test_big_experiments_fit_eight_gpus_with_the_published_batch(composed, name)
     assert plan.batch.steps_per_iteration == 8  # both published settings: 128 / 16 and 64 / 8
 
 
+def test_servers_take_nothing_of_the_trainers_gpus(composed):
+    own = make_plan(plan_input(composed("+experiment=aepo_qwen3_14b")))
+    served = make_plan(
+        plan_input(composed("+experiment=aepo_qwen3_14b", "engine=vllm_server", "engine.max_model_len=8192"))
+    )
+    assert served.engine is None
+    assert own.engine is not None
+    assert served.batch == own.batch
+
+
 def test_algorithms_set_the_coefficients_of_the_one_surrogate(composed):
     # Spec of the family: (low, high) = (0, 0) PPO clip, (0, 1) EBPO, (1, 1) GPPO, (0.75, 1) CE-GPPO.
     found = {
