@@ -155,10 +155,10 @@ def load(llm: Any, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
             with import_module("vllm.config").set_current_vllm_config(llm.llm_engine.vllm_config):
                 reloading.finalize_layerwise_reload(model, llm.llm_engine.model_config)
     if is_cpu_build():
-        _repack_output_embedding(model)
+        repack_output_embedding(model)
 
 
-def _repack_output_embedding(model: torch.nn.Module) -> None:
+def repack_output_embedding(model: torch.nn.Module) -> None:
     """Pack the output embedding anew: vLLM's reload keeps the old packed copy of one that is tied to the input."""
     pack = import_module("vllm.model_executor.layers.utils").dispatch_cpu_unquantized_gemm
     embedding = import_module("vllm.model_executor.layers.vocab_parallel_embedding").VocabParallelEmbedding

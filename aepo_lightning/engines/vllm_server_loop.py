@@ -1,0 +1,62 @@
+"""An event loop in a thread of its own: connections and health checks outlive the loops of single rollouts."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from aepo_lightning.errors import EngineError
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """Runs coroutines for callers in other loops or in none."""
+
+    def __init__(self, name: str) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
+        self._thread.start()
+        self._is_closed = False
+
+    async def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await `work` from another loop; cancelling the call cancels the work.
+
+        Raises:
+            EngineError: If the thread was closed, before or meanwhile.
+        """
+        try:
+            return await asyncio.wrap_future(self._submit(work))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and not (task and task.cancelling()):
+                raise EngineError("The engine was closed.") from None
+            raise
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for `work` from code that is not asynchronous."""
+        return self._submit(work).result()
+
+    def close(self) -> None:
+        """Cancel what runs and end the thread; calling it twice is allowed."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        if self._is_closed:
+            work.close()
+            raise EngineError("The engine was closed. Build a new one.")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
