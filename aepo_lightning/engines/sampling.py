@@ -15,6 +15,8 @@ _MASK_37 = (1 << 37) - 1
 _MASK_33 = (1 << 33) - 1
 _MASK_53 = (1 << 53) - 1
 
+_LEAST_LOGPROB = -1e4
+
 
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
@@ -51,14 +53,13 @@ class SampledTokens:
 
 
 def _restrict(
-    logprobs: Float[Tensor, "batch vocab"], top_p: Float[Tensor, " batch"], top_k: Int[Tensor, " batch"]
+    probabilities: Float[Tensor, "batch vocab"], top_p: Float[Tensor, " batch"], top_k: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch vocab"]:
     """Return probabilities with everything outside top-k and then top-p set to zero (not renormalised)."""
-    ordered, index = logprobs.sort(dim=-1, descending=True)
-    probabilities = ordered.double().exp()
-    rank = torch.arange(logprobs.shape[-1], device=logprobs.device)
+    ordered, index = probabilities.sort(dim=-1, descending=True)
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
     keep = (rank < top_k[:, None]) | (top_k[:, None] == 0)
-    probabilities = probabilities * keep
+    probabilities = ordered.double() * keep
     before = probabilities.cumsum(-1) - probabilities
     keep = before < (top_p.double() * probabilities.sum(-1))[:, None]
     return torch.zeros_like(probabilities).scatter(-1, index, probabilities * keep)
@@ -86,12 +87,12 @@ def sample_tokens(
     is_greedy = temperature == 0
     scale = torch.where(is_greedy, torch.ones_like(temperature), temperature)
     logprobs = torch.log_softmax(logits.float() / scale[:, None], dim=-1)
-    entropies = torch.special.entr(logprobs.exp()).sum(-1)
+    probabilities = logprobs.exp()
+    # p ln p tends to 0 with p, but 0 * -inf is NaN; exp() is 0 long before the bound.
+    entropies = -(probabilities * logprobs.clamp(min=_LEAST_LOGPROB)).sum(-1)
     if bool(((top_p < 1) | (top_k > 0)).any()):
-        probabilities = _restrict(logprobs, top_p, top_k)
-    else:
-        probabilities = logprobs.double().exp()
-    cumulative = probabilities.cumsum(-1)
+        probabilities = _restrict(probabilities, top_p, top_k)
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     # right=True skips entries of zero probability: the first index whose cumulative mass exceeds the draw.
     draw = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0]
     tokens = draw.clamp(max=logits.shape[-1] - 1)
