@@ -5,6 +5,7 @@ One epoch is one rollout iteration and one `training_step` is one optimiser step
 that is passed in.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,6 +107,12 @@ class AEPOModule(LightningModule):
     def uses_reference(self) -> bool:
         """Whether the KL penalty needs log-probs of the reference policy."""
         return self._kl_penalty.coefficient > 0
+
+    def setup(self, stage: str) -> None:
+        """Silence one warning of Lightning that is wrong here."""
+        del stage
+        # An engine in this process may set up a process group of its own, and everything logged is reduced already.
+        warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
 
     def configure_model(self) -> None:
         """Build the network, sharded per decoder layer if the strategy has a device mesh. Later calls do nothing."""

@@ -15,6 +15,7 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.objectives import KLPenalty
+from aepo_lightning.publication import PublicationCheck
 from aepo_lightning.weights import named_weights, publish
 from tests.distributed.ranks import run_ranks
 from tests.training import (
@@ -68,10 +69,12 @@ def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=T
     defaults = {"shaping": EntropyShaping(), "questions_per_step": 2, "max_tokens_per_micro_batch": 48}
     builder = ExperienceBuilder(advantage_estimator=GroupZScore(), **(defaults | (experience or {})))
     recorder = StepRecorder()
+    # The embedded engine computes in float32 with weights of eight bits, the trainer in bfloat16 throughout.
+    checks = {"publication_check": PublicationCheck()} if options.get("mixed_precision") else {}
     run = make_run(
         folder,
         make_module(policy, optimizer=partial(torch.optim.AdamW, lr=1e-3, eps=1e-5), **options),
-        make_datamodule(policy, experience=builder, questions_per_iteration=4),
+        make_datamodule(policy, experience=builder, questions_per_iteration=4, **checks),
         callbacks=[recorder, ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)],
         max_epochs=max_epochs,
         devices=1 if strategy == "auto" else 2,
