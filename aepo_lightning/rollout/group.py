@@ -2,13 +2,14 @@
 
 The order of events is the paper's (arXiv 2510.14545, sections on pre-monitoring and balanced rollouts): sample one
 whole trajectory, split the budget by what it showed, start the remaining global samples, branch after tool results
-while the branch budget lasts, and top up with fresh chains. The probe counts as one of the m global samples; its own
-branch decisions are taken, in order, once the split is known. They are the decisions it would have taken on the way,
-because a branch restarts from just after the tool result.
+while the branch budget lasts, and top up with fresh chains. The probe counts as one of the m global samples. The branch
+decisions that it would have taken on its way are taken once another chain has got as far, so that being first does not
+give it the branch budget of the others; a branch restarts from just after the tool result, whenever it is opened.
 """
 
 import asyncio
 import logging
+import sys
 from collections.abc import Sequence
 
 from aepo_lightning.protocols import BranchContext
@@ -54,7 +55,9 @@ class GroupRollout:
         self._num_committed = 0
         # Branches on record that their chain has not opened again yet: their places are taken.
         self._num_promised = sum(self._record.decisions.values())
-        self._num_roots = 0
+        self._num_roots = self._num_running = 0
+        self._probe: Chain | None = None
+        self._undecided: list[TurnMeasurement] = []
         self._question_streak = 0
         self._is_split_known = not parts.allocator.needs_probe
         self._tasks: asyncio.TaskGroup | None = None
@@ -85,6 +88,8 @@ class GroupRollout:
                 self._split(0.0, ())
             for _ in range(self.tree.global_budget - self._num_roots):
                 self._start_root(LeafOrigin.ROOT)
+            if not self._num_running:
+                self._decide_for_probe(sys.maxsize)
         while self._num_committed < budget:
             async with asyncio.TaskGroup() as self._tasks:
                 missing = budget - self._num_committed
@@ -103,8 +108,7 @@ class GroupRollout:
             self._discard(probe)
         self._split(root_entropy, entropies)
         if self._settings.keep_probe:
-            for measurement in probe.measurements:
-                self._decide(probe, measurement)
+            self._probe, self._undecided = probe, list(probe.measurements)
 
     def _discard(self, probe: Chain) -> None:
         """Start the tree anew; what the probe cost and which tool results it saw stays on record."""
@@ -142,7 +146,14 @@ class GroupRollout:
 
     def _spawn(self, chain: Chain) -> None:
         assert self._tasks is not None, "chains run inside `grow`"
-        self._tasks.create_task(self._run(chain))
+        self._num_running += 1
+        self._tasks.create_task(self._run_to_the_end(chain))
+
+    async def _run_to_the_end(self, chain: Chain) -> None:
+        await self._run(chain)
+        self._num_running -= 1
+        if not self._num_running:  # nobody is left who could get as far as the probe
+            self._decide_for_probe(sys.maxsize)
 
     async def _run(self, chain: Chain) -> None:
         stop_reason = None
@@ -201,6 +212,13 @@ class GroupRollout:
         chain.measurements.append(measurement)
         if self._is_split_known and chain.turn != chain.born_at:
             self._decide(chain, measurement)
+            self._decide_for_probe(chain.turn)
+
+    def _decide_for_probe(self, turn: int) -> None:
+        """Take the probe's decisions up to a turn, in order, as far as they have not been taken."""
+        while self._undecided and self._undecided[0].turn <= turn:
+            assert self._probe is not None, "its measurements are undecided"
+            self._decide(self._probe, self._undecided.pop(0))
 
     def _decide(self, chain: Chain, measurement: TurnMeasurement) -> None:
         """Open as many branches as the policy asks for and the budget allows, or as many as are on record."""

@@ -8,8 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aepo_lightning.tree import RolloutTree
+from aepo_lightning.tree import BranchDecision, RolloutTree
 from aepo_lightning.types import LeafOrigin, SegmentSource, StopReason, ToolStatus
+
+_DEEP = 4
+"""Branches after this many tool calls or more are counted together."""
+_BRANCH_PATH_LENGTH = 3
+"""A branch's seed path is its trunk's, followed by "b", the turn and an index."""
 
 
 @dataclass(slots=True)
@@ -40,6 +45,7 @@ def summarise_trees(trees: Iterable[RolloutTree]) -> Tally:
     for tree in trees:
         _add_rewards(tally, tree)
         _add_budget(tally, tree)
+        _add_decisions(tally, tree)
         _add_tokens(tally, tree)
         _add_tools(tally, tree)
     return tally
@@ -66,21 +72,49 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
 def _add_budget(tally: Tally, tree: RolloutTree) -> None:
     origins = Counter(leaf.origin for leaf in tree.leaves)
     tally.add("global_budget", tree.global_budget)
+    tally.add("branch_budget", tree.branch_budget)
     tally.add("num_branches", origins[LeafOrigin.BRANCH])
     tally.add("num_top_ups", origins[LeafOrigin.TOP_UP])
     tally.add("root_entropy", tree.root_entropy)
     for entropy in tree.tool_entropies:
         tally.add("tool_entropy", entropy)
+
+
+def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
+    depths, num_branches = tree.branch_depths, len(tree.branch_depths)
     per_root = Counter(tree.branch_roots)
-    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(3)), len(tree.branch_roots))
-    for depth in tree.branch_depths:
-        tally.add("branch_depth", depth)
+    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(3)), num_branches)
+    tally.share("branch_depth", sum(depths), num_branches)
+    for depth in range(1, _DEEP):
+        tally.share(f"branches_at_depth_{depth}_fraction", depths.count(depth), num_branches)
+    tally.share("branches_deeper_fraction", sum(depth >= _DEEP for depth in depths), num_branches)
+    num_decisions = len(tree.decisions)
+    is_high = [decision.is_high_entropy for decision in tree.decisions]
+    tally.share("high_entropy_fraction", sum(is_high), num_decisions)
+    tally.share("consecutive_high_entropy_fraction", len(_in_high_entropy_runs(tree.decisions)), num_decisions)
+    tally.share("penalised_fraction", sum(decision.is_penalised for decision in tree.decisions), num_decisions)
+
+
+def _in_high_entropy_runs(decisions: Sequence[BranchDecision]) -> set[tuple[tuple[int | str, ...], int]]:
+    """Return chain and turn of every high-entropy decision with another one directly before or after it.
+
+    The chain of a branch begins with its trunk's decisions, up to the one that opened it.
+    """
+    high = {(decision.seed_path, decision.turn) for decision in decisions if decision.is_high_entropy}
+    found = set()
+    for path, turn in high:
+        opened_here = len(path) > _BRANCH_PATH_LENGTH and path[-2] == turn - 1
+        before = (path[:-_BRANCH_PATH_LENGTH] if opened_here else path, turn - 1)
+        if before in high:
+            found |= {before, (path, turn)}
+    return found
 
 
 def _add_tokens(tally: Tally, tree: RolloutTree) -> None:
     paths = [tree.trajectory(leaf) for leaf in tree.leaves]
     in_trajectories = sum(sum(path.is_sampled) for path in paths)
     tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
+    tally.share("prefix_cache_hit_fraction", tree.num_cached_tokens, tree.num_prompt_tokens)
     for path in paths:
         tally.add("response_length", len(path.token_ids) - path.prompt_length)
     for segment in tree.segments:

@@ -42,6 +42,7 @@ class TagProtocol:
             raise ValueError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
         self._tokenizer = tokenizer
         self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
+        self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
         guarded = {f"{opening}{tag}>" for tag in (*self._tags, "think", "result", "answer") for opening in ("<", "</")}
         guarded.update(tokenizer.all_special_tokens)
@@ -56,7 +57,7 @@ class TagProtocol:
     @property
     def stop(self) -> tuple[str, ...]:
         """Strings that end a turn: the closing tag of every tool."""
-        return tuple(f"</{tag}>" for tag in self._tags)
+        return self._stop
 
     @property
     def vocab_size(self) -> int:

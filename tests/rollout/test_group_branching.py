@@ -281,3 +281,34 @@ def test_tool_tokens_are_stored_once_and_shared():
         SegmentSource.TOOL: 1,
     }
     assert tree.num_generated_tokens == 3 + 4 * 9
+
+
+def test_a_kept_probe_does_not_take_the_branch_budget_of_chains_that_get_as_far():
+    (tree,) = grow(
+        ScriptedEngine(calls_then_answer(3)),
+        budget=8,
+        allocator=ScriptedBudget(num_root_chains=4),
+        branch_policy=RecordingBranchPolicy(),
+    )
+    # Everybody wants to branch at every turn: four chains share four branches at the first one.
+    assert sorted(tree.branch_roots) == [0, 1, 2, 3]
+    assert tree.branch_depths == [1, 1, 1, 1]
+
+
+def test_a_probe_that_went_further_than_every_other_chain_decides_there_too():
+    # The probe answers after four calls; every other chain, which its seed tells apart, after one.
+    seeds = set()
+
+    def script(text, params):
+        if len(seeds) < 5:
+            seeds.add(params.seed)
+        return calls_then_answer(4 if params.seed in seeds else 1)(text, params)
+
+    (tree,) = grow(
+        ScriptedEngine(script),
+        budget=6,
+        allocator=ScriptedBudget(num_root_chains=3),
+        branch_policy=RecordingBranchPolicy(),
+    )
+    probe = [decision.turn for decision in tree.decisions if decision.seed_path == ("r", 0)]
+    assert probe == [1, 2, 3, 4]

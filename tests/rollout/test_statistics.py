@@ -6,7 +6,7 @@ import math
 import pytest
 
 from aepo_lightning.rollout import Tally, pass_at_k, pass_rates, summarise_trees
-from aepo_lightning.tree import Leaf, RolloutTree
+from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree
 from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolCall, ToolResult, ToolStatus
 from tests.builders import RecordingBranchPolicy, ScriptedEngine, grow, make_question, random_script
 
@@ -39,6 +39,27 @@ def leaf(segment_id, origin, path, stop_reason=StopReason.EOS, num_tool_calls=0,
     )
 
 
+def decision(path, turn, entropy=1.0, num_opened=0, is_penalised=False):
+    """One decision of a chain whose initial entropy is 0.5."""
+    return BranchDecision(
+        seed_path=path,
+        root=path[1],
+        turn=turn,
+        entropy=entropy,
+        initial_entropy=0.5,
+        consecutive_branches=0,
+        num_wanted=num_opened,
+        num_opened=num_opened,
+        is_penalised=is_penalised,
+    )
+
+
+def means_of(decisions):
+    tree = hand_tree()
+    tree.decisions = decisions
+    return summarise_trees([tree]).means()
+
+
 def hand_tree():
     """Prompt (4) - turn (2) - tool (3) - turn (3) or, as a branch, turn (1); a top-up of one turn (2)."""
     tree = RolloutTree(question=make_question(), global_budget=1, branch_budget=2, root_entropy=0.5)
@@ -48,7 +69,8 @@ def hand_tree():
     trunk = policy(tree, result, [2.0, 2.0, 5.0])
     branch = policy(tree, result, [6.0])
     top_up = policy(tree, 0, [0.0, 1.0])
-    tree.tool_entropies, tree.branch_depths, tree.branch_roots = [3.0], [1], [0]
+    tree.tool_entropies, tree.decisions = [3.0], [decision(("r", 0), 1, num_opened=1)]
+    tree.num_prompt_tokens, tree.num_cached_tokens = 4 + 9 + 9 + 4, 8 + 4
     tree.leaves = [
         leaf(trunk, LeafOrigin.PROBE, ("r", 0), num_tool_calls=1, reward=reward(1.0, is_correct=True, f1=1.0)),
         leaf(branch, LeafOrigin.BRANCH, ("r", 0, "b", 1, 0), StopReason.CALL_LIMIT, 1, reward(0.5, f1=0.5)),
@@ -72,13 +94,22 @@ def test_a_tree_counted_by_hand():
             "trunk_reward": 0.0,  # (1 - 1) / 2
             "branch_reward": 0.5,
             "global_budget": 1,
+            "branch_budget": 2,
             "num_branches": 1,
             "num_top_ups": 1,
             "root_entropy": 0.5,
             "tool_entropy": 3.0,
             "branch_concentration": 1.0,
             "branch_depth": 1.0,
+            "branches_at_depth_1_fraction": 1.0,
+            "branches_at_depth_2_fraction": 0.0,
+            "branches_at_depth_3_fraction": 0.0,
+            "branches_deeper_fraction": 0.0,
+            "high_entropy_fraction": 1.0,  # 1.0 > 0.5
+            "consecutive_high_entropy_fraction": 0.0,  # the only decision has no neighbour
+            "penalised_fraction": 0.0,
             "generated_token_fraction": 8 / 10,  # 2 + 3 + 1 + 2 sampled once; 5 + 3 + 2 in trajectories
+            "prefix_cache_hit_fraction": 12 / 26,
             "response_length": (8 + 6 + 2) / 3,  # tool tokens included
             "entropy": 20 / 8,  # 1 + 3 + 2 + 2 + 5 + 6 + 0 + 1 over 8 tokens
             "entropy_after_tool": 15 / 4,  # 2 + 2 + 5 + 6
@@ -101,10 +132,68 @@ def test_entropy_after_a_tool_looks_at_twenty_tokens():
 
 
 def test_branch_concentration_is_the_share_of_the_three_busiest_roots():
-    tree = hand_tree()
-    tree.branch_roots = [0, 0, 0, 1, 1, 2, 3, 4]
-    tree.branch_depths = [1] * 8
-    assert summarise_trees([tree]).means()["branch_concentration"] == 6 / 8
+    branches = {0: 3, 1: 2, 2: 1, 3: 1, 4: 1}  # by root
+    means = means_of([decision(("r", root), 1, num_opened=number) for root, number in branches.items()])
+    assert means["branch_concentration"] == 6 / 8
+
+
+def test_shares_of_branches_by_depth_add_up_to_one():
+    branches = {1: 4, 2: 1, 3: 0, 4: 2, 9: 1}  # by depth
+    means = means_of([decision(("r", 0), turn, num_opened=number) for turn, number in branches.items()])
+    assert means["branches_at_depth_1_fraction"] == 4 / 8
+    assert means["branches_at_depth_2_fraction"] == 1 / 8
+    assert means["branches_at_depth_3_fraction"] == 0
+    assert means["branches_deeper_fraction"] == 3 / 8
+    assert means["branch_depth"] == (4 * 1 + 2 + 2 * 4 + 9) / 8
+
+
+def test_the_share_of_penalised_decisions():
+    decisions = [decision(("r", 0), turn, is_penalised=turn == 2) for turn in (1, 2, 3, 4)]
+    assert means_of(decisions)["penalised_fraction"] == 1 / 4
+
+
+@pytest.mark.parametrize(
+    ("high_turns", "num_in_runs"),
+    [
+        pytest.param([1, 2, 4, 6, 7, 8], 5, id="runs of two and three, and one alone"),
+        pytest.param([1, 3, 5, 7], 0, id="never in a row"),
+        pytest.param([], 0, id="never high"),
+        pytest.param([1, 2, 3, 4, 5, 6, 7, 8], 8, id="always high"),
+    ],
+)
+def test_consecutive_high_entropy_turns_have_a_high_neighbour_on_their_chain(high_turns, num_in_runs):
+    means = means_of([decision(("r", 0), turn, float(turn in high_turns)) for turn in range(1, 9)])
+    assert means["consecutive_high_entropy_fraction"] == num_in_runs / 8
+    assert means["high_entropy_fraction"] == len(high_turns) / 8
+
+
+def test_an_entropy_equal_to_that_at_the_start_is_not_high():
+    assert means_of([decision(("r", 0), 1, entropy=0.5)])["high_entropy_fraction"] == 0
+
+
+def test_neighbours_on_different_chains_do_not_count():
+    means = means_of([decision(("r", 0), 1), decision(("r", 1), 2), decision(("r", 1, "b", 2, 0), 4)])
+    assert means["consecutive_high_entropy_fraction"] == 0
+
+
+def test_the_chain_of_a_branch_begins_with_its_trunk():
+    trunk, branch = ("r", 0), ("r", 0, "b", 2, 1)
+    low, high = 0.0, 1.0
+    decisions = [
+        decision(trunk, 1, low),
+        decision(trunk, 2, high, num_opened=2),
+        decision(trunk, 3, low),  # after the branch point the two chains differ
+        decision(branch, 3, high),  # directly after the trunk's decision at 2
+        decision(branch, 4, low),
+        decision((*branch, "b", 4, 0), 5, high),  # directly after the branch's decision at 4, which is low
+    ]
+    assert means_of(decisions)["consecutive_high_entropy_fraction"] == 2 / 6
+
+
+def test_a_group_whose_chains_called_no_tool_has_no_shares_of_decisions():
+    means = means_of([])
+    names = {"branch_concentration", "branch_depth", "penalised_fraction", "consecutive_high_entropy_fraction"}
+    assert not names & set(means)
 
 
 def test_a_discarded_probe_shows_in_the_tokens():
