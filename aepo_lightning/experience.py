@@ -10,6 +10,8 @@ from torch import Tensor
 from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
 from aepo_lightning.network import TokenScores
 from aepo_lightning.ops.collectives import all_reduce, world_size
+from aepo_lightning.ops.tree_packing import pack_rows
+from aepo_lightning.ops.tree_partition import Part, cut_tree, fill_bins
 from aepo_lightning.protocols import AdvantageEstimator
 from aepo_lightning.tree import RolloutTree, Trajectory
 from aepo_lightning.types import Minibatch, TrajectoryBatch
@@ -40,6 +42,9 @@ class ExperienceBuilder:
     """Questions per optimiser step, over all ranks."""
     max_tokens_per_micro_batch: int = 16384
     """Most tokens of one micro-batch, padding included. A longer trajectory gets a micro-batch of its own."""
+    packing: Literal["padded", "flat", "tree"] = "padded"
+    """How a micro-batch runs: as right-padded rows, as one row of whole trajectories without padding, or as one row
+    that holds every prefix which trajectories of a question share once. The numbers are the same."""
     old_logprobs: Literal["recompute", "sampler"] = "recompute"
     """Whether the trainer scores the tokens before the first update, or the engine's log-probs are taken as is."""
     drop_zero_variance_groups: bool = False
@@ -51,6 +56,8 @@ class ExperienceBuilder:
         for name in ("questions_per_step", "max_tokens_per_micro_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        if self.packing not in ("padded", "flat", "tree"):
+            raise ValueError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
 
     def build(
         self, trees: Sequence[RolloutTree], score: Scorer, score_reference: Scorer | None = None
@@ -110,6 +117,27 @@ class ExperienceBuilder:
         return kept if all_reduce([len(kept)])[0] else rows
 
     def _chunks(self, rows: Sequence[_Row]) -> list[list[_Row]]:
+        if self.packing == "padded":
+            return self._padded_chunks(rows)
+        parts = self._parts(rows)
+        bins = fill_bins([part.num_tokens for part in parts], self.max_tokens_per_micro_batch)
+        return [[rows[index] for each in found for index in parts[each].rows] for found in bins]
+
+    def _parts(self, rows: Sequence[_Row]) -> list[Part]:
+        """Return which rows stay together: each alone, or as much of a group's tree as fits."""
+        tokens = [row.trajectory.token_ids for row in rows]
+        if self.packing == "flat":
+            return [Part(rows=(index,), num_tokens=len(ids)) for index, ids in enumerate(tokens)]
+        groups: dict[int, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault(row.group, []).append(index)
+        return [
+            Part(rows=tuple(members[index] for index in part.rows), num_tokens=part.num_tokens)
+            for members in groups.values()
+            for part in cut_tree([tokens[index] for index in members], self.max_tokens_per_micro_batch)
+        ]
+
+    def _padded_chunks(self, rows: Sequence[_Row]) -> list[list[_Row]]:
         """Put rows of similar length together, so that little is padding."""
         chunks: list[list[_Row]] = []
         width = 0
@@ -124,7 +152,7 @@ class ExperienceBuilder:
         paths = [row.trajectory for row in rows]
         width = max((len(path.token_ids) for path in paths), default=2)
         # An empty micro-batch is one row of padding, so that every rank runs the same number of passes.
-        return TrajectoryBatch(
+        batch = TrajectoryBatch(
             input_ids=_padded([p.token_ids for p in paths] or [[]], width, self.pad_token_id, torch.long),
             lengths=torch.tensor([len(p.token_ids) for p in paths] or [0]),
             response_mask=_padded([p.is_sampled[1:] for p in paths] or [[]], width - 1, False, torch.bool),
@@ -134,6 +162,10 @@ class ExperienceBuilder:
             rewards=torch.tensor([row.reward for row in rows] or [0.0]),
             sequence_advantages=torch.tensor([row.advantage for row in rows] or [0.0]),
         )
+        if self.packing != "padded":
+            shares = self.packing == "tree"
+            batch.packed = pack_rows(batch.input_ids, batch.lengths, batch.response_mask, shares_prefixes=shares)
+        return batch
 
     def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer) -> None:
         """Fill in old log-probs, old entropies and the advantage of every token."""

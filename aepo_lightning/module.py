@@ -171,7 +171,7 @@ class AEPOModule(LightningModule):
 
     def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
         moved = batch.to(self.device)
-        scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature)
+        scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature, packed=moved.packed)
         if isinstance(network, FSDPModule):
             network.reshard()  # without a backward pass the root unit would stay gathered
         return scores
@@ -208,7 +208,7 @@ class AEPOModule(LightningModule):
         assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
         mask = batch.response_mask
         mode = "grad" if self._entropy_coefficient else "detached"
-        scores = self.network(batch.input_ids, mask, self.temperature, mode)
+        scores = self.network(batch.input_ids, mask, self.temperature, mode, packed=batch.packed)
         output = self._objective(
             ObjectiveInput(
                 logprobs=scores.logprobs,
@@ -238,7 +238,7 @@ class AEPOModule(LightningModule):
             return
         path = Path(self.trainer.default_root_dir) / f"non_finite_step{self.global_step}_rank{self.global_rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        slots = [{name: getattr(b, name) for name in b.__slots__} for b in minibatch.to("cpu").micro_batches]
+        slots = [{n: getattr(b, n) for n in b.__slots__ if n != "packed"} for b in minibatch.to("cpu").micro_batches]
         torch.save({"micro_batches": slots, "loss": loss.cpu(), "grad_norm": grad_norm.cpu()}, path)
         raise TrainingError(
             f"Loss {float(loss)} and gradient norm {float(grad_norm)} must be finite (step {self.global_step}, batch "

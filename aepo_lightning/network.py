@@ -4,6 +4,7 @@ Backbone and chunked head share one `forward`, so that FSDP can shard the module
 embedding, final norm and head together.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
+from aepo_lightning.ops.tree_attention import BackEnd, pick_back_end
+from aepo_lightning.packed_model import packed_states
+from aepo_lightning.types import PackedTokens
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,17 +31,26 @@ class TokenScores:
 class PolicyNetwork(nn.Module):
     """A causal language model that scores given tokens."""
 
-    def __init__(self, model: PreTrainedModel, chunk_size: int = 256, gradient_checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chunk_size: int = 256,
+        gradient_checkpointing: bool = False,
+        packed_attention: BackEnd | None = None,
+    ) -> None:
         """Wrap a Hugging Face model.
 
         Args:
             model: Any causal language model with a `model` backbone and an `lm_head` without bias.
             chunk_size: Rows of logits that exist at once.
             gradient_checkpointing: Recompute activations in the backward pass.
+            packed_attention: Back end of packed batches. None picks the fastest of the device at the first one.
         """
         super().__init__()
         self.model = model
         self._chunk_size = chunk_size
+        self._packed_attention: BackEnd | None = packed_attention
+        self._is_announced = False
         model.config.use_cache = False
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -46,6 +61,7 @@ class PolicyNetwork(nn.Module):
         response_mask: Bool[Tensor, "batch response"],
         temperature: float = 1.0,
         entropy: Literal["none", "detached", "grad"] = "detached",
+        packed: PackedTokens | None = None,
     ) -> TokenScores:
         """Return log-probs and entropies of `input_ids[:, 1:]` where the response mask is True.
 
@@ -57,15 +73,35 @@ class PolicyNetwork(nn.Module):
             response_mask: Which predictions to score. Only these rows meet the output embedding.
             temperature: Sampling temperature of the tokens.
             entropy: Whether entropies are computed, and whether gradients flow through them.
+            packed: The same rows packed, to be run in place of them. Each shared token is then computed once, and its
+                numbers stand in every row that has it.
+
+        Raises:
+            TrainingError: If rows are packed and the architecture cannot run them.
         """
         mode: EntropyMode = entropy
-        states = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
-        hidden = states[:, :-1][response_mask]
-        targets = input_ids[:, 1:][response_mask]
+        if packed is None:
+            states = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            hidden = states[:, :-1][response_mask]
+            targets = input_ids[:, 1:][response_mask]
+        else:
+            hidden = packed_states(self.model, packed, self._back_end(input_ids))[packed.sources]
+            targets = packed.targets
         head = self.model.lm_head.weight
         scores = chunked_logprob(hidden, head, targets, temperature, chunk_size=self._chunk_size, entropy=mode)
-        zeros = scores.logprobs.new_zeros(response_mask.shape)
+        logprobs, entropies = scores.logprobs, scores.entropies
+        if packed is not None:
+            logprobs = logprobs[packed.scored_index]
+            entropies = None if entropies is None else entropies[packed.scored_index]
+        zeros = logprobs.new_zeros(response_mask.shape)
         # An empty micro-batch keeps this graph and gives every parameter a zero, or ranks would wait for it for ever.
-        logprobs = zeros.masked_scatter(response_mask, scores.logprobs)
-        entropies = zeros if scores.entropies is None else zeros.masked_scatter(response_mask, scores.entropies)
+        logprobs = zeros.masked_scatter(response_mask, logprobs)
+        entropies = zeros if entropies is None else zeros.masked_scatter(response_mask, entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies)
+
+    def _back_end(self, input_ids: Tensor) -> BackEnd:
+        back_end = self._packed_attention or pick_back_end(input_ids.device)
+        if not self._is_announced:
+            self._is_announced = True
+            logger.info("Packed batches run on the %r attention back end.", back_end)
+        return back_end

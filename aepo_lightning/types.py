@@ -6,7 +6,7 @@ Everything here is a dataclass without behaviour beyond its own consistency. The
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -254,6 +254,46 @@ class ObjectiveOutput:
     metrics: Mapping[str, WeightedMean]
 
 
+class AttentionBlock(NamedTuple):
+    """A run of packed queries that attends to a run of packed keys."""
+
+    query_start: int
+    query_stop: int
+    key_start: int
+    key_stop: int
+    is_causal: bool
+    """True where queries and keys are the same run, each token attending up to itself. Else every query sees every
+    key."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class PackedTokens:
+    """The tokens of a batch in one row, each shared prefix once, and which trained token was predicted where.
+
+    A token attends to those before it on its path. Tokens stand in preorder, so the tokens below token `i`, itself
+    included, are those from `i` up to `subtree_end[i]`, and query `q` sees key `k` if `k <= q < subtree_end[k]`.
+    """
+
+    input_ids: Int[Tensor, " seq"]
+    position_ids: Int[Tensor, " seq"]
+    """Depth along the path."""
+    subtree_end: Int[Tensor, " seq"]
+    sources: Int[Tensor, " response"]
+    """Where each trained token is predicted: the packed index of the token before it. Several may share one."""
+    targets: Int[Tensor, " response"]
+    """The trained tokens, each once."""
+    scored_index: Int[Tensor, " _"]
+    """For every True of the response mask, row by row, its index among `targets`."""
+    blocks: tuple[AttentionBlock, ...]
+    """Who attends to whom, as runs. The causal ones come first and hold every token once."""
+
+    def to(self, device: torch.device | str) -> "PackedTokens":
+        """Return the same with every tensor on `device`."""
+        own: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in own.items()}
+        return PackedTokens(**moved)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class TrajectoryBatch:
     """Trajectories as right-padded rows: one micro-batch of an optimiser step.
@@ -277,11 +317,15 @@ class TrajectoryBatch:
     old_entropies: Float[Tensor, "batch response"] | None = None
     ref_logprobs: Float[Tensor, "batch response"] | None = None
     advantages: Float[Tensor, "batch response"] | None = None
+    packed: PackedTokens | None = None
+    """The same tokens without padding or repetition, if that is how they are to be scored."""
 
     def to(self, device: torch.device | str) -> "TrajectoryBatch":
         """Return the batch with every tensor on `device`."""
-        moved = {name: getattr(self, name) for name in self.__slots__}
-        return TrajectoryBatch(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        own: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        movable = (Tensor, PackedTokens)
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, movable) else v for k, v in own.items()}
+        return TrajectoryBatch(**moved)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ import torch
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.network import TokenScores
+from tests.packing import branched_trees
 from tests.training import build_experience, built_module, make_tree, policy_turn, random_trees, tool_turn
 
 
@@ -220,3 +221,44 @@ def test_a_question_whose_trajectories_are_empty_adds_nothing_to_the_step():
     (both,) = build_experience(module, [*random_trees(1), empty])
     assert both.global_num_tokens == alone.global_num_tokens
     assert sum(int(batch.response_mask.sum()) for batch in both.micro_batches) == both.global_num_tokens
+
+
+def test_rows_stay_padded_unless_packing_is_asked_for():
+    assert all(batch.packed is None for batch in build(branched_trees())[0].micro_batches)
+
+
+@pytest.mark.parametrize("packing", ["flat", "tree"])
+@pytest.mark.parametrize("budget", [1, 30, 64, 200, 10_000])
+def test_packed_micro_batches_keep_the_token_budget_and_hold_every_trajectory_once(packing, budget):
+    trees = branched_trees(4)
+    (minibatch,) = build(trees, packing=packing, max_tokens_per_micro_batch=budget)
+    for batch in minibatch.micro_batches:
+        assert len(batch.packed.input_ids) <= budget or len(batch.lengths) == 1
+    found = sorted(
+        (int(group), tuple(ids[:length].tolist()))
+        for batch in minibatch.micro_batches
+        for group, ids, length in zip(batch.group_index, batch.input_ids, batch.lengths, strict=True)
+    )
+    assert found == sorted(
+        (group, tuple(path.token_ids)) for group, tree in enumerate(trees) for path in tree.trajectories()
+    )
+
+
+@pytest.mark.parametrize("packing", ["flat", "tree"])
+@pytest.mark.parametrize("shaping", [None, EntropyShaping(), EntropyShaping(scope="minibatch")])
+def test_packing_changes_no_number_of_a_trajectory(packing, shaping):
+    options = {"shaping": shaping, "max_tokens_per_micro_batch": 60}
+    expected = rows_of(build(branched_trees(), **options)[0])
+    found = rows_of(build(branched_trees(), packing=packing, **options)[0])
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        for name, values in row.items():
+            torch.testing.assert_close(found[key][name], values)
+
+
+def test_an_unknown_packing_is_refused():
+    builder = ExperienceBuilder(advantage_estimator=GroupZScore())
+    # Past the type checker of the tests, as a configuration file would.
+    object.__setattr__(builder, "packing", "dense")
+    with pytest.raises(ValueError, match="`packing` must be 'padded', 'flat' or 'tree', but got 'dense'"):
+        builder.__post_init__()

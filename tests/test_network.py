@@ -7,6 +7,7 @@ import torch
 
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.network import PolicyNetwork
+from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.types import SamplingParams
 from tests.builders import reference_scores, tiny_policy
 from tests.training import flat, relative_l2
@@ -152,3 +153,65 @@ def test_an_empty_micro_batch_reaches_every_parameter_with_a_zero(is_tied, entro
     found = gradients(network, ids, torch.zeros_like(mask), entropy)
     assert found.numel() == sum(parameter.numel() for parameter in network.parameters())
     assert not found.any()
+
+
+SHARED_ROWS = ([5, 9, 17, 30, 31, 8, 99, 120], [5, 9, 17, 200, 3], [5, 9, 17, 200, 4, 7], [11, 12, 13])
+
+
+def packed(ids, mask, rows=SHARED_ROWS, shares_prefixes=True):
+    lengths = torch.tensor([len(row) for row in rows])
+    return pack_rows(ids, lengths, mask, shares_prefixes=shares_prefixes)
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["tree", "flat"])
+@pytest.mark.parametrize("back_end", ["segment", "dense"])
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+def test_packed_tokens_score_as_padded_rows_do(fields, back_end, shares):
+    policy = tiny_policy(**fields)
+    plain, network = make_network(policy), make_network(policy, packed_attention=back_end)
+    ids, mask = padded(SHARED_ROWS, (1, 3, 2, 1))
+    for mode in ("detached", "grad"):
+        weights = torch.linspace(-1, 1, mask.numel()).reshape(mask.shape)
+        expected = plain(ids, mask, 0.7, mode)
+        found = network(ids, mask, 0.7, mode, packed=packed(ids, mask, shares_prefixes=shares))
+        torch.testing.assert_close(found.logprobs, expected.logprobs, **CLOSE)
+        torch.testing.assert_close(found.entropies, expected.entropies, **CLOSE)
+        assert found.entropies.requires_grad == expected.entropies.requires_grad
+        grads = []
+        for each, scores in ((plain, expected), (network, found)):
+            each.zero_grad()
+            ((scores.logprobs + 0.5 * scores.entropies) * weights).sum().backward()
+            grads.append(flat(parameter.grad for parameter in each.parameters()))
+        assert relative_l2(grads[1], grads[0]) < 2e-6
+
+
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+def test_an_empty_packed_micro_batch_reaches_every_parameter_with_a_zero(is_tied):
+    network = make_network(tiny_policy(tie_word_embeddings=is_tied))
+    ids, mask = torch.zeros(1, 2, dtype=torch.long), torch.tensor([[False]])
+    scores = network(ids, mask, packed=pack_rows(ids, torch.tensor([0]), mask))
+    scores.logprobs.sum().backward()
+    found = flat(parameter.grad for parameter in network.parameters())
+    assert found.numel() == sum(parameter.numel() for parameter in network.parameters())
+    assert not found.any()
+
+
+def test_padded_rows_score_bit_for_bit_the_same_before_and_after_packed_ones():
+    network = make_network()
+    ids, mask = padded(SHARED_ROWS, (1, 3, 2, 1))
+    before, expected = network(ids, mask), gradients(network, ids, mask)
+    network(ids, mask, packed=packed(ids, mask))
+    after, found = network(ids, mask), gradients(network, ids, mask)
+    assert torch.equal(before.logprobs, after.logprobs)
+    assert torch.equal(expected, found)
+
+
+def test_the_log_names_the_back_end_once(caplog):
+    network = make_network()
+    ids, mask = padded(SHARED_ROWS, (1, 3, 2, 1))
+    with caplog.at_level("INFO", "aepo_lightning.network"):
+        network(ids, mask)
+        assert not caplog.messages
+        for _ in range(2):
+            network(ids, mask, packed=packed(ids, mask))
+    assert caplog.messages == ["Packed batches run on the 'segment' attention back end."]

@@ -3,6 +3,8 @@
 masked.py       sums, means and importance ratios over response tokens, safe against NaN outside the mask
 logprob.py      log-probs and entropies from hidden states, without ever holding all logits
 collectives.py  sums and maxima over ranks
+tree_packing.py, tree_partition.py, tree_attention.py
+                trajectories as one row with every shared prefix once: its structure, what fits into it, its attention
 """
 
 from aepo_lightning.ops.logprob import EntropyMode, LogprobOutput, chunked_logprob

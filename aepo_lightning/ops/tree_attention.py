@@ -1,0 +1,186 @@
+"""Attention over packed trajectories: every token attends to those before it on its path, to nothing else.
+
+Three back ends compute the same. `segment` runs fused kernels over runs of queries and keys, without any mask, and does
+no work that the structure does not ask for. `flex` is a FlexAttention block mask for CUDA. `dense` is plain
+scaled-dot-product attention under a mask of all pairs: slow for long rows, and the reference for the others.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
+
+from aepo_lightning.types import AttentionBlock, PackedTokens
+
+BackEnd = Literal["segment", "flex", "dense"]
+
+
+@runtime_checkable
+class PackedAttention(Protocol):
+    """Attention over one packed row. It is built once per forward pass and called by every layer."""
+
+    def __call__(
+        self,
+        query: Float[Tensor, "batch heads seq dim"],
+        key: Float[Tensor, "batch kv_heads seq dim"],
+        value: Float[Tensor, "batch kv_heads seq dim"],
+        scale: float,
+    ) -> Float[Tensor, "batch heads seq dim"]:
+        """Return what each token reads. Query heads share key heads in equal groups."""
+
+
+def pick_back_end(device: torch.device) -> BackEnd:
+    """Return the fastest back end of a device."""
+    if device.type == "cpu":
+        return "segment"
+    return "flex" if device.type == "cuda" else "dense"
+
+
+def build_attention(packed: PackedTokens, back_end: BackEnd | str) -> PackedAttention:
+    """Return the attention over one packed row.
+
+    Raises:
+        ValueError: If the back end is unknown.
+    """
+    built: dict[str, Callable[[PackedTokens], PackedAttention]] = {
+        "segment": SegmentAttention,
+        "flex": FlexTreeAttention,
+        "dense": DenseAttention,
+    }
+    if back_end not in built:
+        raise ValueError(f"`back_end` must be one of {sorted(built)}, but got {back_end!r}.")
+    return built[back_end](packed)
+
+
+def dense_mask(packed: PackedTokens) -> Bool[Tensor, "seq seq"]:
+    """Return for each query (row) and key (column) whether the one sees the other."""
+    index = torch.arange(len(packed.input_ids), device=packed.subtree_end.device)
+    return (index[None, :] <= index[:, None]) & (index[:, None] < packed.subtree_end[None, :])
+
+
+class DenseAttention:
+    """Every pair of tokens is computed, then most of them masked."""
+
+    def __init__(self, packed: PackedTokens) -> None:
+        """Build the mask."""
+        self._mask = dense_mask(packed)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return what each token reads; see `PackedAttention`."""
+        return scaled_dot_product_attention(query, key, value, attn_mask=self._mask, scale=scale, enable_gqa=True)
+
+
+class FlexTreeAttention:
+    """A compiled FlexAttention kernel that skips blocks without a visible pair."""
+
+    def __init__(self, packed: PackedTokens) -> None:
+        """Build the block mask."""
+        self.block_mask = flex_mask(packed)
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return what each token reads; see `PackedAttention`."""
+        attend = _compiled_flex()
+        attended: Tensor = attend(query, key, value, block_mask=self.block_mask, scale=scale, enable_gqa=True)
+        return attended
+
+
+def flex_mask(packed: PackedTokens) -> BlockMask:
+    """Return the block mask of a packed row on its device."""
+    subtree_end = packed.subtree_end
+    size = len(subtree_end)
+
+    # A lambda: FlexAttention counts the parameters, which a decorated function hides.
+    sees = lambda batch, head, query, key: (key <= query) & (query < subtree_end[key])  # noqa: E731, ARG005
+    return create_block_mask(sees, None, None, size, size, device=subtree_end.device)
+
+
+@cache
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention, dynamic=True)
+
+
+class SegmentAttention:
+    """Fused attention run by run on a CPU; what several runs give a token is merged by their log-normalisers."""
+
+    def __init__(self, packed: PackedTokens) -> None:
+        """Take the runs."""
+        self._blocks = packed.blocks
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return what each token reads; see `PackedAttention`."""
+        attended: Tensor = _SegmentAttention.apply(query, key, value, self._blocks, scale)  # type: ignore[no-untyped-call]
+        return attended
+
+
+class _SegmentAttention(torch.autograd.Function):
+    """Attention over the union of key runs, from fused kernels that see one run at a time.
+
+    With (o_i, z_i) output and log-normaliser over run i, the whole is z = log sum exp(z_i), o = sum exp(z_i - z) o_i.
+    The kernel's backward pass computes probabilities as exp(score - z), so with the whole z and o it returns each run's
+    exact share of the gradients.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: tuple[AttentionBlock, ...], scale: float
+    ) -> Tensor:
+        batch, heads, size, _ = query.shape
+        # The layout in which the kernel writes and in which the output projection reads.
+        out = query.new_empty(batch, size, heads, value.shape[-1]).transpose(1, 2)
+        normalizers: Tensor | None = None
+        for block in blocks:
+            q, (k, v) = _queries(block, query), _keys(block, key, value)
+            attended, log_z = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, 0.0, block.is_causal, scale=scale
+            )
+            if normalizers is None:
+                normalizers = log_z.new_empty(batch, size, heads).transpose(1, 2)
+            own_out, own_log_z = _queries(block, out), _queries(block, normalizers)
+            if block.is_causal:
+                own_out.copy_(attended)
+                own_log_z.copy_(log_z)
+            else:
+                own_out.lerp_(attended, torch.sigmoid(log_z - own_log_z)[..., None].to(out.dtype))
+                torch.logaddexp(own_log_z, log_z, out=own_log_z)
+        ctx.save_for_backward(query, key, value, out, normalizers)
+        ctx.blocks, ctx.scale = blocks, scale
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value, out, normalizers = ctx.saved_tensors
+        grads = (torch.empty_like(query), torch.empty_like(key), torch.empty_like(value))
+        for block in ctx.blocks:
+            q, (k, v) = _queries(block, query), _keys(block, key, value)
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                _queries(block, grad_out),
+                q,
+                k,
+                v,
+                _queries(block, out),
+                _queries(block, normalizers),
+                0.0,
+                block.is_causal,
+                scale=ctx.scale,
+            )
+            shares = (_queries(block, grads[0]), *_keys(block, grads[1], grads[2]))
+            for total, share in zip(shares, found, strict=True):
+                # Causal runs come first and hold every token once, so they need no zeros to be added to.
+                _ = total.copy_(share) if block.is_causal else total.add_(share)
+        return (*grads, None, None)
+
+
+def _queries(block: AttentionBlock, tensor: Tensor) -> Tensor:
+    return tensor[:, :, block.query_start : block.query_stop]
+
+
+def _keys(block: AttentionBlock, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    rows = slice(block.key_start, block.key_stop)
+    return key[:, :, rows], value[:, :, rows]

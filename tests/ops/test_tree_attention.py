@@ -1,0 +1,151 @@
+"""Every back end computes softmax attention over the path of each token, in value and gradient."""
+
+from random import Random
+
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask, flex_attention
+
+from aepo_lightning.ops.tree_attention import build_attention, dense_mask, flex_mask, pick_back_end
+from aepo_lightning.ops.tree_packing import pack_rows
+from tests.ops.test_tree_packing import padded
+
+SCALE = 0.3
+
+
+def random_rows(seed=0, num_rows=7, longest=90):
+    """Rows that leave an earlier row somewhere; some longer than the blocks of the kernels."""
+    random = Random(seed)
+    rows = [[random.randrange(9) for _ in range(longest)]]
+    for _ in range(num_rows - 1):
+        trunk = random.choice(rows)
+        rows.append(
+            trunk[: random.randint(0, len(trunk))] + [random.randrange(9) for _ in range(random.randint(1, 40))]
+        )
+    return rows
+
+
+def packed_of(rows, shares_prefixes=True):
+    return pack_rows(*padded(rows), shares_prefixes=shares_prefixes)
+
+
+def make_inputs(packed, dtype=torch.float64, heads=4, kv_heads=2, dim=8):
+    generator = torch.Generator().manual_seed(0)
+    size = len(packed.input_ids)
+    shapes = [(1, heads, size, dim), (1, kv_heads, size, dim), (1, kv_heads, size, dim), (1, heads, size, dim)]
+    tensors = [torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype) for shape in shapes]
+    return [tensor.requires_grad_() for tensor in tensors[:3]], tensors[3]
+
+
+def by_definition(packed, query, key, value):
+    groups = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(groups, 1).transpose(-1, -2) * SCALE
+    scores = scores.masked_fill(~dense_mask(packed), -torch.inf)
+    return torch.softmax(scores, -1) @ value.repeat_interleave(groups, 1)
+
+
+def results(attend, packed, dtype=torch.float64, **shape):
+    inputs, weights = make_inputs(packed, dtype, **shape)
+    out = attend(*inputs)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), inputs)]
+
+
+def attention(packed, back_end):
+    built = build_attention(packed, back_end)
+    return lambda query, key, value: built(query, key, value, SCALE)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("shares", [True, False], ids=["tree", "flat"])
+@pytest.mark.parametrize("back_end", ["segment", "dense"])
+def test_equals_the_definition_in_value_and_gradient(back_end, shares, kv_heads):
+    for seed in range(4):
+        packed = packed_of(random_rows(seed), shares)
+        found = results(attention(packed, back_end), packed, kv_heads=kv_heads)
+        expected = results(lambda *inputs, packed=packed: by_definition(packed, *inputs), packed, kv_heads=kv_heads)
+        for one, other in zip(found, expected, strict=True):
+            # Float64 sums of at most 130 terms.
+            torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+# Sums in another order; bfloat16 keeps eight bits of every part that is merged.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_runs_lose_no_precision(dtype, tolerance):
+    packed = packed_of(random_rows())
+    found = results(attention(packed, "segment"), packed, dtype)
+    expected = results(lambda *inputs: by_definition(packed, *inputs), packed)
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert float((one - other).norm() / other.norm()) < tolerance
+
+
+def test_transposed_inputs_give_the_same():
+    # Transformers passes views of [batch, seq, heads, dim].
+    packed = packed_of(random_rows())
+    attend = attention(packed, "segment")
+
+    def transposed(*inputs):
+        return attend(*(tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in inputs))
+
+    for one, other in zip(results(transposed, packed), results(attend, packed), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+def test_what_no_path_holds_changes_nothing():
+    rows = [[1, 2, 3, 4], [1, 2, 5, 6, 7]]
+    packed = packed_of(rows)
+    (query, key, value), _ = make_inputs(packed)
+    attend = attention(packed, "segment")
+    expected = attend(query, key, value).detach()
+    # Tokens 3 and 4 of the first row, which the second does not see.
+    with torch.no_grad():
+        key[:, :, 2:4] = 1e3
+        value[:, :, 2:4] = 1e3
+    assert torch.equal(attend(query, key, value)[:, :, 4:], expected[:, :, 4:])
+    assert torch.equal(attend(query, key, value)[:, :, :2], expected[:, :, :2])
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["tree", "flat"])
+def test_the_flex_mask_is_the_dense_mask(shares):
+    packed = packed_of(random_rows(), shares)
+    size = len(packed.input_ids)
+    mask = create_mask(flex_mask(packed).mask_mod, None, None, size, size, device="cpu")
+    assert torch.equal(mask[0, 0], dense_mask(packed))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_the_flex_kernel_reads_its_block_mask_as_meant():
+    # Blocks of 128 tokens, some of them empty. There is no backward pass on a CPU, and compilation takes seconds.
+    packed = packed_of(random_rows(num_rows=12, longest=400))
+    (query, key, value), _ = make_inputs(packed, dim=16)
+    mask = flex_mask(packed)
+    assert mask.sparsity() > 0
+    query, key, value = (tensor.detach() for tensor in (query, key, value))
+    found = flex_attention(query, key, value, block_mask=mask, scale=SCALE, enable_gqa=True)
+    torch.testing.assert_close(found, by_definition(packed, query, key, value), atol=1e-12, rtol=1e-12)
+
+
+def test_devices_get_the_back_end_that_they_have():
+    found = {name: pick_back_end(torch.device(name)) for name in ("cpu", "cuda", "mps")}
+    assert found == {"cpu": "segment", "cuda": "flex", "mps": "dense"}
+
+
+def test_an_unknown_back_end_is_refused():
+    with pytest.raises(ValueError, match=r"`back_end` must be one of \['dense', 'flex', 'segment'\], but got 'fast'"):
+        build_attention(packed_of([[1, 2]]), "fast")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_compiled_flex_kernel_trains_as_the_dense_mask_does():
+    for seed in range(2):
+        packed = packed_of(random_rows(seed, num_rows=12, longest=400)).to("cuda")
+        inputs, weights = make_inputs(packed, torch.float32, dim=16)
+        found = {}
+        for back_end in ("flex", "dense"):
+            on_device = [tensor.detach().cuda().requires_grad_() for tensor in inputs]
+            out = attention(packed, back_end)(*on_device)
+            found[back_end] = [out.detach(), *torch.autograd.grad((out * weights.cuda()).sum(), on_device)]
+        for one, other in zip(found["flex"], found["dense"], strict=True):
+            # Tensor cores may round float32 products to ten bits.
+            assert float((one - other).norm() / other.norm()) < 3e-3
