@@ -121,12 +121,27 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
                 node.dirpath = str(folder / "checkpoints")
     trainer: L.Trainer = build(
         cfg.trainer,
-        strategy=build(cfg.strategy),
+        strategy=build_strategy(cfg),
         callbacks=[build(node) for node in callbacks.values() if node is not None],
         logger=build_logger(cfg, folder),
         default_root_dir=str(folder),
     )
     return trainer
+
+
+def build_strategy(cfg: DictConfig) -> Any:
+    """Build the strategy; one that shards over all ranks is told how many there are.
+
+    Raises:
+        ConfigError: If their number is not written in the configuration.
+    """
+    strategy = cfg.strategy.copy()
+    if OmegaConf.is_missing(strategy, "data_parallel_size"):
+        devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
+        if not (isinstance(devices, int) and devices > 0):
+            raise ConfigError(f"`trainer.devices` must be a number of devices for FSDP2, but got {devices!r}.")
+        strategy.data_parallel_size = devices * nodes
+    return build(strategy)
 
 
 def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:

@@ -10,6 +10,7 @@ import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -19,7 +20,7 @@ from aepo_lightning.app.overrides import config_keys, explain_override_error
 from aepo_lightning.app.plan import make_plan, render_plan
 from aepo_lightning.app.plan_config import plan_input
 from aepo_lightning.app.report import render_report
-from aepo_lightning.app.stages import run_stages
+from aepo_lightning.app.stages import RunReport, run_stages
 from aepo_lightning.errors import AepoError
 
 CONFIG_MODULE = "aepo_lightning.conf"
@@ -34,14 +35,18 @@ _KNOWN_WARNINGS = (
 
 def execute(cfg: DictConfig) -> Any:
     """Plan or run a composed configuration and print the outcome."""
-    console = Console()
     if cfg.plan:
         plan = make_plan(plan_input(cfg))
-        console.print(render_plan(plan))
+        Console().print(render_plan(plan))
         return plan
     report = run_stages(cfg)
-    console.print(render_report(report))
+    _print_report(report)
     return report
+
+
+@rank_zero_only
+def _print_report(report: RunReport) -> None:
+    Console().print(render_report(report))
 
 
 def explain_bad_overrides(overrides: Sequence[str]) -> str | None:

@@ -5,9 +5,10 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.build import build, build_run
+from aepo_lightning.app.build import build, build_run, build_strategy
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan_config import plan_input
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.protocols import Task, ToolRunner
 
 CONF = Path(__file__).resolve().parent.parent.parent / "conf"
@@ -77,7 +78,14 @@ def test_tools_instantiate(composed, name):
 
 @pytest.mark.parametrize("name", ["fsdp", "ddp", "auto"])
 def test_strategies_instantiate(composed, name):
-    assert build(composed(f"strategy={name}").strategy) is not None
+    assert build_strategy(composed(f"strategy={name}")) is not None
+
+
+def test_fsdp_shards_over_every_rank_of_every_node(composed):
+    strategy = build_strategy(composed("strategy=fsdp", "trainer.devices=8", "trainer.num_nodes=2"))
+    assert strategy._data_parallel_size == 16
+    with pytest.raises(ConfigError, match=r"`trainer.devices` must be a number of devices for FSDP2, but got 'auto'"):
+        build_strategy(composed("strategy=fsdp", "trainer.devices=auto"))
 
 
 @pytest.mark.parametrize("name", ["tiny_qwen3", "tiny_qwen3_bytes"])
