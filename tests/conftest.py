@@ -7,3 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that fork ranks run first: vLLM leaves a process group behind, which forked ranks would inherit."""
+    items.sort(key=lambda item: "distributed" not in item.path.parts and not item.get_closest_marker("distributed"))

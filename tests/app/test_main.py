@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,9 @@ def test_continuing_without_a_checkpoint_says_what_to_do(tmp_path):
 
 
 def test_official_files_run_the_whole_loop_on_a_few_real_questions(tmp_path):
-    if not (ROOT.parent / "shared" / "data" / "hard_search_1k.parquet").is_file():
+    if not (
+        Path(os.environ.get("AEPO_DATA_DIR", ROOT.parent / "shared" / "data")) / "hard_search_1k.parquet"
+    ).is_file():
         pytest.skip("the official files are not on this machine; set AEPO_DATA_DIR")
     done = train(
         "+experiment=official_files",
