@@ -4,7 +4,6 @@ Stale or half-loaded weights raise no error anywhere: the run goes on and learns
 samples a few tokens after a fixed prompt, and the trainer scores the same tokens.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -17,8 +16,6 @@ from aepo_lightning.ops.collectives import all_reduce
 from aepo_lightning.protocols import Engine, EntropyReporting
 from aepo_lightning.rollout import run_in_event_loop
 from aepo_lightning.types import Generation, SamplingParams, TrajectoryBatch, WeightsStamp
-
-logger = logging.getLogger(__name__)
 
 _VISIBLE_CHANGE = 1e-3
 """Mean change of the trainer's log-probs (nats) that an engine in bfloat16 must show in at least one bit."""

@@ -256,7 +256,8 @@ class GroupRollout:
         recorded = self._record.decisions.get((chain.seed_path, measurement.turn))
         if recorded is not None:
             self._num_promised -= recorded
-            return recorded
+            # The budget turns recorded branches down only where the tree is no longer the recorded one.
+            wanted = recorded
         return max(0, min(wanted, self._settings.budget - self._reserved()))
 
     def _reserved(self) -> int:

@@ -14,6 +14,7 @@ from aepo_lightning.types import FinishReason, Generation, SegmentSource, ToolCa
 
 SeedPath = tuple[int | str, ...]
 Event = dict[str, Any]
+EventSink = Callable[[Event], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,3 @@ def difference(expected: RolloutTree, found: RolloutTree) -> str | None:
             return f"trajectory {name} ended with {leaf.stop_reason}, replayed with {other.stop_reason}"
     extra = set(theirs) - {leaf.seed_path for leaf in expected.leaves}
     return f"{len(extra)} trajectories more" if extra else None
-
-
-EventSink = Callable[[Event], None]

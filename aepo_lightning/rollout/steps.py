@@ -42,7 +42,7 @@ class RolloutParts:
 
 def signature(parts: RolloutParts) -> str:
     """Return a digest of everything but weights, seed and question that decides what a rollout gives."""
-    settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, type(parts.reward))
+    settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, parts.reward)
     limits = (parts.engine.max_model_len, parts.tools.tool_names, parts.protocol.stop, parts.protocol.vocab_size)
     # Objects without a representation of their own show their address, which no other process repeats.
     return blake2b(repr((*settings, *limits)).encode(), digest_size=8).hexdigest()

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.budgets import PreMonitoring
+from aepo_lightning.budgets import FixedBudget, PreMonitoring
 from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.rollout import (
     GroupRecord,
@@ -23,6 +23,7 @@ from aepo_lightning.rollout.record import read_events
 from aepo_lightning.types import LeafOrigin, StopReason, ToolResult, ToolStatus, WeightsStamp
 from tests.builders import (
     ScriptedEngine,
+    calls_then_answer,
     canonical,
     make_parts,
     make_question,
@@ -113,6 +114,21 @@ def test_another_policy_shows_as_a_difference_with_its_place():
 
     other = grow_one(parts_of(ScriptedEngine(random_script(p_call=0.2)), Lenient()), 1, record_of(tree))
     assert "trajectory r/" in difference(tree, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_replay_with_more_chains_at_the_root_still_gets_exactly_its_budget(seed):
+    def parts(tools, num_roots):
+        always = EntropyBalanced(alpha=1.0, gamma=0.0, penalty_per_step=0.0)
+        made = parts_of(ScriptedEngine(calls_then_answer(3), pauses=pausing), tools)
+        return replace(made, allocator=FixedBudget(num_root_chains=num_roots), branch_policy=always)
+
+    tree = grow_one(parts(FickleTools(seed), 2), seed)
+    assert sum(decision.num_opened for decision in tree.decisions) == 6
+    other = parts(FromRecord(record_of(tree)), 6)
+    again = grow_one(other, seed, record_of(tree))
+    check_tree(again, other)
+    assert difference(tree, again) == "global budget 2, replayed as 6"
 
 
 @pytest.mark.parametrize("changes", SETTINGS, ids=["paper", "released", "sequential"])
