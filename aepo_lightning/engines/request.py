@@ -1,10 +1,10 @@
-"""One generation on its way through the embedded engine."""
+"""One generation on its way through an engine."""
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aepo_lightning.engines.stopping import StopMatcher
+from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 
@@ -27,6 +27,31 @@ class Request:
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     top_logprobs: list[list[float]] = field(default_factory=list)
+
+    @classmethod
+    def start(
+        cls, prompt_ids: list[int], params: SamplingParams, on_probe: Callable[[Generation], None] | None
+    ) -> "Request":
+        """Return the request of one call of `generate`, inside a running event loop."""
+        return cls(
+            list(prompt_ids),
+            len(prompt_ids),
+            params,
+            asyncio.get_running_loop().create_future(),
+            on_probe if params.num_probe_tokens else None,
+            StopMatcher(params.stop),
+        )
+
+    def finish_reason(self, eos_token_id: int | None, pieces: TokenPieces, max_model_len: int) -> FinishReason | None:
+        """Return why the generation ends with its newest token, or None if it goes on. Ask once for each token."""
+        token = self.tokens[-1]
+        if token == eos_token_id:
+            return FinishReason.EOS
+        if self.params.stop and self.stop.push(pieces[token]):
+            return FinishReason.STOP
+        if self.num_new >= self.params.max_tokens or len(self.tokens) >= max_model_len:
+            return FinishReason.LENGTH
+        return None
 
     @property
     def num_pending(self) -> int:

@@ -20,7 +20,7 @@ from aepo_lightning.engines.architecture import check_architecture
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
 from aepo_lightning.engines.slot_cache import PrefixIndex, SlotCache
-from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
+from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.errors import EngineError, boundary
 from aepo_lightning.protocols import PolicySource
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
@@ -110,14 +110,7 @@ class TransformersEngine:
                 f"A prompt must have between 1 and {self._max_model_len - 1} tokens, but got {len(prompt_ids)}. "
                 "Shorten the prompt or raise the engine's `max_model_len`."
             )
-        request = Request(
-            list(prompt_ids),
-            len(prompt_ids),
-            params,
-            asyncio.get_running_loop().create_future(),
-            on_probe if params.num_probe_tokens else None,
-            StopMatcher(params.stop),
-        )
+        request = Request.start(prompt_ids, params, on_probe)
         self._waiting.append(request)
         # A loop that was stopped half-way leaves a task behind that will never run again.
         task = self._loop_task
@@ -291,7 +284,7 @@ class TransformersEngine:
             self._advance(request)
 
     def _advance(self, request: Request) -> None:
-        reason = self._finish_reason(request)
+        reason = request.finish_reason(self._eos_token_id, self._pieces, self._max_model_len)
         probe_is_due = request.num_new == request.params.num_probe_tokens or reason is not None
         if request.on_probe is not None and probe_is_due:
             callback, request.on_probe = request.on_probe, None
@@ -301,13 +294,3 @@ class TransformersEngine:
             self._prefixes.release(request.slot)
             if not request.future.done():
                 request.future.set_result(request.generation(reason))
-
-    def _finish_reason(self, request: Request) -> FinishReason | None:
-        token = request.tokens[-1]
-        if token == self._eos_token_id:
-            return FinishReason.EOS
-        if request.params.stop and request.stop.push(self._pieces[token]):
-            return FinishReason.STOP
-        if request.num_new >= request.params.max_tokens or len(request.tokens) >= self._max_model_len:
-            return FinishReason.LENGTH
-        return None

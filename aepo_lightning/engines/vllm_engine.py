@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aepo_lightning.engines import vllm_launch
 from aepo_lightning.engines.request import Request
-from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
+from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm_core import VLLMCore
 from aepo_lightning.engines.vllm_entropy import NUM_TOP
 from aepo_lightning.engines.vllm_group import PAUSE_S, GroupExchange, Lockstep, Stepper
@@ -109,14 +109,7 @@ class VLLMEngine:
         """
         self._core.style.check_prompt(prompt_ids)
         self._core.prepare_to_generate()
-        request = Request(
-            list(prompt_ids),
-            len(prompt_ids),
-            params,
-            asyncio.get_running_loop().create_future(),
-            on_probe if params.num_probe_tokens else None,
-            StopMatcher(params.stop),
-        )
+        request = Request.start(prompt_ids, params, on_probe)
         name = self._submit(request)
         # A loop that was stopped half-way leaves a task behind that will never run again.
         task = self._loop_task
@@ -246,7 +239,7 @@ class VLLMEngine:
             request.entropies.append(token.entropy)
             if request.params.num_top_logprobs:
                 request.top_logprobs.append(token.top_logprobs)
-            reason = self._finish_reason(request)
+            reason = request.finish_reason(self._eos_token_id, self._pieces, self._max_model_len)
             self._advance(output.request_id, request, reason)
             if reason is not None:
                 return
@@ -262,13 +255,3 @@ class VLLMEngine:
             self._drop(name)
             if not request.future.done():
                 request.future.set_result(request.generation(reason))
-
-    def _finish_reason(self, request: Request) -> FinishReason | None:
-        token = request.tokens[-1]
-        if token == self._eos_token_id:
-            return FinishReason.EOS
-        if request.params.stop and request.stop.push(self._pieces[token]):
-            return FinishReason.STOP
-        if request.num_new >= request.params.max_tokens or len(request.tokens) >= self._max_model_len:
-            return FinishReason.LENGTH
-        return None

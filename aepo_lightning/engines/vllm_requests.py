@@ -58,12 +58,12 @@ class RequestStyle:
         """Return vLLM's own sampling parameters for one request."""
         vllm = import_module("vllm")
         num_top = params.num_top_logprobs if self.is_exact else max(NUM_TOP, params.num_top_logprobs)
-        drawing: dict[str, Any] = {"seed": _request_seed(params.seed, prompt_length)}
+        drawing: dict[str, Any] = {"seed": request_seed(params.seed, prompt_length)}
         if self.is_exact:
             drawing = {"extra_args": draw_arguments(params)}
         return vllm.SamplingParams(
             max_tokens=params.max_tokens,
-            temperature=max(params.temperature, _MIN_TEMPERATURE) if params.temperature > 0 else 0.0,
+            temperature=native_temperature(params),
             top_p=params.top_p,
             top_k=params.top_k,
             logprobs=min(num_top, self.vocab_size),
@@ -100,7 +100,12 @@ def _and_sampled(listed: list[float], ids: list[int], token: int, logprob: float
     return listed if token in ids else [*listed, logprob]
 
 
-def _request_seed(seed: int, prompt_length: int) -> int:
+def native_temperature(params: SamplingParams) -> float:
+    """Return the temperature that vLLM is told."""
+    return max(params.temperature, _MIN_TEMPERATURE) if params.temperature > 0 else 0.0
+
+
+def request_seed(seed: int, prompt_length: int) -> int:
     """Hash a seed to the 63 bits that vLLM takes; a branch under its trunk's seed does not repeat the trunk's noise.
 
     The generator of the CPU uses the lower 32 bits only, so the upper ones must not carry the difference.

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aepo_lightning.engines.request import Request
-from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
+from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm_entropy import NUM_TOP
 from aepo_lightning.engines.vllm_launch import rank, undisturbed_process
 from aepo_lightning.engines.vllm_requests import RequestStyle
@@ -141,14 +141,7 @@ class VLLMServerEngine:
         """
         self._admission.style.check_prompt(prompt_ids)
         self._check_awake()
-        request = Request(
-            list(prompt_ids),
-            len(prompt_ids),
-            params,
-            asyncio.get_running_loop().create_future(),
-            on_probe if params.num_probe_tokens else None,
-            StopMatcher(params.stop),
-        )
+        request = Request.start(prompt_ids, params, on_probe)
         self._num_running += 1
         try:
             return await self._complete(request)
@@ -252,17 +245,10 @@ class VLLMServerEngine:
             request.entropies.append(answer.entropies[index])
             if answer.top_logprobs:
                 request.top_logprobs.append(answer.top_logprobs[index])
-            if (reason := self._finish_reason(token, request)) is not None:
+            if (
+                reason := request.finish_reason(self._admission.style.eos_token_id, self._pieces, self.max_model_len)
+            ) is not None:
                 return reason
-        return None
-
-    def _finish_reason(self, token: int, request: Request) -> FinishReason | None:
-        if token == self._admission.style.eos_token_id:
-            return FinishReason.EOS
-        if request.params.stop and request.stop.push(self._pieces[token]):
-            return FinishReason.STOP
-        if request.num_new >= request.params.max_tokens or len(request.tokens) >= self.max_model_len:
-            return FinishReason.LENGTH
         return None
 
     def _check_awake(self) -> None:

@@ -2,20 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 from uuid import uuid4
 
 from aepo_lightning.engines.vllm_entropy import NUM_TOP, unpack_entropy
-from aepo_lightning.engines.vllm_requests import RequestStyle
+from aepo_lightning.engines.vllm_requests import RequestStyle, native_temperature, request_seed
 from aepo_lightning.engines.vllm_sampler import draw_arguments
 from aepo_lightning.engines.vllm_server_http import EndpointError
 from aepo_lightning.entropy import top_k_entropy
 from aepo_lightning.errors import EngineError
 from aepo_lightning.types import SamplingParams
 
-_MIN_TEMPERATURE = 0.01
-"""vLLM raises smaller ones to this, with a warning. Draws of our own do not read its value."""
 _NO_LOGPROB = -9999.0
 """What a server writes where it has no log-prob, or a log-prob that is not a number."""
 
@@ -48,7 +45,7 @@ def request_body(question: Question, style: RequestStyle) -> dict[str, Any]:
     params = question.params
     sampling: dict[str, Any] = {
         "max_tokens": question.max_tokens,
-        "temperature": max(params.temperature, _MIN_TEMPERATURE) if params.temperature > 0 else 0.0,
+        "temperature": native_temperature(params),
         "top_p": params.top_p,
         "top_k": params.top_k,
         "logprobs": _num_logprobs(question, style),
@@ -65,7 +62,7 @@ def request_body(question: Question, style: RequestStyle) -> dict[str, Any]:
     if style.is_exact:
         sampling["extra_args"] = draw_arguments(params)
     else:  # a generator of vLLM starts anew with each request: a branch must not repeat the noise of its trunk
-        sampling["seed"] = Random(f"{params.seed}:{len(question.token_ids)}").getrandbits(63)
+        sampling["seed"] = request_seed(params.seed, len(question.token_ids))
     return {"request_id": uuid4().hex, "token_ids": question.token_ids, "sampling_params": sampling}
 
 

