@@ -9,6 +9,7 @@ the next line takes its place.
 import json
 import logging
 import os
+import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -131,7 +132,7 @@ def _group_records(path: Path, lines: list[tuple[int, Event]]) -> dict[str, Grou
         for _, line in lines:
             events[line.pop("question")].append(line)
         return {question_id: read_events(found) for question_id, found in events.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, struct.error) as error:
         raise DataError(f"{path}: a step must have the fields of its kind, but: {error!r}. Remove the file.") from error
 
 

@@ -5,6 +5,8 @@ a record takes from it what is there instead of doing it again. A record with ev
 has cut; a record without generations replays a finished tree offline, against the same tool results.
 """
 
+import struct
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,8 +57,8 @@ def generation_event(chain: SeedPath, turn: int, generation: Generation) -> Even
         "chain": chain,
         "turn": turn,
         "token_ids": generation.token_ids,
-        "logprobs": generation.logprobs,
-        "entropies": generation.entropies,
+        "logprobs": _pack(generation.logprobs),
+        "entropies": _pack(generation.entropies),
         "finish_reason": generation.finish_reason,
         "top_logprobs": generation.top_logprobs,
         "num_cached_tokens": generation.num_cached_tokens,
@@ -79,6 +81,7 @@ def read_events(events: list[Event]) -> GroupRecord:
     Raises:
         KeyError: If an event lacks a field.
         ValueError: If a field has a value without meaning.
+        struct.error: If numbers are cut.
     """
     generations: dict[tuple[SeedPath, int], Generation] = {}
     calls: dict[tuple[SeedPath, int], tuple[ToolCall, ToolResult]] = {}
@@ -89,6 +92,7 @@ def read_events(events: list[Event]) -> GroupRecord:
         if "token_ids" in fields:
             turn = fields.pop("turn")
             fields["finish_reason"] = FinishReason(fields["finish_reason"])
+            fields |= {name: _unpack(fields[name]) for name in ("logprobs", "entropies")}
             generations[chain, turn] = Generation(**fields)
         elif "call" in fields:
             result = {**fields["result"], "status": ToolStatus(fields["result"]["status"])}
@@ -96,6 +100,15 @@ def read_events(events: list[Event]) -> GroupRecord:
         else:
             decisions[chain, fields["turn"]] = fields["num_branches"]
     return GroupRecord(generations=generations, calls=calls, decisions=decisions)
+
+
+def _pack(values: list[float]) -> str:
+    """Return numbers as text, exact and ten times faster than digits."""
+    return b64encode(struct.pack(f"<{len(values)}d", *values)).decode()
+
+
+def _unpack(text: str) -> list[float]:
+    return [value for (value,) in struct.iter_unpack("<d", b64decode(text, validate=True))]
 
 
 def first_tokens(generation: Generation, number: int) -> Generation:
