@@ -9,26 +9,27 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from aepo_lightning.building import NetworkBuilder
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.network import PolicyNetwork, TokenScores
 from aepo_lightning.objectives import KLPenalty, LossAggregation
 from aepo_lightning.ops.collectives import all_names, all_reduce
+from aepo_lightning.policy_loss import PolicyLoss
 from aepo_lightning.protocols import Objective, PolicySource
 from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
 from aepo_lightning.tree import RolloutTree, TreeBatch
-from aepo_lightning.types import Minibatch, ObjectiveInput, TrajectoryBatch, WeightedMean
+from aepo_lightning.types import Minibatch, TrajectoryBatch, WeightedMean
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -85,18 +86,21 @@ class AEPOModule(LightningModule):
         self.automatic_optimization = False
         self.policy = policy
         self.temperature = temperature
-        self._objective = objective
-        self._aggregation = aggregation or LossAggregation()
-        self._kl_penalty = kl_penalty or KLPenalty()
+        self._policy_loss = PolicyLoss(
+            objective=objective,
+            aggregation=aggregation or LossAggregation(),
+            kl_penalty=kl_penalty or KLPenalty(),
+            entropy_coefficient=entropy_coefficient,
+        )
+        self._builder = NetworkBuilder(
+            policy=policy,
+            gradient_checkpointing=gradient_checkpointing,
+            logprob_chunk_size=logprob_chunk_size,
+            mixed_precision=mixed_precision,
+        )
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
-        self._entropy_coefficient = entropy_coefficient
-        self._network_options: dict[str, Any] = {
-            "chunk_size": logprob_chunk_size,
-            "gradient_checkpointing": gradient_checkpointing,
-        }
-        self._mixed_precision = mixed_precision
         self._defer_gradient_sync = defer_gradient_sync
         self._pass_at = tuple(pass_at)
         self._val_trees: list[RolloutTree] = []
@@ -106,7 +110,7 @@ class AEPOModule(LightningModule):
     @property
     def uses_reference(self) -> bool:
         """Whether the KL penalty needs log-probs of the reference policy."""
-        return self._kl_penalty.coefficient > 0
+        return self._policy_loss.kl_penalty.coefficient > 0
 
     def setup(self, stage: str) -> None:
         """Silence one warning of Lightning that is wrong here."""
@@ -118,23 +122,10 @@ class AEPOModule(LightningModule):
         """Build the network, sharded per decoder layer if the strategy has a device mesh. Later calls do nothing."""
         if self.network is not None:
             return
-        # `from_pretrained` returns a model in evaluation mode, in which Hugging Face ignores gradient checkpointing.
-        self.network = self._build().train()
+        self.network = self._builder.trained(self.device_mesh)
         if self.uses_reference:
             # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
-            self._reference = [self._build().eval().requires_grad_(False)]
-
-    def _build(self) -> PolicyNetwork:
-        network = PolicyNetwork(self.policy.build_model(), **self._network_options)
-        mesh = self.device_mesh
-        if mesh is not None:
-            options: dict[str, Any] = {"mesh": mesh["data_parallel"]}
-            if self._mixed_precision:
-                options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            for layer in network.model.model.layers:
-                fully_shard(layer, **options)
-            fully_shard(network, **options)
-        return network
+            self._reference = [self._builder.reference(self.device_mesh)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and scheduler from their factories."""
@@ -202,26 +193,9 @@ class AEPOModule(LightningModule):
         self._log_step(metrics, total, grad_norm)
         self._step_scheduler()
 
-    def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, dict[str, WeightedMean]]:
+    def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, Mapping[str, WeightedMean]]:
         assert self.network is not None, "`configure_model` runs first"
-        assert batch.old_logprobs is not None, "`ExperienceBuilder` fills it in"
-        assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
-        mask = batch.response_mask
-        mode = "grad" if self._entropy_coefficient else "detached"
-        scores = self.network(batch.input_ids, mask, self.temperature, mode, packed=batch.packed)
-        output = self._objective(
-            ObjectiveInput(
-                logprobs=scores.logprobs,
-                old_logprobs=batch.old_logprobs,
-                advantages=batch.advantages,
-                response_mask=mask,
-            )
-        )
-        token_losses = output.token_losses - self._entropy_coefficient * scores.entropies
-        if batch.ref_logprobs is not None:
-            token_losses = token_losses + self._kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
-        loss = self._aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
-        return loss, {**output.metrics, **_token_metrics(batch, scores)}
+        return self._policy_loss(self.network, batch, minibatch, self.temperature)
 
     def _sync_gradients(self, is_last: bool) -> None:
         if isinstance(self.network, FSDPModule):
@@ -293,14 +267,3 @@ def reduce_tally(tally: Tally) -> dict[str, float]:
     sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
     pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
     return {name: total / weight for name, total, weight in pairs if weight}
-
-
-def _token_metrics(batch: TrajectoryBatch, scores: TokenScores) -> dict[str, WeightedMean]:
-    """Return the entropy of the policy and how far the engine's log-probs are from the trainer's."""
-    assert batch.old_logprobs is not None
-    weight = batch.response_mask.sum().to(torch.float32)
-    gap = (batch.old_logprobs - batch.sampler_logprobs).abs() * batch.response_mask
-    return {
-        "entropy": WeightedMean(total=scores.entropies.detach().sum(), weight=weight),
-        "sampler_logprob_gap": WeightedMean(total=gap.sum(), weight=weight),
-    }
