@@ -228,3 +228,26 @@ def untimed(trees):
         if segment.tool_result is not None:
             segment.tool_result = replace(segment.tool_result, duration_s=0.0)
     return trees
+
+
+class Biased:
+    """A tiny policy that always writes a given cycle of tokens: each token's successor has by far the largest logit."""
+
+    def __init__(self, text, policy):
+        self._policy = policy
+        self.tokenizer, self.config = self._policy.tokenizer, self._policy.config
+        self.ids = self.tokenizer.encode(text, add_special_tokens=False)
+
+    def build_model(self):
+        model = self._policy.build_model()
+        # Without attention and MLP the hidden state is the normed embedding: one-hot pairs make a lookup table.
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.model.embed_tokens.weight.zero_()
+            model.lm_head.weight.zero_()
+            for index, token in enumerate(self.ids):
+                model.model.embed_tokens.weight[token, index] = 1.0
+                model.lm_head.weight[self.ids[(index + 1) % len(self.ids)], index] = 100.0
+        return model

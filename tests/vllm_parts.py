@@ -3,11 +3,10 @@
 import asyncio
 
 import pytest
-import torch
 
 from aepo_lightning.engines.vllm_engine import VLLMEngine
 from aepo_lightning.types import SamplingParams
-from tests.builders import reference_scores, tiny_policy
+from tests.builders import Biased, reference_scores, tiny_policy
 
 # Two float32 computations of the same sums in another order, one of them with vLLM's kernels.
 CLOSE = {"abs": 1e-4}
@@ -53,31 +52,13 @@ def assert_exact(model, tokens, generation, temperature=1.0):
     assert generation.entropies == pytest.approx(entropies, **CLOSE)
 
 
-class Biased:
-    """A tiny policy that always writes a given cycle of tokens: each token's successor has by far the largest logit."""
-
-    def __init__(self, text):
-        self._policy = vllm_policy()
-        self.tokenizer, self.config = self._policy.tokenizer, self._policy.config
-        self.ids = self.tokenizer.encode(text, add_special_tokens=False)
-
-    def build_model(self):
-        model = self._policy.build_model()
-        # Without attention and MLP the hidden state is the normed embedding: one-hot pairs make a lookup table.
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
-            model.model.embed_tokens.weight.zero_()
-            model.lm_head.weight.zero_()
-            for index, token in enumerate(self.ids):
-                model.model.embed_tokens.weight[token, index] = 1.0
-                model.lm_head.weight[self.ids[(index + 1) % len(self.ids)], index] = 100.0
-        return model
+def biased(text):
+    """A policy that vLLM takes and that always writes the text."""
+    return Biased(text, vllm_policy())
 
 
 def biased_engine(engine, text):
     """The shared engine with the weights of a biased policy."""
-    policy = Biased(text)
+    policy = biased(text)
     engine.load_weights(policy.build_model().named_parameters(), 0)
     return policy

@@ -12,7 +12,7 @@ from aepo_lightning.errors import EngineError
 from aepo_lightning.protocols import Engine
 from aepo_lightning.types import FinishReason, Generation
 from tests.builders import reference_scores
-from tests.vllm_parts import CLOSE, Biased, assert_exact, generate, make_engine, one, params, prompt, vllm_policy
+from tests.vllm_parts import CLOSE, assert_exact, biased, generate, make_engine, one, params, prompt, vllm_policy
 from tests.vllm_server_parts import server_engine, shared_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -183,7 +183,7 @@ def test_a_sequence_that_is_split_into_requests_is_the_same_sequence(engine):
     ids=["stop_over_tokens", "stop_by_one_token", "stop_on_the_last_token", "before_the_stop", "eos", "length"],
 )
 def test_a_generation_ends_with_the_token_that_ends_it(home, text, stop, max_tokens, expected, reason):
-    policy = Biased(text)
+    policy = biased(text)
     each = params(max_tokens, stop=stop, temperature=0.0)
     generation = one(home.engine(policy), policy.ids[:1], each)
     assert policy.tokenizer.decode(generation.token_ids) == expected
@@ -192,7 +192,7 @@ def test_a_generation_ends_with_the_token_that_ends_it(home, text, stop, max_tok
 
 
 def test_a_generation_ends_when_the_context_is_full(home):
-    policy = Biased("ab")
+    policy = biased("ab")
     generation = one(home.engine(policy), policy.ids * 70, params(1000))
     assert len(generation.token_ids) == MAX_MODEL_LEN - 140
     assert generation.finish_reason is FinishReason.LENGTH
@@ -216,7 +216,7 @@ def test_the_probe_comes_once_with_the_first_tokens_and_before_the_result(engine
 
 
 def test_a_probe_whose_generation_ends_before_comes_once_as_well(home):
-    policy = Biased(SEARCH)
+    policy = biased(SEARCH)
     probes = []
     each = params(40, stop=("</search>",), temperature=0.0, num_probe_tokens=30)
     whole = one(home.engine(policy), policy.ids[:1], each, probes.append)

@@ -9,32 +9,13 @@ import torch
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError
 from aepo_lightning.types import FinishReason, SamplingParams
-from tests.builders import reference_scores, tiny_policy
+from tests.builders import Biased, reference_scores, tiny_policy
 
 PROMPT = [5, 9, 30, 8, 70, 61]
 
 
-class Biased:
-    """A tiny policy that always writes a given cycle of tokens: each token's successor has by far the largest logit."""
-
-    def __init__(self, text):
-        self._policy = tiny_policy(tie_word_embeddings=False)
-        self.tokenizer, self.config = self._policy.tokenizer, self._policy.config
-        self.ids = self.tokenizer.encode(text, add_special_tokens=False)
-
-    def build_model(self):
-        model = self._policy.build_model()
-        # Without attention and MLP the hidden state is the normed embedding: one-hot pairs make a lookup table.
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
-            model.model.embed_tokens.weight.zero_()
-            model.lm_head.weight.zero_()
-            for index, token in enumerate(self.ids):
-                model.model.embed_tokens.weight[token, index] = 1.0
-                model.lm_head.weight[self.ids[(index + 1) % len(self.ids)], index] = 100.0
-        return model
+def biased(text):
+    return Biased(text, tiny_policy(tie_word_embeddings=False))
 
 
 def make_engine(policy=None, **settings):
@@ -64,21 +45,21 @@ def assert_idle(engine):
     ids=["over_four_tokens", "one_token"],
 )
 def test_a_stop_string_ends_the_generation_and_is_kept_whole(text, stop, expected):
-    policy = Biased(text)
+    policy = biased(text)
     generation = generate(make_engine(policy), policy.ids[:1], params(40, stop=stop, temperature=0.0))
     assert policy.tokenizer.decode(generation.token_ids) == expected
     assert generation.finish_reason is FinishReason.STOP
 
 
 def test_a_stop_string_on_the_last_allowed_token_counts_as_a_stop():
-    policy = Biased("ab</x>")
+    policy = biased("ab</x>")
     generation = generate(make_engine(policy), policy.ids[:1], params(5, stop=("</x>",), temperature=0.0))
     assert generation.finish_reason is FinishReason.STOP
     assert len(generation.token_ids) == 5
 
 
 def test_text_of_the_prompt_does_not_complete_a_stop_string():
-    policy = Biased("ab</x>")
+    policy = biased("ab</x>")
     tokens = policy.ids[:5]  # ab</x
     generation = generate(make_engine(policy), tokens, params(3, stop=("</x>",), temperature=0.0))
     assert policy.tokenizer.decode(generation.token_ids) == ">ab"
@@ -86,7 +67,7 @@ def test_text_of_the_prompt_does_not_complete_a_stop_string():
 
 
 def test_the_end_of_sequence_token_ends_the_generation_and_is_kept():
-    policy = Biased("ab<eos>")
+    policy = biased("ab<eos>")
     generation = generate(make_engine(policy), policy.ids[:1], params(9, temperature=0.0))
     assert policy.tokenizer.decode(generation.token_ids) == "b<eos>"
     assert generation.finish_reason is FinishReason.EOS
@@ -94,7 +75,7 @@ def test_the_end_of_sequence_token_ends_the_generation_and_is_kept():
 
 @pytest.mark.parametrize(("max_tokens", "expected"), [(1, 1), (5, 5), (1000, 64 - 6)])
 def test_a_generation_ends_at_max_tokens_or_when_the_context_is_full(max_tokens, expected):
-    policy = Biased("ab")
+    policy = biased("ab")
     generation = generate(make_engine(policy), policy.ids * 3, params(max_tokens))
     assert len(generation.token_ids) == expected
     assert generation.finish_reason is FinishReason.LENGTH
@@ -137,7 +118,7 @@ def test_the_probe_comes_once_before_the_result_with_the_first_tokens(num_probe_
 
 
 def test_the_probe_comes_when_a_generation_ends_early():
-    policy, probes = Biased("ab<eos>"), []
+    policy, probes = biased("ab<eos>"), []
     generate(make_engine(policy), policy.ids[:1], params(9, num_probe_tokens=5, temperature=0.0), probes.append)
     assert [probe.finish_reason for probe in probes] == [FinishReason.EOS]
 

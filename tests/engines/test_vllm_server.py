@@ -10,7 +10,7 @@ import pytest
 
 from aepo_lightning.errors import EngineError
 from aepo_lightning.types import FinishReason
-from tests.vllm_parts import BLOCK, CLOSE, Biased, assert_exact, generate, make_engine, one, params, prompt, vllm_policy
+from tests.vllm_parts import BLOCK, CLOSE, assert_exact, biased, generate, make_engine, one, params, prompt, vllm_policy
 from tests.vllm_server_parts import free_port, server_engine, shared_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -79,7 +79,7 @@ def test_a_branch_finds_the_prefix_of_its_trunk_in_the_cache(engine):
 
 
 def test_a_stop_string_that_ends_in_another_token_every_time_is_found_behind_a_probe(engine):
-    policy = Biased("ab<search>q</search>")
+    policy = biased("ab<search>q</search>")
     publish(engine, policy)
     for num_probe_tokens in (1, 2, 3, 4, 5):
         each = params(40, stop=("q</search>",), temperature=0.0, num_probe_tokens=num_probe_tokens)
