@@ -5,7 +5,6 @@ Which questions and which random numbers come next depends on the iteration coun
 With `overlap`, the rollouts of the next iteration are started there too, and grow while the update runs.
 """
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
@@ -18,7 +17,7 @@ from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.module import AEPOModule, reduce_tally
 from aepo_lightning.network import PolicyNetwork
-from aepo_lightning.off_policy import check_correction, check_overlap, sampling_problem, staleness
+from aepo_lightning.off_policy import check_correction, check_overlap, staleness, warn_about_sampling
 from aepo_lightning.ops.collectives import all_reduce
 from aepo_lightning.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration
 from aepo_lightning.protocols import Task
@@ -28,8 +27,6 @@ from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
 from aepo_lightning.tree import RolloutTree, TreeBatch
 from aepo_lightning.types import Minibatch, Question, WeightsStamp
 from aepo_lightning.weights import WeightsArchive, publish
-
-logger = logging.getLogger(__name__)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -128,8 +125,8 @@ class RolloutDataModule(LightningDataModule):
         check_correction(self._experience.old_logprobs, correction)
         if self._overlap is not None:
             check_overlap(self.sampler.parts.engine, correction)
-        if (problem := sampling_problem(self.sampler.parts.settings)) and self._trainer.is_global_zero:
-            logger.warning("%s", problem)
+        if self._trainer.is_global_zero:
+            warn_about_sampling(self.sampler.parts.settings)
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
@@ -169,9 +166,13 @@ class RolloutDataModule(LightningDataModule):
         """Get the trees of this iteration and, with overlap, start those of the next one."""
         num_steps = self._questions_per_iteration // self._experience.questions_per_step
         order = self._order(self.iteration)
-        ready = None if self._overlap is None else self._overlap.take(self.sampler, order)
+        ready = None
+        if self._overlap is not None:
+            ready = self._overlap.take(self.sampler, order)
+            self.rest()  # prefixes that validation has cached would change the last bits
         self.publish_weights()
-        self._keep_weights()
+        if self._weights_archive is not None:
+            self._weights_archive.save(self._network, self._trainer.global_step, self._trainer.is_global_zero)
         if ready is None:
             ready = self._rollout(self.sampler, order)
             self.rest()
@@ -202,9 +203,10 @@ class RolloutDataModule(LightningDataModule):
     def _train_questions(self, iteration: int) -> list[Question]:
         """Return this rank's share of the questions of an iteration, under ids that are unique in the run."""
         first = iteration * self._questions_per_iteration
-        last = first + self._questions_per_iteration
         # Strided, so that every optimiser step has the same questions however many ranks share them.
-        indices = range(first, last)[self._trainer.global_rank :: self._trainer.world_size]
+        indices = range(first, first + self._questions_per_iteration)[
+            self._trainer.global_rank :: self._trainer.world_size
+        ]
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
@@ -231,10 +233,6 @@ class RolloutDataModule(LightningDataModule):
             publish(network, self.sampler.parts.engine, version)
             self._weights = self._check_publication(version)
             self._published = version
-
-    def _keep_weights(self) -> None:
-        if self._weights_archive is not None:
-            self._weights_archive.save(self._network, self._trainer.global_step, self._trainer.is_global_zero)
 
     def _check_publication(self, version: int) -> WeightsStamp:
         if self._publication_check is None:

@@ -1,5 +1,6 @@
 """How far rollouts and update are apart: which settings fit together, and how stale trees are."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,8 @@ from aepo_lightning.ops.collectives import all_reduce
 from aepo_lightning.protocols import Engine
 from aepo_lightning.rollout import RolloutSettings
 from aepo_lightning.tree import RolloutTree
+
+logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -37,6 +40,12 @@ def sampling_problem(settings: RolloutSettings) -> str | None:
         "mismatch KL then compare the two whole distributions, not the one that was sampled from: each true ratio is "
         "smaller by the share of probability that was kept. Train with top_p=1 and top_k=0, or read them accordingly."
     )
+
+
+def warn_about_sampling(settings: RolloutSettings) -> None:
+    """Log what `sampling_problem` finds, if anything."""
+    if problem := sampling_problem(settings):
+        logger.warning("%s", problem)
 
 
 def check_correction(old_logprobs: str, correction: ImportanceCorrection) -> None:

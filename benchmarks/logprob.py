@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> tuple[Figures, dict[str, tuple[float, 
         sides = start_sides(arguments, stack)
         pair = {name: sides[name] for name in ("naive", "ours")}
         figures["accuracy"] = accuracy(sides, Path(folder))
-        for dtype in DTYPES:
+        for dtype in arguments.dtypes:
             job = {"tokens": TOKENS, "words": WORDS, "width": WIDTH, "dtype": dtype, "entropy": "detached"}
             figures[f"{dtype} {TOKENS}"] = found = measure(pair, job, arguments.rounds)
             if "ours_over_naive" in found:
@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help=f"of naive and ours at {TOKENS} tokens")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--no-curve", action="store_true", help=f"leave out {CURVE} tokens")
     parser.add_argument("--trl", help="an interpreter that has TRL and Liger")
     print_result("logprob", *run(parser.parse_args()))

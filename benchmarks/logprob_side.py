@@ -5,6 +5,7 @@ line on standard input is a job, a JSON object; the answer is one line with the 
 the growth of the peak memory. With `save` the results are written to a file.
 """
 
+import ctypes
 import json
 import sys
 import warnings
@@ -114,6 +115,7 @@ class Side:
         assert self._inputs is not None
         hidden, weight, target, cotangent = self._inputs
         gradients_mb = sum(x.numel() * x.element_size() for x in (hidden, weight)) / 2**20
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier jobs left over would hide memory that this one needs
         Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
         before = memory_mb("VmRSS")
         cpu, start = process_time(), perf_counter()

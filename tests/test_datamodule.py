@@ -302,7 +302,7 @@ def test_sampling_that_log_probs_do_not_describe_is_warned_about_once(tmp_path, 
     parts = run.datamodule.sampler.parts
     if is_restricted:
         run.datamodule.sampler.parts = replace(parts, settings=replace(parts.settings, top_p=0.9))
-    with caplog.at_level(logging.WARNING, logger="aepo_lightning.datamodule"):
+    with caplog.at_level(logging.WARNING, logger="aepo_lightning.off_policy"):
         run.validate().fit()
     assert caplog.text.count("With top_p=0.9 tokens are drawn from the most likely ones only") == int(is_restricted)
 

@@ -21,8 +21,8 @@ from aepo_lightning.ops.logit_blocks import MOST_LOGITS_ON_CPU, BlockShape
 WEIGHTS, OPTIMISER, GRADIENTS = "weights", "AdamW states", "gradients"
 GATHERED, BUFFERS, ACTIVATIONS, HEAD = "gathered weights", "gradient buffers", "activations", "log-prob head"
 REFERENCE, WORKSPACE = "reference model", "optimiser workspace"
-FORWARD_BLOCKS, BACKWARD_BLOCKS = 3, 1
-"""Blocks of logits that exist at once: logits, exponentials, their product for the entropy; a gradient in place."""
+FORWARD_BLOCKS, BACKWARD_BLOCKS = 2, 1
+"""Blocks of logits that exist at once: logits and exponentials; backwards a gradient in place."""
 GPU_BLOCKS = (1, 2)
 """How many more there are on a GPU: what a product returns beside the buffer, and backwards the block before."""
 BATCH_BYTES = 33

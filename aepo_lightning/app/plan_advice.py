@@ -67,7 +67,10 @@ def _smaller_share(plan: Plan) -> float | None:
 def _slow_changes(settings: PlanInput) -> Iterator[_Change]:
     """Yield what costs time, or trains something else."""
     if settings.is_sharded and settings.is_gpu and not settings.is_cpu_offloaded:
-        yield "`module.cpu_offload=true` (slower steps)", {"is_cpu_offloaded": True}
+        text, change = "`module.cpu_offload=true`", {"is_cpu_offloaded": True}
+        if settings.sharding == "fsdp1":  # it offloads gradients that are reduced once a step only
+            text, change = f"{text}, `module.defer_gradient_sync=true`", change | {"is_gradient_sync_deferred": True}
+        yield f"{text} (slower steps)", change
     if not settings.adapter_rank and settings.sharding != "fsdp1":
         yield "`adapter=lora` (trains low-rank matrices)", {"adapter_rank": 32}
 

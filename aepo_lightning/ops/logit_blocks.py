@@ -126,12 +126,10 @@ class RunningSums:
         fall = self._largest[rows] - largest
         scale = fall.exp()
         shifted = logits.sub_(largest[:, None])
+        terms = shifted.exp() if self._has_entropy else shifted.exp_()
         if self._has_entropy:
-            terms = shifted.exp()
             before = self._weighted[rows] + fall * self._total[rows]
-            self._weighted[rows] = scale * before + torch.linalg.vecdot(terms, shifted)
-        else:
-            terms = shifted.exp_()
+            self._weighted[rows] = scale * before + shifted.mul_(terms).sum(-1)
         self._total[rows] = scale * self._total[rows] + terms.sum(-1)
         self._largest[rows] = largest
 

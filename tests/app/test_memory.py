@@ -61,8 +61,8 @@ def test_states_are_there_at_every_moment(moment):
         (ALL_MOMENTS[0], ACTIVATIONS, 1_274_400),
         # root 2*32832, and the last layer on its way 2*55472
         (ALL_MOMENTS[0], GATHERED, 176_608),
-        # 32 * 256 = 8192 logits are 1200 tokens by 6 words: 4 blocks of 7200 numbers
-        (ALL_MOMENTS[0], HEAD, 115_200),
+        # 32 * 256 = 8192 logits are 1200 tokens by 6 words: 3 blocks of 7200 numbers
+        (ALL_MOMENTS[0], HEAD, 86_400),
         # 501600 + 1200 * 516
         (ALL_MOMENTS[1], ACTIVATIONS, 1_120_800),
         # gradient of the head 2 * 256*64

@@ -89,3 +89,11 @@ def test_advice_to_offload_says_what_the_host_needs():
     advice = advise(make_plan(just_too_small(run, replace(run, is_cpu_offloaded=True))))
     (offload,) = [text for text in advice if "cpu_offload" in text]
     assert offload.endswith("GiB of host memory on each node")
+
+
+def test_fsdp1_offloads_deferred_gradients_only():
+    offloaded = {"sharding": "fsdp1", "is_cpu_offloaded": True, "is_gradient_sync_deferred": True}
+    advice = advise(
+        make_plan(just_too_small(settings(sharding="fsdp1", num_gpus=2), settings(num_gpus=2, **offloaded)))
+    )
+    assert advice[0].startswith("`module.cpu_offload=true`, `module.defer_gradient_sync=true` (slower steps)")
