@@ -1,6 +1,6 @@
 """A whole iteration on the quickstart task: rollouts with tool calls, old log-probs and optimiser steps, against TRL.
 
-    python -m benchmarks.step --trl PYTHON [--rounds 5] [--policy FOLDER]
+    python -m benchmarks.step --trl PYTHON [--rounds 15] [--policy FOLDER]
 
 Both sides train the quickstart's policy after its cold start on the same questions of the trail task: 32 questions with
 8 independent samples each, at most 96 tokens and 6 searches per sample, then 4 optimiser steps of 64 trajectories with
@@ -132,7 +132,7 @@ def print_table(sides: Mapping[str, Answer]) -> None:
 def main() -> None:
     """Measure and print the table and the closing line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to try")
     parser.add_argument("--policy", help="a folder with the quickstart's policy after its cold start")
     parser.add_argument("--trl", help="an interpreter that has TRL")
