@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.types import Message, ToolCall
+from aepo_lightning.types import FinishReason, Message, ToolCall
 
 CALL_TAGS = ("search", "python", "browse")
 """Tags that the protocol knows as tool calls, whether or not the run has such a tool."""
@@ -78,6 +78,10 @@ class TagProtocol:
         """Write a tool result; tags and special tokens inside it are made harmless and stay visible."""
         return self.encode_text(self._template.replace("{text}", self.neutralise(text)))
 
+    def encode_results(self, texts: Sequence[str]) -> list[list[int]]:
+        """Write the answers to a turn's calls; this format has one call in a turn."""
+        return [self.encode_result(text) for text in texts]
+
     def encode_text(self, text: str) -> list[int]:
         """Encode text that no policy sampled (tool results, demonstrations), without adding anything to it."""
         return list(self._encode(text))
@@ -98,6 +102,10 @@ class TagProtocol:
     def neutralise(self, text: str) -> str:
         """Replace the `<` of every control tag and the first character of every special token by an entity."""
         return self._guarded.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", text)
+
+    def parse_calls(self, turn_text: str, finish_reason: FinishReason) -> tuple[ToolCall, ...]:
+        """Read the tool call that ended a turn. A turn that ended by itself has none."""
+        return (self.parse_call(turn_text),) if finish_reason is FinishReason.STOP else ()
 
     def parse_call(self, turn_text: str) -> ToolCall:
         """Read the tool call that ended a turn: the text between the last opening tag and the closing tag.

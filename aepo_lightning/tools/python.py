@@ -6,10 +6,12 @@ import math
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
-from typing import IO
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any
 
 from aepo_lightning.errors import ToolError
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec
 from aepo_lightning.tools import python_child
 from aepo_lightning.tools.child_process import ChildProcess
 from aepo_lightning.tools.timeout import ToolTimeoutError
@@ -21,6 +23,13 @@ _MIN_CAPTURE_BYTES = 1 << 16  # room for a whole traceback, of which the end is 
 _MAX_BYTES_PER_CHAR = 4  # UTF-8
 _MAX_TRACEBACK_LINES = 10
 _SIGNAL_EXIT_BASE = 128
+PYTHON_DESCRIPTION = "Run Python code and read what it prints. The value of a last expression is printed."
+CODE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"code": {"type": "string", "description": "The program."}},
+    "required": ["code"],
+}
+"""Schema of tools that take a program."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +52,7 @@ class PythonTool:
         memory_mb: Address space of each process in MiB.
         max_output_chars: Longest answer. Longer output is cut and ends with a note inside this limit; a flood ends the
             program at once.
+        limits: What a call may cost the runtime.
 
     Raises:
         ValueError: If a limit is too small to run anything.
@@ -55,6 +65,7 @@ class PythonTool:
     timeout_s: float = 10.0
     memory_mb: int = 512
     max_output_chars: int = 4000
+    limits: ToolLimits = field(default_factory=ToolLimits)
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing runs."""
@@ -69,11 +80,22 @@ class PythonTool:
                 f"`max_output_chars` must be at least {_MIN_OUTPUT_CHARS}, but got {self.max_output_chars}. Raise it."
             )
 
-    async def __call__(self, text: str, context: ToolContext) -> str:  # noqa: ARG002 - code runs without the question
+    @property
+    def spec(self) -> ToolSpec:
+        """Name and schema: the code."""
+        return ToolSpec(
+            name=self.name,
+            description=PYTHON_DESCRIPTION,
+            parameters=CODE_SCHEMA,
+            text_parameter="code",
+            limits=self.limits,
+        )
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:  # noqa: ARG002 - same for all
         """Run code and return what it printed.
 
         Args:
-            text: Python code. If its last statement is an expression and not a call of `print`, it is printed.
+            arguments: The `code`. If its last statement is an expression and not a call of `print`, it is printed.
             context: Not used.
 
         Returns:
@@ -84,7 +106,7 @@ class PythonTool:
             ToolError: If the code failed, with the last lines of its standard error, or flooded standard error.
         """
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as source:
-            source.write(text.encode("utf-8", "replace"))
+            source.write(str(arguments["code"]).encode("utf-8", "replace"))
             source.seek(0)
             child = await self._run(folder, source)
         return self._answer(child)

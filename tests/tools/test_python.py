@@ -32,7 +32,7 @@ open({pid_file!r}, "w").write(str(child.pid))
 
 
 def run(code, **settings):
-    return asyncio.run(PythonTool(**settings)(code, CONTEXT))
+    return asyncio.run(PythonTool(**settings)({"code": code}, CONTEXT))
 
 
 def is_alive(pid):
@@ -189,7 +189,7 @@ def test_cancellation_leaves_nothing_behind(code, tmp_path):
 
     async def cancel():
         source = note_folder + code.format(pid_file=str(pid_file)) + "\nwhile True: pass"
-        task = asyncio.create_task(PythonTool()(source, CONTEXT))
+        task = asyncio.create_task(PythonTool()({"code": source}, CONTEXT))
         pid = await asyncio.get_running_loop().run_in_executor(None, wait_for_text, pid_file)
         task.cancel()
         with pytest.raises(asyncio.CancelledError, match=r"^$"):
@@ -228,7 +228,7 @@ def test_the_environment_of_the_trainer_is_not_handed_on(monkeypatch):
 def test_calls_run_side_by_side_without_threads_and_leave_no_file_open():
     async def several():
         tool = PythonTool()
-        tasks = [asyncio.create_task(tool(f"import time; time.sleep(1.0); {i}", CONTEXT)) for i in range(4)]
+        tasks = [asyncio.create_task(tool({"code": f"import time; time.sleep(1.0); {i}"}, CONTEXT)) for i in range(4)]
         await asyncio.sleep(0.5)
         num_threads = len(os.listdir("/proc/self/task"))
         return await asyncio.gather(*tasks), num_threads
