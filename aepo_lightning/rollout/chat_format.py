@@ -37,7 +37,7 @@ class ChatFormat(Protocol):
         ...
 
     def encode_results(self, texts: Sequence[str]) -> list[list[int]]:
-        """Write the answers to a turn's calls, one list of tokens for each. One after the other they open the next turn.
+        """Write the answers to a turn's calls, a list of tokens for each. One after the other they open the next turn.
 
         Control tags and special tokens inside the texts are made harmless and stay visible.
         """

@@ -1,6 +1,13 @@
 """What the policy may call while it answers.
 
-    runtime.py        `ToolRuntime`: runs calls with deadlines and limits; failures become observations
+    runtime.py        `ToolRuntime`: runs calls within their limits; failures become observations
+    arguments.py      arguments against the schema, and the key under which equal calls are the same
+    admission.py      slots, queue, rate, circuit breaker
+    attempts.py       deadline and attempts of one call
+    single_flight.py  equal calls at the same time, made once
+    states.py         what stateful tools remember of each chain, copied or replayed at branches
+    cache.py          the contract of a cache of answers
+    function_tool.py  `@tool`: a Python function as a tool
     timeout.py        `ToolTimeoutError`: a tool that stopped itself at its own deadline
     search.py         `CorpusSearch`: exact look-up, then BM25, over texts in memory
     snippets.py       `SnippetIndex`: BM25 over short texts
@@ -12,7 +19,9 @@
 Every tool answers with text. Nothing here knows of engines, tokens or rewards.
 """
 
+from aepo_lightning.tools.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.child_process import ChildProcess
+from aepo_lightning.tools.function_tool import FunctionTool, tool
 from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime import ToolRuntime
 from aepo_lightning.tools.search import CorpusSearch
@@ -21,12 +30,16 @@ from aepo_lightning.tools.snippets import SnippetIndex
 from aepo_lightning.tools.timeout import ToolTimeoutError
 
 __all__ = [
+    "CachedAnswer",
     "ChildProcess",
     "CorpusSearch",
+    "FunctionTool",
     "PythonTool",
     "SnippetIndex",
+    "ToolCache",
     "ToolRuntime",
     "ToolTimeoutError",
     "load_search_cache",
     "split_snippets",
+    "tool",
 ]

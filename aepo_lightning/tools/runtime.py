@@ -89,6 +89,11 @@ class ToolRuntime:
         """Names of the tools that can be called, in the order given."""
         return tuple(self._by_name)
 
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves, in the order given."""
+        return tuple(known.spec for known in self._by_name.values())
+
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one call. Never raises for a failing tool; only cancellation passes through.
 
@@ -224,5 +229,5 @@ class ToolRuntime:
             # It belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
             for finished in [known for known in self._loops if known.is_closed()]:
                 del self._loops[finished]
-            self._loops[loop] = _LoopState([known.spec for known in self._by_name.values()], self.max_concurrent_calls)
+            self._loops[loop] = _LoopState(self.specs, self.max_concurrent_calls)
         return self._loops[loop]
