@@ -7,6 +7,7 @@
     single_flight.py  equal calls at the same time, made once
     states.py         what stateful tools remember of each chain, copied or replayed at branches
     cache.py          the contract of a cache of answers
+    sqlite_cache.py   `SQLiteCache`: answers in one file, shared by processes
     function_tool.py  `@tool`: a Python function as a tool
     timeout.py        `ToolTimeoutError`: a tool that stopped itself at its own deadline
     search.py         `CorpusSearch`: exact look-up, then BM25, over texts in memory
@@ -27,6 +28,7 @@ from aepo_lightning.tools.runtime import ToolRuntime
 from aepo_lightning.tools.search import CorpusSearch
 from aepo_lightning.tools.search_cache import load_search_cache, split_snippets
 from aepo_lightning.tools.snippets import SnippetIndex
+from aepo_lightning.tools.sqlite_cache import SQLiteCache, import_official_cache
 from aepo_lightning.tools.timeout import ToolTimeoutError
 
 __all__ = [
@@ -35,10 +37,12 @@ __all__ = [
     "CorpusSearch",
     "FunctionTool",
     "PythonTool",
+    "SQLiteCache",
     "SnippetIndex",
     "ToolCache",
     "ToolRuntime",
     "ToolTimeoutError",
+    "import_official_cache",
     "load_search_cache",
     "split_snippets",
     "tool",

@@ -22,7 +22,7 @@ from aepo_lightning.types import ToolContext
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionTool:
-    """Calls a function: a plain one in a thread of its own, so that it holds nobody up, an `async` one in the loop.
+    """Calls a function: a plain one in a thread of its own, so that it holds nobody up, `async` ones in the loop.
 
     A thread cannot be stopped: at its deadline a call of a plain function is given up, and the function runs on until it
     returns. Where that matters, write an `async` function.
@@ -50,7 +50,7 @@ class FunctionTool:
 
 
 async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Call a function in a thread of its own: a pool would fill up with those that hang and wait for them at the end."""
+    """Call a function in a thread of its own: a pool would fill up with those that hang and wait for them."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Any] = loop.create_future()
 
