@@ -159,6 +159,11 @@ class ToolRunner(Protocol):
 class BranchingToolRunner(ToolRunner, Protocol):
     """A runner that keeps the states of chains and follows their branches."""
 
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves."""
+        ...
+
     def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
         """Return why a chain with these calls must not branch, or None if it may."""
         ...
@@ -172,6 +177,10 @@ class BranchingToolRunner(ToolRunner, Protocol):
 
     async def release(self, context: ToolContext) -> None:
         """Free the states of a chain that has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the running event loop holds. More calls may follow."""
         ...
 
 

@@ -97,6 +97,8 @@ class ToolSpec:
     """JSON schema of the arguments, an object."""
     text_parameter: str = "text"
     """The parameter that gets the text between tags."""
+    empty_answer: str = ""
+    """What the policy reads where the tool answers nothing. Empty names the tool."""
     state: ToolState = ToolState.STATELESS
     is_question_bound: bool = False
     """Whether the answer depends on the question that the chain works on, so that other questions must not share it."""

@@ -44,9 +44,10 @@ class RolloutParts:
 def signature(parts: RolloutParts) -> str:
     """Return a digest of everything but weights, seed and question that decides what a rollout gives."""
     settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, parts.reward)
-    limits = (parts.engine.max_model_len, parts.tools.tool_names, parts.protocol.stop, parts.protocol.vocab_size)
+    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
+    limits = (parts.engine.max_model_len, tools, type(parts.protocol).__name__, parts.protocol.stop)
     # Objects without a representation of their own show their address, which no other process repeats.
-    return blake2b(repr((*settings, *limits)).encode(), digest_size=8).hexdigest()
+    return blake2b(repr((*settings, *limits, parts.protocol.vocab_size)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,9 @@
     function_tool.py  `@tool`: a Python function as a tool
     timeout.py        `ToolTimeoutError`: a tool that stopped itself at its own deadline
     search.py         `CorpusSearch`: exact look-up, then BM25, over texts in memory
+    web_search.py     `WebSearch`: the search tool over a provider
+    search_providers.py  Serper, Tavily, Brave, Bing through Bright Data, SearXNG, a retrieval server
+    http_client.py    requests and JSON answers, every failure named
     snippets.py       `SnippetIndex`: BM25 over short texts
     search_cache.py   reads the official JSON of stored search results
     python.py         `PythonTool`: model-written code in a fresh interpreter with resource limits (not a sandbox)
@@ -27,21 +30,41 @@ from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime import ToolRuntime
 from aepo_lightning.tools.search import CorpusSearch
 from aepo_lightning.tools.search_cache import load_search_cache, split_snippets
+from aepo_lightning.tools.search_providers import (
+    Brave,
+    BrightDataBing,
+    Retriever,
+    SearchHit,
+    SearchProvider,
+    SearXNG,
+    Serper,
+    Tavily,
+)
 from aepo_lightning.tools.snippets import SnippetIndex
 from aepo_lightning.tools.sqlite_cache import SQLiteCache, import_official_cache
 from aepo_lightning.tools.timeout import ToolTimeoutError
+from aepo_lightning.tools.web_search import WebSearch
 
 __all__ = [
+    "Brave",
+    "BrightDataBing",
     "CachedAnswer",
     "ChildProcess",
     "CorpusSearch",
     "FunctionTool",
     "PythonTool",
+    "Retriever",
     "SQLiteCache",
+    "SearXNG",
+    "SearchHit",
+    "SearchProvider",
+    "Serper",
     "SnippetIndex",
+    "Tavily",
     "ToolCache",
     "ToolRuntime",
     "ToolTimeoutError",
+    "WebSearch",
     "import_official_cache",
     "load_search_cache",
     "split_snippets",

@@ -11,7 +11,7 @@ import stamina
 
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
 from aepo_lightning.protocols import Tool
-from aepo_lightning.tool_spec import RetryPolicy
+from aepo_lightning.tool_spec import RetryPolicy, ToolSpec
 from aepo_lightning.types import ToolContext, ToolStatus
 
 _MAX_BACKOFF_S = 30.0
@@ -68,7 +68,7 @@ async def attempt_call(
     elif failures:
         outcome = describe_failure(name, failures[0])
     else:
-        outcome = _describe_answer(name, answer)
+        outcome = _describe_answer(tool.spec, answer)
     return replace(outcome, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
 
 
@@ -95,13 +95,14 @@ def _attempts(policy: RetryPolicy) -> AsyncIterator[AbstractContextManager[objec
     return contexts
 
 
-def _describe_answer(name: str, answer: object) -> Outcome:
+def _describe_answer(spec: ToolSpec, answer: object) -> Outcome:
+    name = spec.name
     if not isinstance(answer, str):
         kind = type(answer).__name__
         text = f"Error: Tool({name}) failed: it returned {kind} instead of text."
         return Outcome(status=ToolStatus.ERROR, text=text)
     if not answer.strip():
-        return Outcome(status=ToolStatus.EMPTY, text=f"Tool({name}) returned empty output.")
+        return Outcome(status=ToolStatus.EMPTY, text=spec.empty_answer or f"Tool({name}) returned empty output.")
     return Outcome(status=ToolStatus.OK, text=answer)
 
 

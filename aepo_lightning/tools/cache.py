@@ -33,6 +33,10 @@ class ToolCache(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """Return when everything kept so far is where it would survive this process."""
+        ...
+
     def close(self) -> None:
         """Write what has not been written. Calling it twice is allowed."""
         ...

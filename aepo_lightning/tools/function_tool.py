@@ -24,8 +24,8 @@ from aepo_lightning.types import ToolContext
 class FunctionTool:
     """Calls a function: a plain one in a thread of its own, so that it holds nobody up, `async` ones in the loop.
 
-    A thread cannot be stopped: at its deadline a call of a plain function is given up, and the function runs on until it
-    returns. Where that matters, write an `async` function.
+    A thread cannot be stopped: at its deadline a call of a plain function is given up, and the function runs on until
+    it returns. Where that matters, write an `async` function.
 
     Attributes:
         function: What is called, with the arguments by name. A parameter named `context` gets the `ToolContext`.

@@ -205,6 +205,18 @@ class ToolRuntime:
         """Free the states of a chain that has ended."""
         await self._here().states.release(self._stateful(), context)
 
+    async def close(self) -> None:
+        """Free what the running event loop holds: states of chains, connections of tools. More calls may follow."""
+        loop_state = self._loops.pop(asyncio.get_running_loop(), None)
+        if loop_state is not None:
+            await loop_state.states.close()
+        for known in self._by_name.values():
+            close = getattr(known.tool, "close", None)
+            if close is not None:
+                await close()
+        if self.cache is not None:
+            self.cache.flush()
+
     def _stateful(self) -> list[StatefulTool]:
         return [known.stateful for known in self._by_name.values() if known.stateful is not None]
 

@@ -1,6 +1,5 @@
 """Answers of tools in one SQLite file, shared by any number of processes of a machine."""
 
-import json
 import logging
 import os
 import queue
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools.cache import CachedAnswer
+from aepo_lightning.tools.search_cache import load_search_cache
 from aepo_lightning.types import ToolStatus
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ _BUSY_TIMEOUT_S = 30.0
 _BATCH = 512
 _TRIM_EVERY = 1000
 _SLACK = 0.9
+_NOTHING_FOUND = "No search results found."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,13 +271,8 @@ def import_official_cache(path: str | Path, cache: SQLiteCache, key_of: Callable
     Raises:
         DataError: If the file is no such object.
     """
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} must be a JSON object of results by query, but: {error}.") from None
-    if not isinstance(results, dict) or not all(isinstance(text, str) for text in results.values()):
-        raise DataError(f"{path} must be a JSON object of texts, but is not.")
-    kept = {query: text for query, text in results.items() if text.strip() not in ("", "No search results found.")}
+    results = load_search_cache(path)
+    kept = {query: text for query, text in results.items() if text.strip() not in ("", _NOTHING_FOUND)}
     for query, text in kept.items():
         cache.put(key_of(query), tool, CachedAnswer(status=ToolStatus.OK, text=text), None)
     cache.flush()

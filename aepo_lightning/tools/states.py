@@ -112,6 +112,11 @@ class ChainStates:
         for tool in tools:
             await self._drop(_key(tool, context))
 
+    async def close(self) -> None:
+        """Free all states."""
+        for key in list(self._held):
+            await self._drop(key)
+
     async def _drop(self, key: _Key) -> None:
         held = self._held.pop(key, None)
         if held is None:

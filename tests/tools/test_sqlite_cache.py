@@ -204,10 +204,3 @@ def test_the_official_cache_is_copied_without_its_failures(cache, tmp_path):
     assert import_official_cache(official, cache, "key {}".format, "search") == 1
     assert cache.get("key q") == text("Page 1: a")
     assert cache.get("key r") is None
-
-
-@pytest.mark.parametrize("content", ["[1]", "{", '{"q": 1}'])
-def test_what_is_no_official_cache_is_refused(cache, tmp_path, content):
-    (tmp_path / "bad.json").write_text(content)
-    with pytest.raises(DataError, match=r"bad\.json must be a JSON object"):
-        import_official_cache(tmp_path / "bad.json", cache, str, "search")
