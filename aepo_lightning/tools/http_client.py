@@ -39,7 +39,7 @@ class HttpRequest:
 class JsonClient:
     """Sends requests and reads JSON.
 
-    Sessions belong to event loops: one is opened at a loop's first request, and those of finished loops are dropped.
+    Sessions belong to event loops: one is opened at a loop's first request and should be closed before the loop ends.
     Proxies and credentials of the environment are not used.
     """
 
@@ -111,7 +111,7 @@ class JsonClient:
         loop = asyncio.get_running_loop()
         if loop not in self._sessions:
             for finished in [known for known in self._sessions if known.is_closed()]:
-                _abandon(self._sessions.pop(finished))
+                del self._sessions[finished]
             connector = aiohttp.TCPConnector(limit=self._max_connections, limit_per_host=0, ttl_dns_cache=300)
             self._sessions[loop] = aiohttp.ClientSession(connector=connector, timeout=self._timeout, trust_env=False)
         return self._sessions[loop]
@@ -121,14 +121,6 @@ class JsonClient:
         session = self._sessions.pop(asyncio.get_running_loop(), None)
         if session is not None:
             await session.close()
-
-
-def _abandon(session: aiohttp.ClientSession) -> None:
-    """Close what a finished loop has left; nobody can await it any more."""
-    connector = session.connector
-    session.detach()
-    if connector is not None:
-        connector._close()
 
 
 def _retry_after(response: aiohttp.ClientResponse) -> float | None:
