@@ -172,22 +172,26 @@ class ToolRuntime:
             return Outcome(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
 
     async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
-        deadline_s = known.spec.limits.deadline_s or self.timeout_s
-        retry = known.spec.limits.retry
         if known.stateful is None:
-            return await attempt_call(known.tool, arguments, context, deadline_s, retry)
-        states = self._here().states
+            deadline_s = known.spec.limits.deadline_s or self.timeout_s
+            return await attempt_call(known.tool, arguments, context, deadline_s, known.spec.limits.retry)
+        async with self._here().states.turn(known.tool, context):
+            return await self._run_with_state(known, known.stateful, arguments, context)
+
+    async def _run_with_state(
+        self, known: _Known, tool: StatefulTool, arguments: Mapping[str, Any], context: ToolContext
+    ) -> Outcome:
+        deadline_s, states = known.spec.limits.deadline_s or self.timeout_s, self._here().states
         failures: list[Exception] = []
         outcome: Outcome | None = None
         try:
             with boundary(failures.append):
-                state = await states.bring(known.stateful, context, deadline_s)
-                context = replace(context, state=state)
-                outcome = await attempt_call(known.tool, arguments, context, deadline_s, retry)
+                context = replace(context, state=await states.bring(tool, context, deadline_s))
+                outcome = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
         finally:
             # A call that was cancelled or could not be prepared leaves a state that nobody knows.
             status = ToolStatus.UNAVAILABLE if outcome is None else outcome.status
-            await states.note(known.stateful, context, status)
+            await states.note(tool, context, status)
         return outcome or describe_failure(known.spec.name, failures[0])
 
     def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:

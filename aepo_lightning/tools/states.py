@@ -44,6 +44,11 @@ class ChainStates:
 
     def __init__(self) -> None:
         self._held: dict[_Key, _Held] = {}
+        self._turns: dict[_Key, asyncio.Lock] = {}
+
+    def turn(self, tool: Tool, context: ToolContext) -> asyncio.Lock:
+        """Return what a call holds while it uses the chain's state: the calls of one turn use it in their order."""
+        return self._turns.setdefault(_key(tool, context), asyncio.Lock())
 
     async def bring(self, tool: StatefulTool, context: ToolContext, deadline_s: float) -> Any:
         """Return the chain's state with all its calls so far in it, replaying those that are missing.
@@ -110,6 +115,7 @@ class ChainStates:
     async def release(self, tools: Sequence[StatefulTool], context: ToolContext) -> None:
         """Free the states of a chain."""
         for tool in tools:
+            self._turns.pop(_key(tool, context), None)
             await self._drop(_key(tool, context))
 
     async def close(self) -> None:

@@ -8,30 +8,14 @@ from hypothesis import strategies as st
 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rollout import ChatFormat, HermesFormat, function_schema
-from aepo_lightning.tokenizers import build_byte_tokenizer
 from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.types import FinishReason, Message, ToolCall
+from tests.rollout.chatml import WORDS, chatml_tokenizer
 
-WORDS = ("<|im_start|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
-# The shape of ChatML templates with tools: results are user messages, those in a row share one.
-CHATML = """{%- if tools %}{{ '<|im_start|>system\\n# Tools' }}
-{%- for tool in tools %}{{ '\\n' + tool | tojson }}{% endfor %}{{ '<eos>\\n' }}{% endif %}
-{%- for m in messages %}
-{%- if m.role == 'tool' %}
-{%- if loop.first or messages[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}
-{{- '\\n<tool_response>\\n' + m.content + '\\n</tool_response>' }}
-{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{ '<eos>\\n' }}{% endif %}
-{%- else %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<eos>\\n' }}{% endif %}
-{%- endfor %}
-{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 SPEC = ToolSpec(name="search", description="Search.")
 
 
-def make_tokenizer(template=CHATML):
-    return build_byte_tokenizer(WORDS, template)
-
-
-TOKENIZER = make_tokenizer()
+TOKENIZER = chatml_tokenizer()
 FORMAT = HermesFormat(TOKENIZER, [SPEC])
 
 
@@ -134,11 +118,11 @@ def test_any_text_is_parsed_without_an_error(text):
 
 def test_a_template_that_hides_tool_messages_is_refused():
     with pytest.raises(ConfigError, match="must write assistant and tool messages once each"):
-        HermesFormat(make_tokenizer("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}"))
+        HermesFormat(chatml_tokenizer("{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}"))
 
 
 def test_special_tags_are_refused():
-    tokenizer = make_tokenizer()
+    tokenizer = chatml_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<tool_call>"]})
     with pytest.raises(ConfigError, match="must not be special tokens"):
         HermesFormat(tokenizer)

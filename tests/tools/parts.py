@@ -63,6 +63,7 @@ class Ledger:
 
     async def open(self, _context: ToolContext) -> list[str]:
         self.events.append("open")
+        await asyncio.sleep(0)
         self.num_open += 1
         return []
 
@@ -86,6 +87,7 @@ class Ledger:
         if text == "hang":
             context.state.append("half")
             await asyncio.sleep(30)
+        await asyncio.sleep(0)
         context.state.append(text)
         if text == "fail":
             raise ValueError(text)
