@@ -15,6 +15,7 @@
     search_providers.py  Serper, Tavily, Brave, Bing through Bright Data, SearXNG, a retrieval server
     http_client.py    requests and JSON answers, every failure named
     snippets.py       `SnippetIndex`: BM25 over short texts
+    corpus_search.py  `CorpusIndex` and `IndexSearch`: offline BM25 over JSONL and parquet files
     search_cache.py   reads the official JSON of stored search results
     python.py         `PythonTool`: model-written code in a fresh interpreter with resource limits (not a sandbox)
     child_process.py  `ChildProcess`: one process with capped output that leaves nothing behind
@@ -25,6 +26,7 @@ Every tool answers with text. Nothing here knows of engines, tokens or rewards.
 
 from aepo_lightning.tools.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.child_process import ChildProcess
+from aepo_lightning.tools.corpus_search import CorpusFields, CorpusIndex, IndexSearch
 from aepo_lightning.tools.function_tool import FunctionTool, tool
 from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime import ToolRuntime
@@ -50,8 +52,11 @@ __all__ = [
     "BrightDataBing",
     "CachedAnswer",
     "ChildProcess",
+    "CorpusFields",
+    "CorpusIndex",
     "CorpusSearch",
     "FunctionTool",
+    "IndexSearch",
     "PythonTool",
     "Retriever",
     "SQLiteCache",

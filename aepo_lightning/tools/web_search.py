@@ -100,18 +100,21 @@ class WebSearch:
             hits = self.provider.read(answer)
         except (KeyError, TypeError, AttributeError) as error:
             raise ToolUnavailableError("the search provider answered in an unknown shape.") from error
-        return self._write([hit for hit in hits if hit.snippet.strip()][: self.max_results])
-
-    def _write(self, hits: Sequence[SearchHit]) -> str:
-        pieces = []
-        for number, hit in enumerate(hits, start=1):
-            snippet = " ".join(hit.snippet.split())[: self.max_snippet_chars]
-            if self.style == "paper":
-                pieces.append(f"Page {number}: {snippet}")
-            else:
-                pieces.append("\n".join(filter(None, (f"[{number}] {hit.title}".strip(), hit.url, snippet))))
-        return ("\n" if self.style == "paper" else "\n\n").join(pieces)
+        hits = [hit for hit in hits if hit.snippet.strip()][: self.max_results]
+        return write_hits(hits, self.style, self.max_snippet_chars)
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
         await self._client.close()
+
+
+def write_hits(hits: Sequence[SearchHit], style: str, max_snippet_chars: int) -> str:
+    """Return results as the policy reads them; empty if there are none."""
+    pieces = []
+    for number, hit in enumerate(hits, start=1):
+        snippet = " ".join(hit.snippet.split())[:max_snippet_chars]
+        if style == "paper":
+            pieces.append(f"Page {number}: {snippet}")
+        else:
+            pieces.append("\n".join(filter(None, (f"[{number}] {hit.title}".strip(), hit.url, snippet))))
+    return ("\n" if style == "paper" else "\n\n").join(pieces)
