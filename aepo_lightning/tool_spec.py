@@ -96,7 +96,7 @@ class ToolSpec:
     parameters: Mapping[str, Any] = field(default_factory=_text_schema)
     """JSON schema of the arguments, an object."""
     text_parameter: str = "text"
-    """The parameter that gets the text between tags."""
+    """The parameter that gets the text between tags. Empty for a tool without parameters."""
     empty_answer: str = ""
     """What the policy reads where the tool answers nothing. Empty names the tool."""
     state: ToolState = ToolState.STATELESS

@@ -9,6 +9,7 @@
     cache.py          the contract of a cache of answers
     sqlite_cache.py   `SQLiteCache`: answers in one file, shared by processes
     function_tool.py  `@tool`: a Python function as a tool
+    mcp.py, mcp_server.py  tools of MCP servers, over sessions that stay open
     timeout.py        `ToolTimeoutError`: a tool that stopped itself at its own deadline
     search.py         `CorpusSearch`: exact look-up, then BM25, over texts in memory
     web_search.py     `WebSearch`: the search tool over a provider
@@ -28,6 +29,8 @@ from aepo_lightning.tools.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.child_process import ChildProcess
 from aepo_lightning.tools.corpus_search import CorpusFields, CorpusIndex, IndexSearch
 from aepo_lightning.tools.function_tool import FunctionTool, tool
+from aepo_lightning.tools.mcp import MCPTool, mcp_tools
+from aepo_lightning.tools.mcp_server import MCPServer
 from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime import ToolRuntime
 from aepo_lightning.tools.search import CorpusSearch
@@ -57,6 +60,8 @@ __all__ = [
     "CorpusSearch",
     "FunctionTool",
     "IndexSearch",
+    "MCPServer",
+    "MCPTool",
     "PythonTool",
     "Retriever",
     "SQLiteCache",
@@ -72,6 +77,7 @@ __all__ = [
     "WebSearch",
     "import_official_cache",
     "load_search_cache",
+    "mcp_tools",
     "split_snippets",
     "tool",
 ]

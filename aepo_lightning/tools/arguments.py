@@ -34,14 +34,15 @@ class ArgumentReader:
         except SchemaError as error:
             raise ValueError(f"`parameters` of {spec.name!r} must be a JSON schema, but: {error.message}.") from None
         properties = spec.parameters.get("properties", {})
-        if spec.parameters.get("type") != "object" or spec.text_parameter not in properties:
+        names = {"", *properties} if not properties else set(properties)
+        if spec.parameters.get("type") != "object" or spec.text_parameter not in names:
             raise ValueError(
                 f"`parameters` of {spec.name!r} must describe an object with {spec.text_parameter!r} among its "
                 f"properties, but got {sorted(properties)}. Set `text_parameter`."
             )
         self._text_parameter = spec.text_parameter
         self._validator = Draft202012Validator(spec.parameters)
-        text_schema = properties[spec.text_parameter]
+        text_schema = properties.get(spec.text_parameter, {})
         # Text between tags then fits whatever it is.
         self._takes_any_text = (
             text_schema.get("type") == "string"
@@ -57,7 +58,7 @@ class ArgumentReader:
         """
         arguments = call.arguments
         if arguments is None:
-            arguments = {self._text_parameter: call.text}
+            arguments = {self._text_parameter: call.text} if self._text_parameter else {}
             if self._takes_any_text:
                 return arguments
         error = best_match(self._validator.iter_errors(dict(arguments)))

@@ -36,9 +36,11 @@ class _Known:
     def __init__(self, tool: Tool) -> None:
         self.tool, self.spec = tool, tool.spec
         self.read = ArgumentReader(self.spec)
-        self.stateful = tool if isinstance(tool, StatefulTool) else None
-        if self.spec.state is not ToolState.STATELESS and self.stateful is None:
-            raise ValueError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
+        self.stateful: StatefulTool | None = None
+        if self.spec.state is not ToolState.STATELESS:
+            if not isinstance(tool, StatefulTool):
+                raise ValueError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
+            self.stateful = tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,8 @@ class ToolRuntime:
     What there is to know about a call stands in its `ToolResult`. A tool that hangs or fails holds its own slots only.
 
     Attributes:
-        tools: The tools, with distinct names of lower-case letters, digits and underscores (a name is also a tag).
+        tools: The tools, with distinct names of lower-case letters, digits and underscores (a name is also a tag). A
+            list among them, such as that of an MCP server, counts as its members.
         timeout_s: Deadline of tools that name none. It starts when a call gets its slot, not while it waits for one.
         max_result_chars: Longer texts are cut there, and end with a note that says how much is missing.
         max_concurrent_calls: Calls of each tool that run at the same time in one event loop, for tools that name no
@@ -59,7 +62,7 @@ class ToolRuntime:
         ValueError: If a name is not a tag or occurs twice, or a limit is not positive.
     """
 
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | Sequence[Tool]]
     timeout_s: float = 30.0
     max_result_chars: int = 4000
     max_concurrent_calls: int = 64
@@ -71,7 +74,8 @@ class ToolRuntime:
 
     def __post_init__(self) -> None:
         """Refuse names that are no tags and settings that have no meaning."""
-        for known in map(_Known, self.tools):
+        flat = [tool for each in self.tools for tool in (each if isinstance(each, Sequence) else (each,))]
+        for known in map(_Known, flat):
             name = known.spec.name
             if not re.fullmatch("[a-z_][a-z0-9_]*", name):
                 raise ValueError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")
@@ -111,7 +115,7 @@ class ToolRuntime:
             names = ", ".join(self.tool_names) or "none"
             quoted = repr(call.tool[:_MAX_QUOTED_NAME])
             return self._refuse(ToolStatus.UNKNOWN_TOOL, f"Unknown tool {quoted}. Available tools: {names}.")
-        if call.arguments is None and not call.text.strip():
+        if call.arguments is None and not call.text.strip() and known.spec.text_parameter:
             return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got an empty call.")
         try:
             arguments = known.read(call)
