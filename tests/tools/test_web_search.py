@@ -1,9 +1,6 @@
 """Search over providers, against a local server that answers in their shapes, and in none."""
 
 import asyncio
-import json
-import threading
-from contextlib import contextmanager
 
 import pytest
 from aiohttp import web
@@ -23,6 +20,7 @@ from aepo_lightning.tools import (
     WebSearch,
 )
 from aepo_lightning.types import ToolCall, ToolStatus
+from tests.tools.loopback import serve
 from tests.tools.parts import make_context
 
 HITS = [("First", "https://a.example/1", "one\n two"), ("Second", "https://b.example/2", "three")]
@@ -30,65 +28,6 @@ HITS = [("First", "https://a.example/1", "one\n two"), ("Second", "https://b.exa
 
 def results(title, url, snippet):
     return [{title: t, url: u, snippet: s, "extra": 1} for t, u, s in HITS]
-
-
-class Server:
-    """A provider on loopback. `behave` gets the request and returns the response."""
-
-    def __init__(self):
-        self.requests = []
-        self.answer = {}
-        self.behave = None
-        self.url = ""
-
-    async def handle(self, request):
-        body = await request.text()
-        self.requests.append(
-            (request.method, request.path_qs, dict(request.headers), json.loads(body) if body else None)
-        )
-        if self.behave is not None:
-            return await self.behave(request)
-        return web.json_response(self.answer)
-
-
-async def _end(runner):
-    await runner.cleanup()
-    rest = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in rest:
-        task.cancel()
-    await asyncio.gather(*rest, return_exceptions=True)
-
-
-@contextmanager
-def serve():
-    server, loop, ready = Server(), asyncio.new_event_loop(), threading.Event()
-
-    async def start():
-        app = web.Application()
-        app.router.add_route("*", "/{tail:.*}", server.handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        ready.set()
-        return runner
-
-    runner = None
-
-    def run():
-        nonlocal runner
-        runner = loop.run_until_complete(start())
-        loop.run_forever()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    yield server
-    asyncio.run_coroutine_threadsafe(_end(runner), loop).result(10)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-    loop.close()
 
 
 @pytest.fixture(scope="module")
