@@ -164,6 +164,14 @@ class BranchingToolRunner(ToolRunner, Protocol):
         """What the tools say of themselves."""
         ...
 
+    async def start(self) -> None:
+        """Make ready before the first call.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        ...
+
     def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
         """Return why a chain with these calls must not branch, or None if it may."""
         ...

@@ -89,6 +89,8 @@ class RolloutSampler:
             on_tree=on_tree or (lambda _: None),
         )
         try:
+            if isinstance(self.parts.tools, BranchingToolRunner):
+                await self.parts.tools.start()
             if self._journal is None:
                 return await growth.run(questions, None)
             with self._journal.open(name, seed, growth.stamp) as session:

@@ -18,19 +18,25 @@
     snippets.py       `SnippetIndex`: BM25 over short texts
     corpus_search.py  `CorpusIndex` and `IndexSearch`: offline BM25 over JSONL and parquet files
     search_cache.py   reads the official JSON of stored search results
-    python.py         `PythonTool`: model-written code in a fresh interpreter with resource limits (not a sandbox)
-    child_process.py  `ChildProcess`: one process with capped output that leaves nothing behind
-    python_child.py   what runs inside that interpreter
+    browse.py         `Browse`: a page as text, or what a model says about it
+    page_fetcher.py, addresses.py  pages of the public internet, and nothing else
+    extraction.py     the text of pages, worked out in the jail
+    python.py         `PythonTool`: model-written code behind the best wall there is
+    jail/             the pool behind it: bubblewrap, a sandbox server, or none if that is written out
+    child_process.py, python_child.py  code without a wall: one process that leaves nothing behind
 
 Every tool answers with text. Nothing here knows of engines, tokens or rewards.
 """
 
+from aepo_lightning.tools.browse import Browse, PageSummary
 from aepo_lightning.tools.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.child_process import ChildProcess
 from aepo_lightning.tools.corpus_search import CorpusFields, CorpusIndex, IndexSearch
+from aepo_lightning.tools.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.function_tool import FunctionTool, tool
 from aepo_lightning.tools.mcp import MCPTool, mcp_tools
 from aepo_lightning.tools.mcp_server import MCPServer
+from aepo_lightning.tools.page_fetcher import Page, PageFetcher
 from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime import ToolRuntime
 from aepo_lightning.tools.search import CorpusSearch
@@ -53,15 +59,21 @@ from aepo_lightning.tools.web_search import WebSearch
 __all__ = [
     "Brave",
     "BrightDataBing",
+    "Browse",
     "CachedAnswer",
     "ChildProcess",
     "CorpusFields",
     "CorpusIndex",
     "CorpusSearch",
+    "Extractor",
     "FunctionTool",
     "IndexSearch",
+    "JailedExtractor",
     "MCPServer",
     "MCPTool",
+    "Page",
+    "PageFetcher",
+    "PageSummary",
     "PythonTool",
     "Retriever",
     "SQLiteCache",

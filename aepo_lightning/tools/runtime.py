@@ -213,6 +213,17 @@ class ToolRuntime:
         """Free the states of a chain that has ended."""
         await self._here().states.release(self._stateful(), context)
 
+    async def start(self) -> None:
+        """Have every tool that needs it make ready, and see that it can.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        for known in self._by_name.values():
+            start = getattr(known.tool, "start", None)
+            if start is not None:
+                await start()
+
     async def close(self) -> None:
         """Free what the running event loop holds: states of chains, connections of tools. More calls may follow."""
         loop_state = self._loops.pop(asyncio.get_running_loop(), None)
