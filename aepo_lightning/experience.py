@@ -1,30 +1,21 @@
 """From rollout trees to the data of optimiser steps: advantages, micro-batches within a token budget, old log-probs."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
+from aepo_lightning.batching import Batcher, Row, describe_batches
 from aepo_lightning.network import TokenScores
 from aepo_lightning.ops.collectives import all_reduce, world_size
-from aepo_lightning.ops.tree_packing import pack_rows
-from aepo_lightning.ops.tree_partition import Part, cut_tree, fill_bins
 from aepo_lightning.protocols import AdvantageEstimator
-from aepo_lightning.tree import RolloutTree, Trajectory
+from aepo_lightning.tree import RolloutTree
 from aepo_lightning.types import Minibatch, TrajectoryBatch
 
 Scorer = Callable[[TrajectoryBatch], TokenScores]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    trajectory: Trajectory
-    group: int
-    reward: float
-    advantage: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +23,7 @@ class ExperienceBuilder:
     """Prepares what the trainer sees of one rollout iteration.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive or a word is unknown.
     """
 
     advantage_estimator: AdvantageEstimator
@@ -45,22 +36,30 @@ class ExperienceBuilder:
     packing: Literal["padded", "flat", "tree"] = "padded"
     """How a micro-batch runs: as right-padded rows, as one row of whole trajectories without padding, or as one row
     that holds every prefix which trajectories of a question share once. The numbers are the same."""
-    old_logprobs: Literal["recompute", "sampler"] = "recompute"
-    """Whether the trainer scores the tokens before the first update, or the engine's log-probs are taken as is."""
+    old_logprobs: Literal["recompute", "sampler", "auto"] = "recompute"
+    """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
+    as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
+    optimiser step, its rollouts are those of the present weights, and no entropy shaping needs entropies before."""
     drop_zero_variance_groups: bool = False
     """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
     pad_token_id: int = field(default=0)
 
     def __post_init__(self) -> None:
-        """Refuse numbers without meaning."""
+        """Refuse settings without meaning."""
         for name in ("questions_per_step", "max_tokens_per_micro_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if self.packing not in ("padded", "flat", "tree"):
             raise ValueError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
+        if self.old_logprobs not in ("recompute", "sampler", "auto"):
+            raise ValueError(f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}.")
 
     def build(
-        self, trees: Sequence[RolloutTree], score: Scorer, score_reference: Scorer | None = None
+        self,
+        trees: Sequence[RolloutTree],
+        score: Scorer,
+        score_reference: Scorer | None = None,
+        is_stale: bool = False,
     ) -> list[Minibatch]:
         """Return one minibatch per optimiser step.
 
@@ -71,6 +70,7 @@ class ExperienceBuilder:
             trees: Finished trees of this rank.
             score: Log-probs and entropies by the trainer's weights, without gradient.
             score_reference: The same by the reference policy, if the objective wants a KL penalty.
+            is_stale: Whether older weights than the trainer's grew a tree on some rank. The same on every rank.
 
         Raises:
             ValueError: If `questions_per_step` does not divide among the ranks.
@@ -81,33 +81,55 @@ class ExperienceBuilder:
                 f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got {self.questions_per_step}."
             )
         own = self.questions_per_step // num_ranks
-        minibatches = [self._minibatch(trees[i : i + own], i, score) for i in range(0, len(trees), own)]
+        minibatches = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
+        is_on_policy = len(minibatches) == 1 and not is_stale
+        for minibatch in minibatches:
+            self._annotate(minibatch.micro_batches, score, is_on_policy)
         if score_reference is not None:
             for batch in (batch for minibatch in minibatches for batch in minibatch.micro_batches):
                 batch.ref_logprobs = score_reference(batch).logprobs.cpu()
         return minibatches
 
-    def _minibatch(self, trees: Sequence[RolloutTree], first_group: int, score: Scorer) -> Minibatch:
+    def describe(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
+        """Return figures about what was built. Collective.
+
+        Returns:
+            Those of `describe_batches` and, where the trainer has scored the tokens, `max_importance_weight`: the
+            largest pi_old / pi_sampler of a response token.
+        """
+        figures = describe_batches(minibatches)
+        gaps = [
+            float((batch.old_logprobs - batch.sampler_logprobs)[batch.response_mask].max())
+            for minibatch in minibatches
+            for batch in minibatch.micro_batches
+            if batch.old_logprobs is not None and batch.response_mask.any()
+        ]
+        (largest,) = all_reduce([max(gaps, default=-math.inf)], "max")
+        if self.old_logprobs != "sampler" and largest > -math.inf:
+            figures["max_importance_weight"] = math.exp(min(largest, 700.0))  # e^709 is the largest float
+        return figures
+
+    def _minibatch(self, trees: Sequence[RolloutTree], first_group: int) -> Minibatch:
         rows = self._informative([row for i, tree in enumerate(trees) for row in self._rows(tree, first_group + i)])
-        chunks = self._chunks(rows)
-        num_chunks = int(all_reduce([len(chunks)], "max")[0])
-        batches = [self._collate(chunk) for chunk in (*chunks, *[[]] * (num_chunks - len(chunks)))]
-        self._annotate(batches, score)
+        batcher = Batcher(
+            max_tokens=self.max_tokens_per_micro_batch, packing=self.packing, pad_token_id=self.pad_token_id
+        )
+        batches = batcher.micro_batches(rows)
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
         global_tokens, global_rows = all_reduce([tokens, len(rows)])
         return Minibatch(
             micro_batches=batches, global_num_tokens=int(global_tokens), global_num_sequences=int(global_rows)
         )
 
-    def _rows(self, tree: RolloutTree, group: int) -> list[_Row]:
+    def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
         rewards = tree.rewards
         advantages = self.advantage_estimator(torch.tensor(rewards, dtype=torch.float32)).tolist()
         return [
-            _Row(trajectory=trajectory, group=group, reward=reward, advantage=advantage)
+            Row(trajectory=trajectory, group=group, reward=reward, advantage=advantage)
             for trajectory, reward, advantage in zip(tree.trajectories(), rewards, advantages, strict=True)
         ]
 
-    def _informative(self, rows: list[_Row]) -> list[_Row]:
+    def _informative(self, rows: list[Row]) -> list[Row]:
         if not self.drop_zero_variance_groups:
             return rows
         rewards: dict[int, set[float]] = {}
@@ -116,65 +138,15 @@ class ExperienceBuilder:
         kept = [row for row in rows if len(rewards[row.group]) > 1]
         return kept if all_reduce([len(kept)])[0] else rows
 
-    def _chunks(self, rows: Sequence[_Row]) -> list[list[_Row]]:
-        if self.packing == "padded":
-            return self._padded_chunks(rows)
-        parts = self._parts(rows)
-        bins = fill_bins([part.num_tokens for part in parts], self.max_tokens_per_micro_batch)
-        return [[rows[index] for each in found for index in parts[each].rows] for found in bins]
-
-    def _parts(self, rows: Sequence[_Row]) -> list[Part]:
-        """Return which rows stay together: each alone, or as much of a group's tree as fits."""
-        tokens = [row.trajectory.token_ids for row in rows]
-        if self.packing == "flat":
-            return [Part(rows=(index,), num_tokens=len(ids)) for index, ids in enumerate(tokens)]
-        groups: dict[int, list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault(row.group, []).append(index)
-        return [
-            Part(rows=tuple(members[index] for index in part.rows), num_tokens=part.num_tokens)
-            for members in groups.values()
-            for part in cut_tree([tokens[index] for index in members], self.max_tokens_per_micro_batch)
-        ]
-
-    def _padded_chunks(self, rows: Sequence[_Row]) -> list[list[_Row]]:
-        """Put rows of similar length together, so that little is padding."""
-        chunks: list[list[_Row]] = []
-        width = 0
-        for row in sorted(rows, key=lambda row: -len(row.trajectory.token_ids)):
-            if not chunks or width * (len(chunks[-1]) + 1) > self.max_tokens_per_micro_batch:
-                chunks.append([])
-                width = len(row.trajectory.token_ids)
-            chunks[-1].append(row)
-        return chunks
-
-    def _collate(self, rows: Sequence[_Row]) -> TrajectoryBatch:
-        paths = [row.trajectory for row in rows]
-        width = max((len(path.token_ids) for path in paths), default=2)
-        # An empty micro-batch is one row of padding, so that every rank runs the same number of passes.
-        batch = TrajectoryBatch(
-            input_ids=_padded([p.token_ids for p in paths] or [[]], width, self.pad_token_id, torch.long),
-            lengths=torch.tensor([len(p.token_ids) for p in paths] or [0]),
-            response_mask=_padded([p.is_sampled[1:] for p in paths] or [[]], width - 1, False, torch.bool),
-            sampler_logprobs=_padded([p.logprobs[1:] for p in paths] or [[]], width - 1, 0.0, torch.float32),
-            sampler_entropies=_padded([p.entropies[1:] for p in paths] or [[]], width - 1, 0.0, torch.float32),
-            group_index=torch.tensor([row.group for row in rows] or [-1]),
-            rewards=torch.tensor([row.reward for row in rows] or [0.0]),
-            sequence_advantages=torch.tensor([row.advantage for row in rows] or [0.0]),
-        )
-        if self.packing != "padded":
-            shares = self.packing == "tree"
-            batch.packed = pack_rows(batch.input_ids, batch.lengths, batch.response_mask, shares_prefixes=shares)
-        return batch
-
-    def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer) -> None:
+    def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
         """Fill in old log-probs, old entropies and the advantage of every token."""
+        is_skipped = self.old_logprobs == "auto" and is_on_policy and self.shaping is None
         for batch in batches:
-            if self.old_logprobs == "recompute":
+            if self.old_logprobs == "sampler":
+                batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
+            elif not is_skipped:
                 scores = score(batch)
                 batch.old_logprobs, batch.old_entropies = scores.logprobs.cpu(), scores.entropies.cpu()
-            else:
-                batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
         for batch, statistics in zip(batches, self._entropy_statistics(batches), strict=True):
             if self.shaping is None:
                 batch.advantages = batch.sequence_advantages[:, None] * batch.response_mask
@@ -203,7 +175,3 @@ class ExperienceBuilder:
             pooled = shaping.pool(rows, torch.cat([batch.group_index for batch in batches]))
         found = iter(pooled)
         return [[next(found) for _ in range(len(batch.lengths))] for batch in batches]
-
-
-def _padded(rows: Sequence[Sequence[float | int]], width: int, fill: float | int, dtype: torch.dtype) -> Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=dtype)

@@ -9,25 +9,36 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from aepo_lightning.building import NetworkBuilder
+from aepo_lightning.adapters import LoRA, without_adapter
+from aepo_lightning.building import NetworkBuilder, place_of
+from aepo_lightning.checkpoints import (
+    RANDOM_KEY,
+    RECORD_KEY,
+    check_format,
+    check_shapes,
+    describe,
+    random_states,
+    restore_random_states,
+)
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.network import PolicyNetwork, TokenScores
-from aepo_lightning.objectives import KLPenalty, LossAggregation
+from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.ops.collectives import all_names, all_reduce
 from aepo_lightning.policy_loss import PolicyLoss
 from aepo_lightning.protocols import Objective, PolicySource
 from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
+from aepo_lightning.sharding import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
+from aepo_lightning.sharding_options import ShardingOptions
 from aepo_lightning.tree import RolloutTree, TreeBatch
 from aepo_lightning.types import Minibatch, TrajectoryBatch, WeightedMean
 
@@ -46,6 +57,7 @@ class AEPOModule(LightningModule):
         *,
         aggregation: LossAggregation | None = None,
         kl_penalty: KLPenalty | None = None,
+        importance_correction: ImportanceCorrection | None = None,
         scheduler: SchedulerFactory | None = None,
         temperature: float = 1.0,
         max_grad_norm: float = 1.0,
@@ -53,6 +65,9 @@ class AEPOModule(LightningModule):
         gradient_checkpointing: bool = False,
         logprob_chunk_size: int = 256,
         mixed_precision: bool = False,
+        cpu_offload: bool = False,
+        reshard_after_forward: bool = True,
+        adapter: LoRA | None = None,
         defer_gradient_sync: bool = False,
         pass_at: tuple[int, ...] | list[int] = (1, 4),
     ) -> None:
@@ -64,14 +79,20 @@ class AEPOModule(LightningModule):
             optimizer: Called with the parameters.
             aggregation: How token losses become one number. Default: the mean over all response tokens of the step.
             kl_penalty: Distance from the first weights; a frozen copy of the policy is kept only if it is on.
+            importance_correction: Weights of token losses against the engine's log-probs. Default: none.
             scheduler: Called with the optimizer; stepped once per optimiser step. None keeps the rate constant.
             temperature: Sampling temperature of the rollouts.
             max_grad_norm: Gradients are scaled down to this L2 norm.
             entropy_coefficient: Weight of an entropy bonus in the loss.
             gradient_checkpointing: Recompute activations in the backward pass.
             logprob_chunk_size: Rows of logits that exist at once.
-            mixed_precision: Under FSDP2, compute in bfloat16 with float32 weights and reductions.
-            defer_gradient_sync: Under FSDP2, reduce gradients once per step instead of after every micro-batch. Saves
+            mixed_precision: Under FSDP, compute in bfloat16 with float32 weights and reductions.
+            cpu_offload: Under FSDP, keep weights, gradients and optimiser state on the CPU.
+            reshard_after_forward: Under FSDP, free each layer after its forward pass. Without it a step gathers less
+                and keeps more.
+            adapter: Train this beside the weights instead of the weights. The KL penalty is then against the network
+                without it, and no frozen copy is kept.
+            defer_gradient_sync: Under FSDP, reduce gradients once per step instead of after every micro-batch. Saves
                 traffic, but keeps whole float32 gradients on every GPU.
             pass_at: The k of each `val/pass@k`.
 
@@ -91,12 +112,16 @@ class AEPOModule(LightningModule):
             aggregation=aggregation or LossAggregation(),
             kl_penalty=kl_penalty or KLPenalty(),
             entropy_coefficient=entropy_coefficient,
+            correction=importance_correction or ImportanceCorrection(),
         )
         self._builder = NetworkBuilder(
             policy=policy,
             gradient_checkpointing=gradient_checkpointing,
             logprob_chunk_size=logprob_chunk_size,
-            mixed_precision=mixed_precision,
+            sharding=ShardingOptions(
+                mixed_precision=mixed_precision, cpu_offload=cpu_offload, reshard_after_forward=reshard_after_forward
+            ),
+            adapter=adapter,
         )
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler
@@ -112,6 +137,16 @@ class AEPOModule(LightningModule):
         """Whether the KL penalty needs log-probs of the reference policy."""
         return self._policy_loss.kl_penalty.coefficient > 0
 
+    @property
+    def adapter(self) -> LoRA | None:
+        """What is trained beside the weights; None if the weights are."""
+        return self._builder.adapter
+
+    @property
+    def importance_correction(self) -> ImportanceCorrection:
+        """How token losses are corrected for the difference to the engine."""
+        return self._policy_loss.correction
+
     def setup(self, stage: str) -> None:
         """Silence one warning of Lightning that is wrong here."""
         del stage
@@ -119,13 +154,30 @@ class AEPOModule(LightningModule):
         warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
 
     def configure_model(self) -> None:
-        """Build the network, sharded per decoder layer if the strategy has a device mesh. Later calls do nothing."""
+        """Build the network, sharded per decoder layer if the strategy shards. Later calls do nothing.
+
+        Raises:
+            ConfigError: If the precision or the strategy cannot train it.
+            DataError: If weights cannot be read.
+        """
         if self.network is not None:
             return
-        self.network = self._builder.trained(self.device_mesh)
-        if self.uses_reference:
+        place = place_of(self._trainer, self.device_mesh, self._builder.sharding, self._defer_gradient_sync)
+        self.network = self._builder.trained(place)
+        if self.uses_reference and self._builder.adapter is None:
             # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
-            self._reference = [self._builder.reference(self.device_mesh)]
+            self._reference = [self._builder.reference(place)]
+
+    def to(self, *args: Any, **kwargs: Any) -> "AEPOModule":
+        """Move, but leave offloaded weights on the CPU: FSDP brings them to the device when they are needed."""
+        network = self.network
+        if network is None or not (self._builder.sharding.cpu_offload and is_sharded(network)):
+            return super().to(*args, **kwargs)
+        self.network = None
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and scheduler from their factories."""
@@ -154,18 +206,42 @@ class AEPOModule(LightningModule):
     @torch.no_grad()
     def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
         """Return log-probs of a batch under the reference policy."""
+        if self._builder.adapter is not None:
+            assert self.network is not None, "`configure_model` runs first"
+            with without_adapter(self.network.model):
+                return self._score(self.network, batch)
         reference = self._reference[0]
-        if not isinstance(reference, FSDPModule):
+        if not is_sharded(reference):
             # Lightning moves submodules only, and does so after `configure_model`.
             reference.to(self.device)
         return self._score(reference, batch)
 
     def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
         moved = batch.to(self.device)
-        scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature, packed=moved.packed)
-        if isinstance(network, FSDPModule):
-            network.reshard()  # without a backward pass the root unit would stay gathered
+        with forward_context(self._trainer):
+            scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature, packed=moved.packed)
+        reshard(network)
         return scores
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
+        assert self.network is not None, "`configure_model` runs first"
+        strategy = type(self.trainer.strategy).__name__
+        checkpoint[RECORD_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
+        checkpoint[RANDOM_KEY] = random_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what belongs to another model, and go on with the saved random generators.
+
+        A sharded strategy has loaded the weights by now; it refuses other shapes by itself, before it loads any.
+
+        Raises:
+            DataError: If the checkpoint has another format, or parameters of other shapes.
+        """
+        assert self.network is not None, "`configure_model` runs first"
+        check_format(checkpoint.get(RECORD_KEY), "The checkpoint")
+        check_shapes(checkpoint[RECORD_KEY], self.network, "The checkpoint")
+        restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
         """Log what the rollouts of this iteration looked like."""
@@ -174,18 +250,20 @@ class AEPOModule(LightningModule):
 
     def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
         """Take one optimiser step over the micro-batches of `minibatch`."""
-        optimizer = self.optimizers()
+        optimizer, network = self.optimizers(), self.network
         assert isinstance(optimizer, LightningOptimizer)
+        assert network is not None, "`configure_model` runs first"
         metrics: dict[str, WeightedMean] = {}
         losses = []
         for index, batch in enumerate(minibatch.micro_batches):
-            self._sync_gradients(index + 1 == len(minibatch.micro_batches))
-            loss, found = self._loss(batch, minibatch)
-            # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
-            self.manual_backward(loss * self.trainer.world_size)
+            is_last = index + 1 == len(minibatch.micro_batches)
+            with gradient_sync(network, is_last or not self._defer_gradient_sync):
+                loss, found = self._loss(batch, minibatch)
+                # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
+                self.manual_backward(loss * self.trainer.world_size)
             losses.append(loss.detach())
             metrics = {name: mean + metrics[name] if name in metrics else mean for name, mean in found.items()}
-        grad_norm = self._clip_gradients()
+        grad_norm = clip_gradients(network, self._max_grad_norm).to(self.device)
         total = torch.stack(losses).sum()
         self._refuse_non_finite(minibatch, total, grad_norm, batch_idx)
         optimizer.step()
@@ -196,15 +274,6 @@ class AEPOModule(LightningModule):
     def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, Mapping[str, WeightedMean]]:
         assert self.network is not None, "`configure_model` runs first"
         return self._policy_loss(self.network, batch, minibatch, self.temperature)
-
-    def _sync_gradients(self, is_last: bool) -> None:
-        if isinstance(self.network, FSDPModule):
-            self.network.set_requires_gradient_sync(is_last or not self._defer_gradient_sync)
-
-    def _clip_gradients(self) -> Tensor:
-        assert self.network is not None
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._max_grad_norm)
-        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
         bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))

@@ -4,7 +4,6 @@ Backbone and chunked head share one `forward`, so that FSDP can shard the module
 embedding, final norm and head together.
 """
 
-import logging
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
-from aepo_lightning.ops.tree_attention import BackEnd, pick_back_end
-from aepo_lightning.packed_model import packed_states
+from aepo_lightning.ops.tree_attention import BackEnd
+from aepo_lightning.packed_model import BackEndChoice, packed_states
 from aepo_lightning.types import PackedTokens
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,13 +41,12 @@ class PolicyNetwork(nn.Module):
             model: Any causal language model with a `model` backbone and an `lm_head` without bias.
             chunk_size: Rows of logits that exist at once.
             gradient_checkpointing: Recompute activations in the backward pass.
-            packed_attention: Back end of packed batches. None picks the fastest of the device at the first one.
+            packed_attention: Back end of packed batches. None picks the fastest for each.
         """
         super().__init__()
         self.model = model
         self._chunk_size = chunk_size
-        self._packed_attention: BackEnd | None = packed_attention
-        self._is_announced = False
+        self._choose_back_end = BackEndChoice(packed_attention)
         model.config.use_cache = False
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -85,7 +81,7 @@ class PolicyNetwork(nn.Module):
             hidden = states[:, :-1][response_mask]
             targets = input_ids[:, 1:][response_mask]
         else:
-            hidden = packed_states(self.model, packed, self._back_end(input_ids))[packed.sources]
+            hidden = packed_states(self.model, packed, self._choose_back_end)[packed.sources]
             targets = packed.targets
         head = self.model.lm_head.weight
         scores = chunked_logprob(hidden, head, targets, temperature, chunk_size=self._chunk_size, entropy=mode)
@@ -98,10 +94,3 @@ class PolicyNetwork(nn.Module):
         logprobs = zeros.masked_scatter(response_mask, logprobs)
         entropies = zeros if entropies is None else zeros.masked_scatter(response_mask, entropies)
         return TokenScores(logprobs=logprobs, entropies=entropies)
-
-    def _back_end(self, input_ids: Tensor) -> BackEnd:
-        back_end = self._packed_attention or pick_back_end(input_ids.device)
-        if not self._is_announced:
-            self._is_announced = True
-            logger.info("Packed batches run on the %r attention back end.", back_end)
-        return back_end

@@ -4,11 +4,14 @@ Both parts satisfy `protocols.PolicySource`. What turns a model into log-probs a
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,7 +21,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.protocols import StoredWeights
 
 
 @dataclass(kw_only=True)
@@ -63,9 +67,14 @@ class ScratchPolicy:
             # `torch.manual_seed` would seed the generators of all GPUs too, which nothing here puts back.
             torch.default_generator.manual_seed(self.seed)
             model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                self.config, dtype=torch.float32
+                deepcopy(self.config),  # the model changes it: how it attends, whether it keeps a cache
+                dtype=torch.float32,
             )
         return model
+
+    def find_weights(self) -> StoredWeights | None:
+        """Return None: weights are drawn when the model is built, whole on every rank."""
+        return None
 
 
 @dataclass(kw_only=True)
@@ -104,3 +113,23 @@ class PretrainedPolicy:
         )
         model.config.use_cache = False
         return model
+
+    def find_weights(self) -> StoredWeights | None:
+        """Return the folder of the weights; one of a hub name is downloaded first.
+
+        Raises:
+            DataError: If it is no folder and cannot be downloaded.
+        """
+        folder = Path(self.name_or_path)
+        if not folder.is_dir():
+            folder = self._download()
+        return StoredWeights(folder=folder, dtype=getattr(torch, self.dtype))
+
+    def _download(self) -> Path:
+        try:
+            return Path(snapshot_download(self.name_or_path, allow_patterns=["*.safetensors", "*.json"]))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"`name_or_path` must be a folder or a model that can be downloaded, but got {self.name_or_path!r}: "
+                f"{error}"
+            ) from error

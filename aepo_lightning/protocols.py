@@ -4,10 +4,12 @@ Callers are typed with these, never with a class of the family. Anything that ha
 be registered.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +70,41 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LowRankUpdate:
+    """What an adapter adds to one weight: `scale * up @ down`; `ops.low_rank.merge_low_rank` adds it."""
+
+    name: str
+    """Hugging Face name of the weight."""
+    down: Float[Tensor, "rank inner"]
+    up: Float[Tensor, "hidden rank"]
+    scale: float
+
+
+@runtime_checkable
+class AdapterEngine(Protocol):
+    """An engine that keeps the weights below an adapter, so that only the adapter has to be published."""
+
+    @property
+    def base(self) -> str | None:
+        """Name of the base that the engine still has, empty without one, None if it never keeps one."""
+        ...
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], base: str) -> None:
+        """Keep all weights (Hugging Face names), without adapter. Nothing may be generated before `load_adapter`.
+
+        Args:
+            weights: All of the model's.
+            adapted: Names of those that adapters will be added to.
+            base: A name for them. `Engine.load_weights` makes the engine forget it.
+        """
+        ...
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
+        """Generate with the base and this adapter, one update for each adapted weight; forget every cached prefix."""
+        ...
+
+
 @runtime_checkable
 class EntropyReporting(Protocol):
     """An engine that knows how good its entropies are and has another estimate to fall back to."""
@@ -80,6 +117,15 @@ class EntropyReporting(Protocol):
     def fall_back_to_top_k(self, reason: str) -> None:
         """Report an estimate from the largest log-probs from now on, with a warning that gives the reason."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredWeights:
+    """Weights that lie in a folder of safetensors files, under the names of Hugging Face's modules."""
+
+    folder: Path
+    dtype: torch.dtype
+    """Training precision, whatever that of the files is."""
 
 
 @runtime_checkable
@@ -98,6 +144,16 @@ class PolicySource(Protocol):
 
     def build_model(self) -> PreTrainedModel:
         """Return a new model with its weights, in training precision, on the CPU."""
+        ...
+
+    def find_weights(self) -> StoredWeights | None:
+        """Return the files that `build_model` reads, after a download if need be; None if it reads none.
+
+        Ranks then read their own parts of them, and none holds the whole model.
+
+        Raises:
+            DataError: If there are no such files.
+        """
         ...
 
 

@@ -1,20 +1,32 @@
 """Lightning callbacks: what may be added to a run or left out. Import them as `aepo_lightning.callbacks`.
 
-    branch_penalty.py   `BranchPenalty`: steers the penalty for consecutive branches; schedules, hence changes rollouts
-    entropy_monitor.py  `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
-    entropy_guard.py    `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
-    rollout_logger.py   `RolloutLogger`: some trajectories as readable text
-    throughput.py       `Throughput`: where the time of an iteration goes, and tokens per second
-    _trainer.py         what they ask of the trainer
+    atomic_checkpoint.py  `AtomicCheckpoint`: saves the run so that a crash at any moment cannot spoil it
+    branch_penalty.py     `BranchPenalty`: steers the penalty for branches in a row; schedules, hence changes rollouts
+    entropy_monitor.py    `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
+    entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
+    rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
+    rollout_logger.py     `RolloutLogger`: some trajectories as readable text
+    throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
+    _trainer.py           what they ask of the trainer
 
 Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained; without
 any of the others a run computes the same numbers. The names that they log stand in `docs/metrics.md`.
 """
 
+from aepo_lightning.callbacks.atomic_checkpoint import AtomicCheckpoint
 from aepo_lightning.callbacks.branch_penalty import BranchPenalty
 from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
+from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
 from aepo_lightning.callbacks.throughput import Throughput
 
-__all__ = ["BranchPenalty", "EntropyGuard", "EntropyMonitor", "RolloutLogger", "Throughput"]
+__all__ = [
+    "AtomicCheckpoint",
+    "BranchPenalty",
+    "EntropyGuard",
+    "EntropyMonitor",
+    "RankGuard",
+    "RolloutLogger",
+    "Throughput",
+]

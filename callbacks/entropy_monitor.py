@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
@@ -31,7 +30,7 @@ class EntropyMonitor(L.Callback):
 
     The upper panel has the entropies in nats, the lower one reward and pass@1, both over optimiser steps. The curves
     are in the checkpoint, so a resumed run goes on with them. The picture is `entropy.png` in the folder of the
-    checkpoints (without a ModelCheckpoint: in the trainer's `default_root_dir`), and loggers with TensorBoard's
+    checkpoints (without a checkpoint callback: in the trainer's `default_root_dir`), and loggers with TensorBoard's
     `add_figure` get it at the end of the run as `entropy`. No number is logged.
     """
 
@@ -114,8 +113,7 @@ class EntropyMonitor(L.Callback):
         """Return where the picture of a run goes."""
         if self._output_path is not None:
             return Path(self._output_path)
-        checkpoints = trainer.checkpoint_callback
-        folder = checkpoints.dirpath if isinstance(checkpoints, ModelCheckpoint) else None
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
         return Path(folder or trainer.default_root_dir) / "entropy.png"
 
     @override

@@ -238,6 +238,9 @@ class Biased:
         self.tokenizer, self.config = self._policy.tokenizer, self._policy.config
         self.ids = self.tokenizer.encode(text, add_special_tokens=False)
 
+    def find_weights(self):
+        return None
+
     def build_model(self):
         model = self._policy.build_model()
         # Without attention and MLP the hidden state is the normed embedding: one-hot pairs make a lookup table.

@@ -66,7 +66,7 @@ def update(packing, trees, dtype=torch.float32, experience=None, policy=None, se
     perturb(module.network, seed=seed + 1)
     total, rows = 0.0, {}
     for batch in minibatch.micro_batches:
-        loss, metrics = module._loss(batch, minibatch)
+        loss, metrics = module._policy_loss(module.network, batch, minibatch, module.temperature)
         loss.backward()
         total += float(loss.detach())
         rows |= _rows(batch, module.score(batch))
@@ -74,7 +74,7 @@ def update(packing, trees, dtype=torch.float32, experience=None, policy=None, se
         "loss": total,
         "metrics": metrics,
         "rows": rows,
-        "gradients": flat(parameter.grad for parameter in module.network.parameters()),
+        "gradients": flat(parameter.grad for parameter in module.network.parameters() if parameter.requires_grad),
         "num_micro_batches": len(minibatch.micro_batches),
         "num_tokens": [num_tokens(batch) for batch in minibatch.micro_batches],
     }

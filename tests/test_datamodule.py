@@ -1,6 +1,8 @@
 """Fresh rollouts between epochs: published once, collected once, resumed exactly."""
 
+import logging
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +12,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.experience import ExperienceBuilder
+from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.protocols import Task
 from aepo_lightning.types import Question
 from tests.builders import canonical
@@ -290,6 +294,42 @@ def test_another_trainer_gets_the_weights_published_again(tmp_path):
 def test_an_iteration_is_a_whole_number_of_steps(number):
     with pytest.raises(ValueError, match=rf"`questions_per_iteration` must be a positive multiple .* but got {number}"):
         make_datamodule(make_module().policy, questions_per_iteration=number)
+
+
+@pytest.mark.parametrize("is_restricted", [True, False], ids=["top-p", "whole distribution"])
+def test_sampling_that_log_probs_do_not_describe_is_warned_about_once(tmp_path, caplog, is_restricted):
+    run, _ = tree_run(tmp_path, limit_val_batches=1.0)
+    parts = run.datamodule.sampler.parts
+    if is_restricted:
+        run.datamodule.sampler.parts = replace(parts, settings=replace(parts.settings, top_p=0.9))
+    with caplog.at_level(logging.WARNING, logger="aepo_lightning.off_policy"):
+        run.validate().fit()
+    assert caplog.text.count("With top_p=0.9 tokens are drawn from the most likely ones only") == int(is_restricted)
+
+
+def test_batches_and_loss_that_disagree_about_old_log_probs_are_refused(tmp_path):
+    module = make_module()
+    datamodule = make_datamodule(module.policy, experience=experience(old_logprobs="sampler"))
+    with pytest.raises(ConfigError, match="must be that of the experience, 'sampler', but got 'recompute'"):
+        make_run(tmp_path, module, datamodule).fit()
+
+
+def test_rollouts_without_overlap_are_never_stale(tmp_path):
+    run, _ = tree_run(tmp_path)
+    assert run.fit().logger.values("rollout/staleness_steps") == [0, 0]
+
+
+def test_one_on_policy_step_is_not_scored_before_and_trains_as_if_it_were(tmp_path):
+    weights = []
+    for source in ("recompute", "auto"):
+        correction = ImportanceCorrection(old_logprobs=source)
+        module = make_module(optimizer=adam(), importance_correction=correction)
+        builder = experience(shaping=None, questions_per_step=2, old_logprobs=source)
+        run = make_run(tmp_path, module, make_datamodule(module.policy, experience=builder), max_epochs=2).fit()
+        weights.append(flat(run.network.parameters()))
+        assert len(run.logger.values("experience/max_importance_weight")) == (2 if source == "recompute" else 0)
+    # Two AdamW steps of 1e-2; the ratio of 1 is rounded where it is computed.
+    torch.testing.assert_close(*weights, atol=1e-5, rtol=1e-5)
 
 
 class OtherModule(LightningModule):

@@ -165,6 +165,47 @@ def test_the_trainer_is_not_asked_for_what_the_engine_has():
     assert len(builder.build(random_trees(2), refuse)) == 1
 
 
+def build_counted(trees, is_stale=False, **options):
+    """The optimiser steps, and the micro-batches that the trainer was asked to score."""
+    asked = []
+
+    def counted(batch):
+        asked.append(batch)
+        return score(batch)
+
+    options = {"advantage_estimator": GroupZScore(), "questions_per_step": len(trees)} | options
+    return ExperienceBuilder(**options).build(trees, counted, is_stale=is_stale), asked
+
+
+ON_POLICY = {
+    "one step": ({}, True),
+    "two steps": ({"questions_per_step": 1}, False),
+    "stale rollouts": ({"is_stale": True}, False),
+    "entropy shaping": ({"shaping": EntropyShaping()}, False),
+}
+
+
+@pytest.mark.parametrize(("options", "is_skipped"), ON_POLICY.values(), ids=ON_POLICY)
+def test_the_scoring_pass_is_skipped_exactly_where_it_could_change_nothing(options, is_skipped):
+    steps, asked = build_counted(random_trees(2), old_logprobs="auto", **options)
+    batches = [batch for step in steps for batch in step.micro_batches]
+    assert len(asked) == (0 if is_skipped else len(batches))
+    assert all((batch.old_logprobs is None) == is_skipped for batch in batches)
+    assert all(batch.advantages is not None for batch in batches)
+
+
+def test_recomputing_is_never_skipped():
+    assert len(build_counted(random_trees(2), old_logprobs="recompute")[1]) == 1
+
+
+def test_an_unknown_source_of_old_log_probs_is_refused():
+    builder = ExperienceBuilder(advantage_estimator=GroupZScore())
+    # Past the type checker of the tests, as a configuration file would.
+    object.__setattr__(builder, "old_logprobs", "engine")
+    with pytest.raises(ValueError, match="`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got 'engine'"):
+        builder.__post_init__()
+
+
 def test_reference_log_probs_come_only_if_asked_for():
     trees = random_trees(2)
     assert all(batch.ref_logprobs is None for batch in build(trees)[0].micro_batches)

@@ -206,12 +206,15 @@ def test_padded_rows_score_bit_for_bit_the_same_before_and_after_packed_ones():
     assert torch.equal(expected, found)
 
 
-def test_the_log_names_the_back_end_once(caplog):
+def test_the_log_names_the_back_end_of_each_kind_of_batch_once(caplog):
     network = make_network()
     ids, mask = padded(SHARED_ROWS, (1, 3, 2, 1))
-    with caplog.at_level("INFO", "aepo_lightning.network"):
+    with caplog.at_level("INFO", "aepo_lightning.packed_model"):
         network(ids, mask)
         assert not caplog.messages
-        for _ in range(2):
-            network(ids, mask, packed=packed(ids, mask))
-    assert caplog.messages == ["Packed batches run on the 'segment' attention back end."]
+        for shares in (True, False, True, False):
+            network(ids, mask, packed=packed(ids, mask, shares_prefixes=shares))
+    assert caplog.messages == [
+        "Packed batches (tree) run on the 'segment' attention back end.",
+        "Packed batches (flat) run on the 'segment' attention back end.",
+    ]

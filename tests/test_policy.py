@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy import PretrainedPolicy, ScratchPolicy
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.protocols import PolicySource, StoredWeights
 from tests.builders import tiny_policy, word_tokenizer
 
 
@@ -92,6 +92,18 @@ def test_a_saved_policy_comes_back_as_it_was(folder):
 def test_a_saved_policy_is_loaded_in_the_precision_asked_for(folder):
     model = PretrainedPolicy(name_or_path=str(folder[1]), dtype="bfloat16").build_model()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_saved_policy_says_where_its_weights_are_and_a_drawn_one_has_none(folder):
+    policy, path = folder
+    assert policy.find_weights() is None
+    stored = PretrainedPolicy(name_or_path=str(path), dtype="bfloat16").find_weights()
+    assert stored == StoredWeights(folder=path, dtype=torch.bfloat16)
+
+
+def test_a_name_that_is_neither_a_folder_nor_a_model_is_refused():
+    with pytest.raises(DataError, match=r"`name_or_path` must be a folder or a model .*, but got 'no/such/folder'"):
+        PretrainedPolicy(name_or_path="no/such/folder").find_weights()
 
 
 @pytest.mark.parametrize("dtype", ["float31", "nn", ""])

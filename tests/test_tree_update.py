@@ -236,5 +236,6 @@ def test_a_run_on_packed_tokens_logs_what_one_on_padded_rows_logs(tmp_path):
         totals[packing] = sum(sizes)
         assert [log[:2] for log in found] == [log[:2] for log in expected]
         for (step, name, value), (_, _, other) in zip(found, expected, strict=True):
-            assert value == compare(other), (step, name)
+            # How much padding there is, and in how many micro-batches, is what packing changes.
+            assert name.startswith("experience/") or value == compare(other), (step, name)
     assert totals["tree"] < totals["flat"] < totals["padded"]

@@ -9,7 +9,8 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.network import PolicyNetwork
 from aepo_lightning.types import SamplingParams
-from aepo_lightning.weights import WeightsArchive, named_weights, publish
+from aepo_lightning.weights import WeightsArchive, named_weights, publish, trained_weights
+from tests.adapters import adapted_network, teach
 from tests.builders import tiny_policy
 from tests.training import perturb
 
@@ -109,3 +110,28 @@ def test_a_version_that_was_not_kept_is_named(tmp_path):
         WeightsArchive(tmp_path).load(7)
     with pytest.raises(ValueError, match="`keep` must be -1"):
         WeightsArchive(tmp_path, keep=-2)
+
+
+def test_an_archive_of_an_adapter_holds_the_bits_that_the_engine_generates_with(tmp_path):
+    pytest.importorskip("peft", reason="needs the `lora` extra")
+    policy = tiny_policy()
+    network = adapted_network(policy)
+    archive, engine = WeightsArchive(tmp_path), TransformersEngine(policy, max_num_seqs=2, max_model_len=64)
+    found = []
+    for version in (1, 2):
+        teach(network, seed=version)
+        publish(network, engine, version)
+        archive.save(network, version)
+        found.append(sample(engine))
+    assert found[0] != found[1]
+    replaying = TransformersEngine(policy, max_num_seqs=2, max_model_len=64)
+    for version, expected in zip((1, 2), found, strict=True):
+        replaying.load_weights(archive.load(version).items(), version)
+        assert sample(replaying) == expected
+
+
+def test_weights_in_the_trained_precision_are_the_same_where_nothing_is_sharded():
+    for network in (PolicyNetwork(tiny_policy().build_model()), adapted_network()):
+        found, expected = dict(trained_weights(network)), dict(named_weights(network))
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in expected)

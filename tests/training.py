@@ -8,7 +8,7 @@ from random import Random
 
 import torch
 from lightning import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
@@ -269,7 +269,7 @@ def make_trainer(folder, **options) -> Trainer:
         "devices": 1,
         "max_epochs": 1,
         "log_every_n_steps": 1,
-        "enable_checkpointing": any(isinstance(each, ModelCheckpoint) for each in options.get("callbacks", ())),
+        "enable_checkpointing": any(isinstance(each, Checkpoint) for each in options.get("callbacks", ())),
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "reload_dataloaders_every_n_epochs": 1,

@@ -8,6 +8,7 @@ import torch
 from aiohttp import web
 from safetensors.torch import load_file
 
+from aepo_lightning.engines.adapter_file import merged_with_file
 from aepo_lightning.engines.vllm_entropy import pack_entropies
 from aepo_lightning.engines.vllm_server_admission import INSTALL
 from aepo_lightning.engines.vllm_server_weights import READ_CHECK
@@ -166,7 +167,11 @@ class FakeServer:
         return {} if self.can_start else web.Response(status=500, text="already active")
 
     def _update_weights(self, body):
-        self._incoming |= load_file(body["update_info"]["path"])
+        info = body["update_info"]
+        weights = load_file(info["path"])
+        if info["adapter"]:
+            weights = dict(merged_with_file(weights, info["adapter"], torch.device("cpu")))
+        self._incoming |= weights
         return {}
 
     def _finish_weight_update(self, body):

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
+from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.datamodule import RolloutDataModule
 from aepo_lightning.entropy import TurnEntropy
@@ -20,6 +23,8 @@ from aepo_lightning.module import AEPOModule
 from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
 from aepo_lightning.rollout import ChatFormat, RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.weights import WeightsArchive
+
+_FSDP1 = "lightning.pytorch.strategies.FSDPStrategy"
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -126,6 +131,8 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         logger=build_logger(cfg, folder),
         default_root_dir=str(folder),
     )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = EitherCheckpointIO()
     return trainer
 
 
@@ -133,15 +140,32 @@ def build_strategy(cfg: DictConfig) -> Any:
     """Build the strategy; one that shards over all ranks is told how many there are.
 
     Raises:
-        ConfigError: If their number is not written in the configuration.
+        ConfigError: If their number is not written in the configuration, or the strategy cannot run what is.
     """
     strategy = cfg.strategy.copy()
+    if strategy._target_ == _FSDP1:
+        _check_fsdp1(cfg)
     if OmegaConf.is_missing(strategy, "data_parallel_size"):
         devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
         if not (isinstance(devices, int) and devices > 0):
             raise ConfigError(f"`trainer.devices` must be a number of devices for FSDP2, but got {devices!r}.")
         strategy.data_parallel_size = devices * nodes
     return build(strategy)
+
+
+def _check_fsdp1(cfg: DictConfig) -> None:
+    """Refuse what Lightning would refuse late, or not at all because the strategy has a precision of its own."""
+    accelerator, precision = cfg.trainer.accelerator, cfg.trainer.precision
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        raise ConfigError(
+            f"`trainer.accelerator` must be gpu for `strategy=fsdp1`, but got {accelerator}. `strategy=fsdp` also "
+            "runs on CPUs."
+        )
+    if str(precision) not in ("32-true", "32", "None"):
+        raise ConfigError(
+            f"`trainer.precision` must be 32-true for `strategy=fsdp1`, but got {precision}. Set "
+            "`module.mixed_precision=true` to compute in bfloat16 with float32 weights and reductions."
+        )
 
 
 def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:

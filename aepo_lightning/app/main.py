@@ -22,6 +22,7 @@ from aepo_lightning.app.plan_config import plan_input
 from aepo_lightning.app.report import render_report
 from aepo_lightning.app.stages import RunReport, run_stages
 from aepo_lightning.errors import AepoError
+from aepo_lightning.ranks import guarded_process
 
 CONFIG_MODULE = "aepo_lightning.conf"
 
@@ -65,7 +66,8 @@ def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
 @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="train")
 def _hydra_main(cfg: DictConfig) -> None:
     try:
-        execute(cfg)
+        with guarded_process():
+            execute(cfg)
     except AepoError as error:
         logging.getLogger(__name__).debug("raised by", exc_info=error)
         sys.exit(f"{type(error).__name__}: {error}")

@@ -1,228 +1,262 @@
-"""How much memory a model needs on each GPU while it is updated and while it generates.
+"""How much memory one device needs while the policy is updated.
 
-The formulas are for FSDP2 with fp32 master weights, bf16 computation and fp32 gradient reduction, an attention kernel
-that never stores the attention matrix, and a log-prob head that computes logits in chunks. They count what is large
-and round up: a plan that fits leaves the allocator some room, one that does not fit will not run.
+A step goes through moments: the log-prob head, the layers backwards, the reduction of gradients, the optimiser. Each
+frees much of what the one before needed, so the peak is the largest moment, not a sum over all. The formulas hold for
+attention kernels that never store the attention matrix. `benchmarks/plan.py` compares them with real steps.
+
+The symbols of all formulas: P, R and L are the parameters of the model, of its root unit (embedding, final norm, head)
+and of one layer; N ranks, n layers, T tokens of the largest pass, h the hidden size, f the MLP width, V the vocabulary;
+b the bytes of a number that is computed with, w of a weight; A what one layer saves per token
+(`ModelSize.saved_bytes_per_token`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-
+from aepo_lightning.app.model_size import FP32, ModelSize
 from aepo_lightning.app.plan_input import PlanInput
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.app.spread import Spread
+from aepo_lightning.ops.logit_blocks import MOST_LOGITS_ON_CPU, BlockShape
 
-GIB = 2**30
-BF16 = 2
-"""Bytes of a bf16 number."""
-FP32 = 4
-"""Bytes of an fp32 number."""
-LOGIT_BUFFERS = 3
-"""Chunk-by-vocabulary buffers that exist at once in the backward pass: logits, probabilities, gradient."""
-GATHERED_LAYERS = 2
-"""FSDP2 gathers the next layer while the current one computes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSize:
-    """Parameter counts and shapes of a decoder-only model with gated MLPs and grouped-query attention."""
-
-    num_parameters: int
-    """All parameters; tied weights count once."""
-    num_embedding_parameters: int
-    """Input embedding and output head; one matrix if they are tied."""
-    num_layer_parameters: int
-    """Parameters of one layer."""
-    num_layers: int
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    vocab_size: int
-    has_qk_norm: bool
-    """Whether queries and keys are normalised, as in Qwen3."""
-
-    @property
-    def num_root_parameters(self) -> int:
-        """Parameters outside the layers, which FSDP2 gathers as one unit: embedding, head, final norm."""
-        return self.num_parameters - self.num_layers * self.num_layer_parameters
-
-    @property
-    def saved_bytes_per_token(self) -> int:
-        """Bytes that one layer saves per token for its backward pass, in bf16 with fp32 norms.
-
-        With h the hidden size, q and kv the widths of queries and keys (heads times head size), n and n_kv the
-        numbers of heads and f the MLP width:
-
-            two norms      2 * (4h + 4 + 2h + 2h)   fp32 input, its scale, normalised and weighted outputs
-            attention      4q + 4kv + 4n            queries, keys, values, output; fp32 log-sum-exp
-            q and k norms  6(q + kv) + 4(n + n_kv)  fp32 input, normalised output, scales; only with `has_qk_norm`
-            MLP            8f                       gate, up, activation, product
-        """
-        query = self.num_attention_heads * self.head_dim
-        key = self.num_key_value_heads * self.head_dim
-        norms = 2 * (8 * self.hidden_size + 4)
-        attention = 4 * query + 4 * key + 4 * self.num_attention_heads
-        qk_norms = 6 * (query + key) + 4 * (self.num_attention_heads + self.num_key_value_heads)
-        return norms + attention + qk_norms * self.has_qk_norm + 8 * self.intermediate_size
-
-    def kv_bytes_per_token(self, tensor_parallel: int) -> int:
-        """Bytes of keys and values in bf16 per token on each GPU. Heads are split, and copied once none is left."""
-        heads = max(self.num_key_value_heads // tensor_parallel, 1)
-        return 2 * BF16 * self.num_layers * heads * self.head_dim
+WEIGHTS, OPTIMISER, GRADIENTS = "weights", "AdamW states", "gradients"
+GATHERED, BUFFERS, ACTIVATIONS, HEAD = "gathered weights", "gradient buffers", "activations", "log-prob head"
+REFERENCE, WORKSPACE = "reference model", "optimiser workspace"
+FORWARD_BLOCKS, BACKWARD_BLOCKS = 2, 1
+"""Blocks of logits that exist at once: logits and exponentials; backwards a gradient in place."""
+GPU_BLOCKS = (1, 2)
+"""How many more there are on a GPU: what a product returns beside the buffer, and backwards the block before."""
+BATCH_BYTES = 33
+"""Of each token of a batch: token id, mask and six fp32 numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryLine:
-    """One consumer of memory on one GPU, in each phase of an iteration."""
+class Moment:
+    """Everything that exists on one device at one point of an optimiser step."""
 
     name: str
-    update_bytes: int
-    rollout_bytes: int
-    formula: str
-    """How the bytes come about: P parameters, R of them outside the layers, L in one layer, N GPUs."""
+    parts: Mapping[str, int]
+    """Bytes by purpose."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineMemory:
-    """What the engine in the same process does with its share of each GPU."""
+@dataclass(frozen=True, slots=True)
+class UpdateMemory:
+    """The formulas for one model and one run. All results are bytes on the rank that holds most."""
 
-    share_bytes: int
-    weight_bytes: int
-    """bf16 weights while awake."""
-    asleep_bytes: int
-    """What the engine holds during the update."""
-    kv_bytes_per_token: int
-    kv_tokens: int
-    """Tokens whose keys and values fit into one copy of the engine; 0 if the weights alone fill its share."""
+    size: ModelSize
+    settings: PlanInput
 
-
-def model_size(architecture: Mapping[str, Any]) -> ModelSize:
-    """Build the model on the meta device (no memory, no download) and measure it.
-
-    Args:
-        architecture: Fields of the Hugging Face configuration, `model_type` among them.
-
-    Raises:
-        ConfigError: If `model_type` is missing or unknown.
-    """
-    fields = dict(architecture)
-    model_type = fields.pop("model_type", None)
-    if model_type not in CONFIG_MAPPING:
-        raise ConfigError(
-            f"`architecture.model_type` must name a Hugging Face architecture, but got {model_type!r}. "
-            "Write for example qwen3, qwen2 or llama."
+    def moments(self) -> tuple[Moment, ...]:
+        """Return the moments of a step that can be the largest, in their order."""
+        last = self.size.num_layers
+        found = {
+            "log-prob head, forward": self._head_forward(),
+            "log-prob head, backward": self._head(),
+            "last layer": self._layer(last),
+            "second to last layer": self._layer(max(last - 1, 1)),
+            "gradients of a layer": self._layer_gradients(),
+            "gradients of the embedding": self._embedding_gradient(),
+            "reduction of the root unit": self._root_reduction(),
+            "optimiser": self._optimiser(),
+        }
+        return tuple(
+            Moment(name=name, parts={part: size for part, size in (self.states() | parts).items() if size})
+            for name, parts in found.items()
         )
-    config = AutoConfig.for_model(model_type, **fields)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-    layers = model.get_decoder().layers
-    ends = {id(end.weight): end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings())}
-    return ModelSize(
-        num_parameters=_count(model),
-        num_embedding_parameters=sum(ends.values()),
-        num_layer_parameters=_count(layers[0]),
-        num_layers=len(layers),
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_attention_heads=config.num_attention_heads,
-        num_key_value_heads=config.num_key_value_heads,
-        head_dim=layers[0].self_attn.head_dim,
-        vocab_size=config.vocab_size,
-        has_qk_norm=hasattr(layers[0].self_attn, "q_norm"),
-    )
 
+    def peak(self) -> Moment:
+        """Return the largest moment."""
+        return max(self.moments(), key=lambda moment: moment.num_bytes)
 
-def memory_lines(size: ModelSize, settings: PlanInput) -> tuple[MemoryLine, ...]:
-    """Return what fills one GPU during the update and during the rollout.
+    def states(self) -> dict[str, int]:
+        """Weights wP/N, AdamW 2wP/N, gradients wP/N, reference wP/N. Offloaded ones are in host memory.
 
-    P, R and L are the parameters of the model, of its root unit and of one layer; N is `num_gpus`, T the tokens of
-    the largest pass, h the hidden size, V the vocabulary, A the saved bytes of one layer per token
-    (`ModelSize.saved_bytes_per_token`) and n the number of layers. All figures are bytes per GPU.
+        With an adapter, states and gradients are those of the adapter, and the reference is the policy without it.
+        """
+        found = self._states()
+        return dict.fromkeys(found, 0) if self._is_offloaded else found
 
-        weights              4P/N                           fp32 master weights
-        optimiser            8P/N                           two AdamW moments in fp32
-        gradients            4P/N, deferred sync 4P         fp32; gone during the rollout
-        gathered weights     2(R + 2L)                      bf16: root unit, current and prefetched layer
-        gradient buffers     max(2R + 6L, 6R)               bf16 gradients and the fp32 buffer that reduces them
-        activations          T(2hn + 2A), whole T(n + 1)A   layer inputs, then one layer with its gradients
-        log-prob head        12 * chunk * V + 4hV           three fp32 chunk buffers, fp32 gradient of the head
-        reference model      2P/N                           frozen bf16 shards
-        engine               its share, or 0 asleep
+    def resting(self) -> dict[str, int]:
+        """Return what is left between updates, and the largest unit gathered for a publication: 2b max(R, L)."""
+        spread = self._spread
+        copies = (1 + (spread.ranks > 1)) * spread.is_sharded
+        published = copies * spread.width * max(spread.root, spread.layer)
+        return {name: size for name, size in self.states().items() if name != GRADIENTS} | {GATHERED: published}
 
-    The gradient buffer of the root unit and the activations are counted together although they do not quite meet.
-    """
-    phases = _state_lines(size, settings) + _pass_lines(size, settings)
-    return tuple(
-        MemoryLine(name=name, update_bytes=update, rollout_bytes=rollout, formula=formula)
-        for name, update, rollout, formula in phases
-        if update or rollout
-    )
+    def offloaded_bytes(self) -> int:
+        """Return what each rank has in host memory instead."""
+        return sum(self._states().values()) * self._is_offloaded
 
+    @property
+    def _is_offloaded(self) -> bool:
+        """On a CPU nothing can be moved away."""
+        return self.settings.is_cpu_offloaded and self.settings.is_sharded and self.settings.is_gpu
 
-def engine_memory(size: ModelSize, settings: PlanInput) -> EngineMemory:
-    """Divide the engine's share of one GPU into weights, workspace and key-value cache."""
-    share = round(settings.engine_memory_fraction * settings.gpu_memory_gib * GIB)
-    weights = _shard(BF16 * size.num_parameters, settings.engine_tensor_parallel)
-    per_token = size.kv_bytes_per_token(settings.engine_tensor_parallel)
-    free = share - weights - round(settings.engine_workspace_gib * GIB)
-    return EngineMemory(
-        share_bytes=share,
-        weight_bytes=weights,
-        asleep_bytes=0 if settings.engine_sleeps else share,
-        kv_bytes_per_token=per_token,
-        kv_tokens=max(free, 0) // per_token,
-    )
+    def _states(self) -> dict[str, int]:
+        spread = self._spread
+        return {
+            WEIGHTS: spread.weight * spread.shard(),
+            OPTIMISER: 2 * spread.weight * spread.trained_shard(),
+            GRADIENTS: spread.weight * spread.trained_shard() * (1 + (self.settings.sharding == "replicated")),
+            REFERENCE: spread.weight * spread.shard() * (self.settings.has_reference and spread.trains_weights),
+        }
 
+    @property
+    def _spread(self) -> Spread:
+        return Spread(self.size, self.settings)
 
-_Phases = tuple[str, int, int, str]
+    def _gradients(self, num_reduced: int) -> int:
+        """wP/N; those of units that are not reduced yet are whole where reduction is deferred to the last pass."""
+        spread = self._spread
+        if not (spread.is_sharded and self.settings.is_gradient_sync_deferred):
+            return self.states()[GRADIENTS]
+        waiting = (self.size.num_layers - num_reduced) * spread.trained_layer + spread.trained_root
+        done = num_reduced * spread.weight * spread.trained_layer_shard() * (not self._is_offloaded)
+        return waiting * spread.reduced + done
 
+    # Moments --------------------------------------------------------------------------------------------------------
 
-def _state_lines(size: ModelSize, settings: PlanInput) -> list[_Phases]:
-    """Return what stays from iteration to iteration: name, bytes in the update, bytes in the rollout, formula."""
-    master = _shard(FP32 * size.num_parameters, settings.num_gpus)
-    reference = _shard(BF16 * size.num_parameters, settings.num_gpus) if settings.has_reference else 0
-    engine = engine_memory(size, settings)
-    overhead = round(settings.overhead_gib * GIB)
-    return [
-        ("master weights", master, master, "4P/N"),
-        ("AdamW states", 2 * master, 2 * master, "8P/N"),
-        ("reference model", reference, reference, "2P/N"),
-        ("engine", engine.asleep_bytes, engine.share_bytes, "fraction of the GPU while awake"),
-        ("overhead", overhead, overhead, "CUDA context, buffers"),
-    ]
+    def _head_forward(self) -> dict[str, int]:
+        """The end of the forward pass: everything that is saved, and blocks of logits with their exponentials."""
+        spread, hidden, block = self._spread, self.size.hidden_size, self._block()
+        num_blocks = FORWARD_BLOCKS + GPU_BLOCKS[0] * self.settings.is_gpu
+        widened = (block.columns + self._tokens) * hidden * self._is_widened
+        return {
+            GRADIENTS: self._gradients(0),
+            ACTIVATIONS: self._saved_before_head() + self._tokens * spread.width * hidden,
+            GATHERED: self._gathered(self.size.num_layers, has_layer=False),
+            HEAD: FP32 * (num_blocks * block.numel + widened),
+        }
 
+    def _head(self) -> dict[str, int]:
+        """Backwards through the head: what is saved, blocks of logits, the head's gradient, those of hidden states.
 
-def _pass_lines(size: ModelSize, settings: PlanInput) -> list[_Phases]:
-    """Return what exists during a forward and backward pass only, in the form of `_state_lines`."""
-    deferred = settings.is_gradient_sync_deferred
-    root, layer, tokens = size.num_root_parameters, size.num_layer_parameters, settings.pass_tokens
-    gradients = _shard(FP32 * size.num_parameters, 1 if deferred else settings.num_gpus)
-    gathered = BF16 * (root + GATHERED_LAYERS * layer)
-    buffers = max(BF16 * root + (BF16 + FP32) * layer, (BF16 + FP32) * root)
-    inputs = BF16 * size.hidden_size * size.num_layers
-    saved = size.saved_bytes_per_token
-    activations = tokens * (inputs + 2 * saved if settings.is_checkpointed else (size.num_layers + 1) * saved)
-    logits = LOGIT_BUFFERS * FP32 * settings.logprob_chunk_tokens * size.vocab_size
-    head = logits + FP32 * size.hidden_size * size.vocab_size
-    return [
-        ("gradients", gradients, 0, "4P, whole" if deferred else "4P/N"),
-        ("gathered weights", gathered, 0, "2(R + 2L)"),
-        ("gradient buffers", buffers, 0, "max(2R + 6L, 6R)"),
-        ("activations", activations, 0, "T(2hn + 2A)" if settings.is_checkpointed else "T(n + 1)A"),
-        ("log-prob head", head, 0, "12 * chunk * V + 4hV"),
-    ]
+        In fp32, 4 bytes each: 3 blocks on a GPU and 1 on a CPU, which writes in place; hC gradients of the C words of
+        a block, of two parts for a moment; hT gradients of hidden states, then rounded to b bytes. On a CPU, 16-bit
+        words and hidden states are widened to fp32 first.
+        """
+        spread, hidden, block = self._spread, self.size.hidden_size, self._block()
+        words = (2 - (block.columns == self.size.vocab_size)) * spread.trains_weights + self._is_widened
+        num_blocks = BACKWARD_BLOCKS + GPU_BLOCKS[1] * self.settings.is_gpu
+        numbers = num_blocks * block.numel + words * block.columns * hidden
+        states = FP32 * (1 + self._is_widened) + spread.width * (spread.width < FP32)
+        return {
+            GRADIENTS: self._gradients(0),
+            ACTIVATIONS: self._saved_before_head(),
+            GATHERED: self._gathered(self.size.num_layers, has_layer=False),
+            BUFFERS: self._head_gradient(),
+            HEAD: FP32 * numbers + states * self._tokens * hidden,
+        }
 
+    def _block(self) -> BlockShape:
+        num_logits = self.settings.logprob_chunk_tokens * self.size.vocab_size
+        if not self.settings.is_gpu:
+            num_logits = min(num_logits, MOST_LOGITS_ON_CPU)
+        return BlockShape.within(num_logits, self._tokens, self.size.vocab_size)
 
-def _shard(num_bytes: int, num_gpus: int) -> int:
-    """Return the bytes that one of `num_gpus` holds, rounded up."""
-    return -(-num_bytes // num_gpus)
+    @property
+    def _is_widened(self) -> bool:
+        """Whether the head multiplies in fp32 what is in 16 bits."""
+        return self._spread.width < FP32 and not self.settings.is_gpu
 
+    def _layer(self, number: int) -> dict[str, int]:
+        """The MLP of one layer backwards, the widest point of a layer: A and the gradients of product and factors."""
+        spread, mlp, hidden = self._spread, self.size.intermediate_size, self.size.hidden_size
+        recomputed = self._recomputed() if self.settings.is_checkpointed else 0
+        gradients = spread.width * (2 * mlp + hidden)
+        down = spread.width * mlp * hidden * spread.trains_weights
+        is_waiting = spread.is_sharded or self.size.is_tied
+        reducing = spread.reduced * spread.trained_layer * (number < self.size.num_layers) * spread.is_sharded
+        return {
+            GRADIENTS: self._gradients(self.size.num_layers - number),
+            ACTIVATIONS: self._saved(number) + self._tokens * (recomputed + gradients),
+            GATHERED: self._gathered(number, has_layer=True),
+            BUFFERS: down + reducing + self._head_gradient() * is_waiting,
+        }
 
-def _count(module: torch.nn.Module) -> int:
-    """Return the number of parameters of a module; tied ones count once."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    def _layer_gradients(self) -> dict[str, int]:
+        """The end of a layer: its gradients in b bytes and the fp32 buffer that reduces them."""
+        spread, number = self._spread, self.size.num_layers
+        return {
+            GRADIENTS: self._gradients(0),
+            ACTIVATIONS: self._saved(number) + self._tokens * spread.width * self.size.hidden_size,
+            GATHERED: self._gathered(number - 1, has_layer=False),
+            BUFFERS: (spread.reduction(spread.trained_layer) + self._head_gradient()) * spread.is_sharded,
+        }
+
+    def _embedding_gradient(self) -> dict[str, int]:
+        """The very end of the backward pass: the gradient of the embedding beside that of the head."""
+        spread = self._spread
+        own = (3 if self.size.is_tied else 1) * self._head_gradient()
+        waiting = self._head_gradient() * (not self.size.is_tied) + spread.reduced * spread.trained_layer
+        return {
+            ACTIVATIONS: self._fixed() + self._tokens * spread.width * self.size.hidden_size,
+            GATHERED: self._gathered(0, has_layer=False),
+            BUFFERS: own + waiting * spread.is_sharded,
+        }
+
+    def _root_reduction(self) -> dict[str, int]:
+        """The gradients of the root unit: (4 + max(b, 4/N)) R."""
+        spread = self._spread
+        return {ACTIVATIONS: self._fixed(), BUFFERS: spread.reduction(spread.trained_root) * spread.is_sharded}
+
+    def _optimiser(self) -> dict[str, int]:
+        """The step of AdamW, which needs the square root of its second moment beside all states."""
+        spread = self._spread
+        numbers = spread.trained_shard() if self.settings.is_gpu else 2 * spread.largest_trained_shard()
+        return {ACTIVATIONS: self._fixed(), WORKSPACE: spread.weight * numbers * (not self._is_offloaded)}
+
+    # Parts of several moments -----------------------------------------------------------------------------------------
+
+    def _gathered(self, number: int, has_layer: bool) -> int:
+        """The root unit, the layer that computes, and layer `number` - 1 (or `number` itself) on its way.
+
+        One rank gathers nothing from others, but has its copies in b bytes. Layers that are not resharded after the
+        forward pass are all there. Offloaded shards come to the device in w bytes first.
+        """
+        spread = self._spread
+        if not spread.is_sharded:
+            return 0
+        if not self.settings.is_resharded_after_forward:
+            return spread.width * (spread.root + number * spread.layer)
+        on_its_way = spread.width * spread.layer * (spread.ranks > 1 and number - has_layer > 0)
+        staged = (spread.weight + spread.width) * spread.layer // spread.ranks * self._is_offloaded
+        return spread.width * (spread.root + spread.layer * has_layer) + on_its_way + staged
+
+    @property
+    def _tokens(self) -> int:
+        return self.settings.pass_tokens
+
+    def _fixed(self) -> int:
+        """The micro-batches of a step."""
+        return BATCH_BYTES * self._tokens * self.settings.micro_batches_per_step
+
+    def _saved(self, number: int) -> int:
+        """What the forward pass has kept for layers 1 to `number`: inputs bhTn, or ATn without checkpointing."""
+        width = self._spread.width
+        per_layer = width * self.size.hidden_size if self.settings.is_checkpointed else self._layer_saved()
+        rope = 2 * width * self.size.head_dim
+        return self._tokens * (number * per_layer + rope) + self._fixed()
+
+    def _saved_before_head(self) -> int:
+        """All layers, the final norm, and the hidden states of the tokens that are scored: all of them at most."""
+        spread, hidden = self._spread, self.size.hidden_size
+        normalised = spread.width * hidden * spread.trains_weights
+        final_norm = FP32 * hidden + FP32 + normalised
+        return self._saved(self.size.num_layers) + self._tokens * (final_norm + spread.width * hidden)
+
+    def _recomputed(self) -> int:
+        """A. In fp32 a norm saves its input itself, which is the saved input of the layer."""
+        shared = self.size.hidden_size * FP32 if self._spread.width == FP32 else 0
+        return self._layer_saved() - shared
+
+    def _layer_saved(self) -> int:
+        return self._spread.saved_bytes_per_token()
+
+    def _head_gradient(self) -> int:
+        """The gradient of the head, which waits for the rest of the root unit."""
+        return self._spread.width * self._spread.head * self._spread.trains_weights

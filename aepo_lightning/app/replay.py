@@ -12,19 +12,19 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
+from aepo_lightning.adapters import LoRA
 from aepo_lightning.app.build import build, build_samplers
 from aepo_lightning.app.main import quieten_libraries
+from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
+from aepo_lightning.checkpoints import find_checkpoints
 from aepo_lightning.errors import AepoError, ConfigError
-from aepo_lightning.policy import PretrainedPolicy
 from aepo_lightning.protocols import PolicySource
 from aepo_lightning.rollout import (
     GroupRollout,
@@ -77,11 +77,9 @@ def replay_run(
     Raises:
         ConfigError: If the folder has no such trees, or their weights were not kept.
     """
-    cfg = _load_config(folder)
+    cfg = load_config(folder)
     torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
-    policy: PolicySource = build(cfg.model)
-    if (folder / "coldstart" / "config.json").is_file():
-        policy = PretrainedPolicy(name_or_path=str(folder / "coldstart"))
+    policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
     engine = build(cfg.engine, policy=policy)
     try:
         parts = build_samplers(cfg, policy, engine, folder)[0].parts
@@ -90,22 +88,13 @@ def replay_run(
         for name, trees in _saved_trees(folder, names, question_id):
             for version in sorted({tree.weights_version for tree in trees}):
                 if version != loaded:
-                    found = load_file(weights) if weights else _find_weights(folder, policy, version)
+                    found = load_file(weights) if weights else _find_weights(folder, policy, lora, version)
                     engine.load_weights(found.items(), version)
                     loaded = version
                 chosen = [tree for tree in trees if tree.weights_version == version]
                 yield from _replay(parts, name, chosen, cfg.rollout.max_concurrent_questions)
     finally:
         engine.close()
-
-
-def _load_config(folder: Path) -> DictConfig:
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"The folder of a run must have a config.yaml, but {folder} has none. Name a run's folder.")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig), "the run wrote a mapping"
-    return cfg
 
 
 def _saved_trees(
@@ -126,21 +115,18 @@ def _saved_trees(
         raise ConfigError(f"No tree in {folder / 'rollouts'} fits; `--question` must be the id of a saved tree.")
 
 
-def _find_weights(folder: Path, policy: PolicySource, version: int) -> Mapping[str, Tensor]:
+def _find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version: int) -> Mapping[str, Tensor]:
     archive = WeightsArchive(folder / "rollouts" / "weights")
     if version in archive.versions():
         return archive.load(version)
     if version == 0:
         return dict(policy.build_model().named_parameters())
-    steps = {}
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
-        if not path.is_file():  # a sharded checkpoint is a folder
-            continue
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        steps[checkpoint["global_step"]] = path.name
-        if checkpoint["global_step"] == version:
-            prefix = "network.model."
-            return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    steps = set()
+    for path in find_checkpoints(folder / "checkpoints"):
+        saved = SavedPolicy.open(path, lora, policy)
+        steps.add(saved.summary.global_step)
+        if saved.summary.global_step == version:
+            return dict(saved.weights())
     raise ConfigError(
         f"The weights after {version} optimiser steps must have been kept, but {folder} has those after "
         f"{archive.versions() + sorted(steps)} steps. Run with `rollout.keep_weights=-1`, or give `--weights FILE`."

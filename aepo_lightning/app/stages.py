@@ -7,9 +7,9 @@ continued takes what is there instead of doing it again.
 import json
 import logging
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,12 +19,16 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
+from aepo_lightning.app.first_process import make_once
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
+from aepo_lightning.hf_folder import FolderWriter, base_name
+from aepo_lightning.loading import together
 from aepo_lightning.policy import PretrainedPolicy
 from aepo_lightning.protocols import PolicySource
+from aepo_lightning.weights import low_rank_updates, trained_weights
 
 logger = logging.getLogger(__name__)
 
@@ -58,19 +62,21 @@ def run_stages(cfg: DictConfig) -> RunReport:
     policy: PolicySource = build(cfg.model)
     if cfg.coldstart.num_steps:
         policy = _cold_start(cfg, policy, folder)
+    if checkpoint is not None:
+        check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
     report.seconds["cold start"] = perf_counter() - start
     start = perf_counter()
     run = build_run(cfg, policy, folder)
     report.before = _evaluate_once(run, folder / "evaluation_before.json")
     report.seconds["evaluation before"] = perf_counter() - start
     start = perf_counter()
-    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=checkpoint)
+    _fit(run, cfg.seed, checkpoint)
     report.training = _metrics(run)
     report.seconds["AEPO" if cfg.algorithm.name.startswith("aepo") else cfg.algorithm.name] = perf_counter() - start
     start = perf_counter()
     report.after = _evaluate(run, folder / "evaluation_after.json")
     report.seconds["evaluation after"] = perf_counter() - start
-    _export(run, policy, folder / "policy")
+    _export(run, policy, folder)
     run.engine.close()
     figures = ("before", "after", "training", "seconds")
     _write_json(folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
@@ -80,22 +86,35 @@ def run_stages(cfg: DictConfig) -> RunReport:
 def _cold_start(cfg: DictConfig, policy: PolicySource, folder: Path) -> PolicySource:
     """Train on demonstrations, unless the folder already has the result; return the trained policy."""
     target = folder / "coldstart"
-    if not (target / "config.json").is_file():
-        module, datamodule = build_cold_start(cfg, policy)
-        trainer = L.Trainer(
-            accelerator=cfg.trainer.accelerator,
-            devices=1,
-            max_steps=cfg.coldstart.num_steps,
-            logger=build_logger(cfg, folder, "coldstart_logs"),
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            callbacks=[TQDMProgressBar(refresh_rate=10)],
-            default_root_dir=str(folder),
-            fast_dev_run=cfg.trainer.fast_dev_run,
-        )
-        trainer.fit(module, datamodule=datamodule)
-        _save_pretrained(module.network.model.state_dict(), policy, target)
+    make_once(target / "config.json", lambda: _train_cold_start(cfg, policy, folder, target))
     return PretrainedPolicy(name_or_path=str(target))
+
+
+def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path) -> None:
+    module, datamodule = build_cold_start(cfg, policy)
+    trainer = L.Trainer(
+        accelerator=cfg.trainer.accelerator,
+        devices=1,
+        max_steps=cfg.coldstart.num_steps,
+        logger=build_logger(cfg, folder, "coldstart_logs"),
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[TQDMProgressBar(refresh_rate=10)],
+        default_root_dir=str(folder),
+        fast_dev_run=cfg.trainer.fast_dev_run,
+    )
+    trainer.fit(module, datamodule=datamodule)
+    writer = FolderWriter(target=target, source=policy, overwrite=True)
+    writer.write_model(trained_weights(module.network))
+
+
+def _fit(run: Run, seed: int, checkpoint: CheckpointSummary | None) -> None:
+    """Train, after a checkpoint if there is one. A run that was finished only gets its weights back."""
+    if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
+        run.trainer.limit_train_batches = 0  # or Lightning would have one more iteration rolled out
+    # A run that found the stages before in its folder has drawn other random numbers so far than one that did them.
+    L.seed_everything(seed, verbose=False)
+    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=None if checkpoint is None else checkpoint.path)
 
 
 def _evaluate_once(run: Run, path: Path) -> Mapping[str, float]:
@@ -116,33 +135,32 @@ def _metrics(run: Run) -> dict[str, float]:
     return {name: float(value) for name, value in run.trainer.callback_metrics.items()}
 
 
-def _export(run: Run, policy: PolicySource, target: Path) -> None:
-    """Write the trained policy as a Hugging Face folder, in the precision it was trained in. Collective under FSDP."""
-    network = run.module.network
+def _export(run: Run, policy: PolicySource, folder: Path) -> None:
+    """Write the trained policy as a Hugging Face folder, and an adapter in a folder of its own. Collective."""
+    network, lora = run.module.network, run.module.adapter
     assert network is not None, "the trainer has fitted it"
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    whole = get_model_state_dict(network, options=options)
-    weights = {name.removeprefix("model."): value for name, value in whole.items() if isinstance(value, torch.Tensor)}
-    if run.trainer.is_global_zero:
-        _save_pretrained(weights, policy, target)
+    is_writer = run.trainer.is_global_zero
+    weights = trained_weights(network)
+    writer = FolderWriter(target=folder / "policy", source=policy, overwrite=True)
+    _write_together(weights, partial(writer.write_model, weights), is_writer)
+    if lora is not None:
+        updates = low_rank_updates(network)
+        writer = FolderWriter(target=folder / "adapter", source=policy, overwrite=True)
+        _write_together(updates, partial(writer.write_adapter, lora, updates, base_name(policy)), is_writer)
 
 
-def _save_pretrained(weights: Mapping[str, torch.Tensor], policy: PolicySource, target: Path) -> None:
-    model = policy.build_model()
-    model.load_state_dict(dict(weights))
-    partial = target.with_name(target.name + ".partial")
-    model.save_pretrained(partial)
-    policy.tokenizer.save_pretrained(partial)
-    _replace_folder(partial, target)
+def _write_together(source: Iterator[Any], write: Callable[[], None], is_writer: bool) -> None:
+    """Write on one rank what all ranks gather; an error is everyone's."""
 
+    def act() -> None:
+        try:
+            if is_writer:
+                write()
+        finally:
+            for _ in source:  # gathering is collective, also after an error
+                pass
 
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put a finished folder in place; the one before stays whole until then."""
-    old = target.with_name(target.name + ".old")
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    together(act)
 
 
 @rank_zero_only

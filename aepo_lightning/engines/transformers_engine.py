@@ -9,20 +9,22 @@ nor per-request seeds.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from aepo_lightning.engines.adapter_base import AdapterBase
 from aepo_lightning.engines.architecture import check_architecture
+from aepo_lightning.engines.loading import copy_weights
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
 from aepo_lightning.engines.slot_cache import PrefixIndex, SlotCache
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.errors import EngineError, boundary
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.protocols import LowRankUpdate, PolicySource
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class EngineCounters:
 
 
 class TransformersEngine:
-    """Batched generation with a slot cache; satisfies `protocols.Engine`."""
+    """Batched generation with a slot cache; satisfies `protocols.Engine` and `protocols.AdapterEngine`."""
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class TransformersEngine:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._loop_task: asyncio.Task[None] | None = None
+        self._base = AdapterBase()
         self.counters = EngineCounters()
         self.weights_version = 0
 
@@ -129,25 +132,46 @@ class TransformersEngine:
             EngineError: If requests are running, a name is unknown, a shape differs, or a weight is missing. The
                 weights before the error are then in place; publish again.
         """
+        self._prepare_to_load()
+        self._base.clear()
+        self._load(weights)
+        self.weights_version = version
+
+    @property
+    def base(self) -> str:
+        """Name of the weights that an adapter can be added to; empty if there are none."""
+        return self._base.name
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], base: str) -> None:
+        """Load weights as `load_weights` does, and keep a copy of those that adapters will change.
+
+        Raises:
+            EngineError: As `load_weights`.
+        """
+        self._prepare_to_load()
+        self._load(self._base.keeping(weights, adapted, base))
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
+        """Add an adapter to the base, in place of the last one, and forget every cached prefix.
+
+        Raises:
+            EngineError: If requests are running, there is no base, or the updates are not those that it announced.
+        """
+        self._prepare_to_load()
+        copy_weights(self._model, self._base.merged(updates))
+        self.weights_version = version
+
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        if missing := copy_weights(self._model, weights):
+            raise EngineError(
+                f"{len(missing)} weights were not published, {missing[0]!r} among them. Publish all of them."
+            )
+
+    def _prepare_to_load(self) -> None:
         if self._running or self._waiting:
             raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
         # Forgotten before the first copy: an error half-way must not leave keys and values of other weights behind.
         self._prefixes.clear()
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        missing = {id(parameter): name for name, parameter in self._model.named_parameters()}
-        for name, tensor in weights:
-            if name not in own:
-                raise EngineError(f"The engine's model has no weight named {name!r}. Publish the same architecture.")
-            if own[name].shape != tensor.shape:
-                shapes = f"{tuple(own[name].shape)}, but got {tuple(tensor.shape)}"
-                raise EngineError(f"Weight {name!r} must have shape {shapes}. Publish the same architecture.")
-            with torch.no_grad():
-                own[name].copy_(tensor)
-            missing.pop(id(own[name]), None)
-        if missing:
-            some = min(missing.values())
-            raise EngineError(f"{len(missing)} weights were not published, {some!r} among them. Publish all of them.")
-        self.weights_version = version
 
     def sleep(self) -> None:
         """Keep everything: the engine's copy of the model stays in memory, ready for the next weights."""

@@ -1,7 +1,7 @@
 """One started vLLM: its life (weights, sleep, failure) and its steps. Who waits for which token is `vllm_engine`'s."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from aepo_lightning.engines import vllm_launch
+from aepo_lightning.engines.adapter_base import AdapterBase
 from aepo_lightning.engines.vllm_check import BOUND, entropy_problem
 from aepo_lightning.engines.vllm_entropy import NUM_TOP
 from aepo_lightning.engines.vllm_requests import RequestStyle
 from aepo_lightning.engines.vllm_sampler import install
 from aepo_lightning.engines.vllm_weights import checked_weights
 from aepo_lightning.errors import EngineError, boundary
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.protocols import LowRankUpdate, PolicySource
 from aepo_lightning.types import SamplingParams
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class VLLMCore:
         )
         self._skeleton: Any = None
         self._llm: Any = None
+        self.base = AdapterBase(device="cpu")
+        """In host memory, which `sleep` leaves alone."""
         self._has_weights = self._is_asleep = self._is_closed = self._is_checked = False
         self._death: EngineError | None = None
 
@@ -68,6 +71,26 @@ class VLLMCore:
             raise EngineError("vLLM kept cached prefixes of older weights. Await every `generate` call first.")
         self._has_weights = True
         self._check()
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], name: str) -> None:
+        """Keep weights in host memory, below adapters to come; vLLM gets them with the first.
+
+        Raises:
+            EngineError: If vLLM does not start, has failed or was closed, or the weights are not those of the model.
+        """
+        self._start()
+        self._has_weights = False
+        kept = self.base.keeping(checked_weights(self._skeleton, weights), adapted, name, all_weights=True)
+        for _ in kept:
+            pass
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate]) -> None:
+        """Load the base with an adapter merged into it, as `load` loads weights.
+
+        Raises:
+            EngineError: As `load`, or if there is no base or the updates are not those that it announced.
+        """
+        self.load(self.base.merged(updates))
 
     def prepare_to_generate(self) -> None:
         """Start vLLM with the policy's own weights if it has none yet.

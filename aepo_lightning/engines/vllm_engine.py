@@ -11,7 +11,7 @@ group share (`vllm_group`).
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -23,12 +23,12 @@ from aepo_lightning.engines.vllm_core import VLLMCore
 from aepo_lightning.engines.vllm_entropy import NUM_TOP
 from aepo_lightning.engines.vllm_group import PAUSE_S, GroupExchange, Lockstep, Stepper
 from aepo_lightning.errors import EngineError, boundary
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.protocols import LowRankUpdate, PolicySource
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 
 class VLLMEngine:
-    """Batched generation by vLLM; satisfies `protocols.Engine`."""
+    """Batched generation by vLLM; satisfies `protocols.Engine` and `protocols.AdapterEngine`."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class VLLMEngine:
         gpu_memory_utilization: float = 0.6,
         sleep_level: int = 2,
         dtype: str = "bfloat16",
+        keep_base: bool = True,
         **vllm_arguments: Any,
     ) -> None:
         """Keep the settings; vLLM itself starts when weights are published or tokens are asked for.
@@ -51,6 +52,8 @@ class VLLMEngine:
             sleep_level: What `sleep` frees on a GPU: 1 moves the weights to host memory and drops the cache, 2 drops
                 both.
             dtype: Precision that vLLM computes in.
+            keep_base: While an adapter is trained, keep the weights below it in this rank's host memory, so that only
+                the adapter is published. False publishes merged weights and needs no such memory.
             vllm_arguments: Further arguments of `vllm.LLM`, such as `enforce_eager` (default True), `block_size`,
                 `kv_cache_memory_bytes`, `seed`, or `tensor_parallel_size`: over how many consecutive ranks an engine
                 is spread.
@@ -78,6 +81,7 @@ class VLLMEngine:
             "dtype": dtype,
             **vllm_arguments,
         }
+        self._keep_base = keep_base
         self._core = VLLMCore(policy, settings, sleep_level)
         self._group = Lockstep(self._core, GroupExchange(num_ranks)) if num_ranks > 1 else None
         self._steps: Stepper = self._group or self._core
@@ -130,11 +134,39 @@ class VLLMEngine:
             EngineError: If requests are running, a name is unknown, a shape differs, or a weight is missing. The engine
                 then refuses to generate until a publication succeeds.
         """
+        self._prepare_to_load()
+        self._core.base.clear()
+        self._core.load(weights)
+        self.weights_version = version
+
+    @property
+    def base(self) -> str | None:
+        """Name of the base in host memory; empty if there is none, None with `keep_base=False`."""
+        return self._core.base.name if self._keep_base else None
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], base: str) -> None:
+        """Keep weights in host memory; see `protocols.AdapterEngine.load_base`.
+
+        Raises:
+            EngineError: As `load_weights`.
+        """
+        self._prepare_to_load()
+        self._core.load_base(weights, adapted, base)
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
+        """Load the base with an adapter merged into it, forget every cached prefix, and wake the engine.
+
+        Raises:
+            EngineError: As `load_weights`, or if there is no base or the updates are not those that it announced.
+        """
+        self._prepare_to_load()
+        self._core.load_adapter(updates)
+        self.weights_version = version
+
+    def _prepare_to_load(self) -> None:
         if self._requests:
             raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
         self.settle()
-        self._core.load(weights)
-        self.weights_version = version
 
     def fall_back_to_top_k(self, reason: str) -> None:
         """Stop trusting the entropies from inside vLLM: report the lower bound from the largest log-probs instead.

@@ -13,37 +13,35 @@ import asyncio
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm_entropy import NUM_TOP
-from aepo_lightning.engines.vllm_launch import rank, undisturbed_process
+from aepo_lightning.engines.vllm_launch import rank
 from aepo_lightning.engines.vllm_requests import RequestStyle
 from aepo_lightning.engines.vllm_server_admission import Admission
 from aepo_lightning.engines.vllm_server_answer import Answer, Question
 from aepo_lightning.engines.vllm_server_http import ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server_loop import LoopThread
 from aepo_lightning.engines.vllm_server_pool import Endpoint, ServerPool
-from aepo_lightning.engines.vllm_server_weights import WeightFiles, from_rank_zero
-from aepo_lightning.engines.vllm_weights import checked_weights
+from aepo_lightning.engines.vllm_server_publications import Publications
+from aepo_lightning.engines.vllm_server_weights import Publication, from_rank_zero
 from aepo_lightning.errors import EngineError, boundary
 from aepo_lightning.ops.collectives import all_reduce
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.protocols import LowRankUpdate, PolicySource
 from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 logger = logging.getLogger(__name__)
 
 
 class VLLMServerEngine:
-    """Generation by a pool of vLLM servers; satisfies `protocols.Engine`."""
+    """Generation by a pool of vLLM servers; satisfies `protocols.Engine` and `protocols.AdapterEngine`."""
 
     def __init__(
         self,
@@ -78,7 +76,6 @@ class VLLMServerEngine:
                 "`max_model_len` must be at least 2, `max_num_seqs` at least 1 and `max_staleness` at least 0, but "
                 f"got {max_model_len}, {max_num_seqs} and {max_staleness}."
             )
-        self._policy = policy
         self._settings = ServerSettings(**settings)
         style = RequestStyle(
             vocab_size=policy.config.vocab_size,
@@ -95,12 +92,12 @@ class VLLMServerEngine:
             self._admission,
             self._admission.check,
         )
-        self._files = WeightFiles(weights_dir, self._settings.chunk_bytes)
+        self._publications = Publications(policy.config, weights_dir, self._settings.chunk_bytes)
+        self._base = ""
         self._pieces = TokenPieces(policy.tokenizer)
         self._thread: LoopThread | None = None
-        self._skeleton: PreTrainedModel | None = None
         self._run = uuid4().hex[:8]
-        self._publications = itertools.count()
+        self._numbers = itertools.count()
         self._num_running = 0
         self._has_weights = True
         self._is_asleep = self._is_closed = False
@@ -157,26 +154,34 @@ class VLLMServerEngine:
             EngineError: If requests are running, a name is unknown, a shape differs, a weight is missing, or no
                 endpoint took the weights. The engine then refuses to generate until a publication succeeds.
         """
-        if self._num_running:
-            raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
-        if self._is_closed:
-            raise EngineError("The engine was closed. Build a new one.")
-        all_reduce([0.0])  # another rank may still generate, and updates abort what runs
-        source, problems = iter(weights), list[Exception]()
-        name = f"{self._run}-{next(self._publications)}-v{version}"
-        self._has_weights = False
-        if rank() == 0:
-            with boundary(problems.append):
-                self._publish(source, name)
-        for _ in source:  # gathering is collective: also after an error, and on ranks that need nothing
-            pass
-        name, problem = from_rank_zero((name, str(problems[0]) if problems else ""))
-        if problem:
-            raise EngineError(problem) from (problems[0] if problems else None)
-        if rank() != 0:
-            self._admission.expect(name)
-            self._pool.forget()
-        self._has_weights, self._is_asleep, self.weights_version = True, False, version
+        self._base = ""
+        source = iter(weights)
+        self._publish(source, lambda name: self._publications.whole(source, name), version)
+
+    @property
+    def base(self) -> str:
+        """Name of the base whose files are kept; empty if there is none."""
+        return self._base
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], base: str) -> None:
+        """Write weights for the servers to read below adapters; collective like `load_weights`.
+
+        Raises:
+            EngineError: If requests are running, or the weights are not those of the model or cannot be written.
+        """
+        self._base = ""
+        source = iter(weights)
+        self._together(source, lambda: self._publications.keep_base(source, adapted))
+        self._base = base
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
+        """Have every endpoint merge an adapter into the base; collective like `load_weights`.
+
+        Raises:
+            EngineError: As `load_weights`, or if there is no base or the updates are not those that it announced.
+        """
+        source = iter(updates)
+        self._publish(source, lambda name: self._publications.with_adapter(source, name), version)
 
     def sleep(self) -> None:
         """Have the servers free what `sleep_level` says, until the next `load_weights`; does nothing at level 0.
@@ -206,7 +211,7 @@ class VLLMServerEngine:
             self._thread.run(self._pool.close())
             self._thread.close()
             self._thread = None
-        self._files.clear()
+        self._publications.clear()
 
     async def _complete(self, request: Request) -> Generation:
         endpoint: Endpoint | None = None
@@ -259,13 +264,37 @@ class VLLMServerEngine:
         if not self._has_weights:
             raise EngineError("The last publication of weights failed. Publish weights first.")
 
-    def _publish(self, weights: Iterable[tuple[str, Tensor]], name: str) -> None:
-        if self._skeleton is None:
-            with undisturbed_process(), torch.device("meta"):
-                self._skeleton = AutoModelForCausalLM.from_config(self._policy.config)  # type: ignore[no-untyped-call]
-        publication = self._files.write(checked_weights(self._skeleton, weights), name)
-        self._admission.expect(name, publication)
-        self._in_thread().run(self._pool.refresh())
+    def _publish(self, source: Iterator[Any], write: Callable[[str], Publication], version: int) -> None:
+        """Have rank 0 write a publication and every endpoint read it."""
+        name = f"{self._run}-{next(self._numbers)}-v{version}"
+
+        def hand_out() -> None:
+            self._admission.expect(name, write(name))
+            self._in_thread().run(self._pool.refresh())
+
+        self._together(source, hand_out)
+        name = from_rank_zero(name)
+        if rank() != 0:
+            self._admission.expect(name)
+            self._pool.forget()
+        self._has_weights, self._is_asleep, self.weights_version = True, False, version
+
+    def _together(self, source: Iterator[Any], act: Callable[[], None]) -> None:
+        """Act on rank 0, drain the source on all, and raise on all what went wrong on rank 0."""
+        if self._num_running:
+            raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
+        if self._is_closed:
+            raise EngineError("The engine was closed. Build a new one.")
+        all_reduce([0.0])  # another rank may still generate, and updates abort what runs
+        problems = list[Exception]()
+        self._has_weights = False
+        if rank() == 0:
+            with boundary(problems.append):
+                act()
+        for _ in source:  # gathering is collective: also after an error, and on ranks that need nothing
+            pass
+        if problem := from_rank_zero(str(problems[0]) if problems else ""):
+            raise EngineError(problem) from (problems[0] if problems else None)
 
     async def _send_to_sleep(self) -> None:
         path = f"/sleep?level={self._settings.sleep_level}&mode=wait"

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from aepo_lightning.engines import vllm_launch
+from aepo_lightning.engines.adapter_file import merged_with_file
 from aepo_lightning.engines.vllm_sampler import install
 
 BACKEND = "aepo_file"
@@ -28,9 +29,10 @@ class FileInit(_base.WeightTransferInitInfo):  # type: ignore[misc]
 
 @dataclass
 class FileUpdate(_base.WeightTransferUpdateInfo):  # type: ignore[misc]
-    """One file of weights."""
+    """One file of weights, and the adapter to merge into them, if any."""
 
     path: str
+    adapter: str = ""
 
 
 class FileTransfer(_base.WeightTransferEngine):  # type: ignore[misc]
@@ -52,7 +54,11 @@ class FileTransfer(_base.WeightTransferEngine):  # type: ignore[misc]
 
     def receive_weights(self, update_info: FileUpdate) -> None:
         """Load one file."""
-        self.model.load_weights(load_file(update_info.path).items())
+        weights = load_file(update_info.path)
+        if update_info.adapter:
+            self.model.load_weights(merged_with_file(weights, update_info.adapter, self.device))
+        else:
+            self.model.load_weights(weights.items())
 
     def finish_weight_update(self) -> None:
         """Put the new weights in place."""

@@ -30,6 +30,8 @@ class Publication:
     name: str
     """Unique among all publications; servers report it with every answer."""
     paths: tuple[str, ...]
+    adapter: str = ""
+    """A file of `adapter_file.packed_updates`, merged into the weights of `paths` by whoever reads them."""
 
 
 class WeightFiles:
@@ -46,8 +48,13 @@ class WeightFiles:
         self._chunk_bytes = chunk_bytes
         self._remove: Callable[[], None] = lambda: None
 
-    def write(self, weights: Iterable[tuple[str, Tensor]], name: str) -> Publication:
+    def write(self, weights: Iterable[tuple[str, Tensor]], name: str, *, whole: bool = False) -> Publication:
         """Replace the files of the last publication.
+
+        Args:
+            weights: What to write.
+            name: Of the publication.
+            whole: Write one file, whatever its size.
 
         Raises:
             EngineError: If the folder cannot be written.
@@ -58,7 +65,7 @@ class WeightFiles:
             # Also when this object is collected and when the process ends: a forgotten folder would fill the memory.
             self._remove = weakref.finalize(self, _remove_folder, folder, os.getpid())
             paths = []
-            for number, chunk in enumerate(_chunks(weights, self._chunk_bytes)):
+            for number, chunk in enumerate(_chunks(weights, None if whole else self._chunk_bytes)):
                 path = folder / f"{number:05d}.safetensors"
                 save_file(chunk, path)
                 paths.append(str(path))
@@ -101,7 +108,8 @@ async def push(client: ServerClient, publication: Publication, timeout_s: float)
         UntouchedError: If the server cannot read the files; it still has the weights it had.
         EndpointError: If a step failed; what the server has now is unknown.
     """
-    await _check_readable(client, publication.paths[0])
+    for path in filter(None, (publication.paths[0], publication.adapter)):
+        await _check_readable(client, path)
 
     async def step(path: str, body: dict[str, Any] | None = None) -> Any:
         return await client.post(path, body, timeout_s)
@@ -114,7 +122,7 @@ async def push(client: ServerClient, publication: Publication, timeout_s: float)
         await step("/finish_weight_update", {})
         await step("/start_weight_update")
     for path in publication.paths:
-        await step("/update_weights", {"update_info": {"path": path}})
+        await step("/update_weights", {"update_info": {"path": path, "adapter": publication.adapter}})
     await step("/finish_weight_update", {"weight_version": publication.name})
     if not (await step("/reset_prefix_cache")).get("success"):
         raise EndpointError("kept cached prefixes of older weights")
@@ -138,13 +146,13 @@ async def _check_readable(client: ServerClient, path: str) -> None:
         )
 
 
-def _chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int) -> Iterator[dict[str, Tensor]]:
+def _chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int | None) -> Iterator[dict[str, Tensor]]:
     chunk: dict[str, Tensor] = {}
     size = 0
     for name, tensor in weights:
         chunk[name] = tensor.cpu().contiguous()
         size += chunk[name].nbytes
-        if size >= chunk_bytes:
+        if chunk_bytes is not None and size >= chunk_bytes:
             yield chunk
             chunk, size = {}, 0
     if chunk:

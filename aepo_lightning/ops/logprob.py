@@ -1,7 +1,9 @@
-"""Log-probs and entropies of tokens from hidden states, a few rows of logits at a time.
+"""Log-probs and entropies of tokens from hidden states, a block of logits at a time.
 
-Logits of N tokens over a vocabulary of V take N * V numbers, several GB for one long trajectory. Here only `chunk_size`
-rows of them exist at any moment: forward keeps one log-normaliser per token, backward computes the logits again.
+Logits of N tokens over a vocabulary of V take N * V numbers, several GB for one long trajectory. Here only one block of
+them exists at any moment: some thousand tokens by a part of the vocabulary. The forward pass keeps sums that run over
+the parts and leaves one log-normaliser per token to the backward pass, which computes the logits again. The weight and
+its gradient are converted part by part, so that neither is ever copied as a whole.
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from aepo_lightning.ops.logit_blocks import MOST_LOGITS_ON_CPU, BlockShape, Cotangents, Products, RunningSums, slices
 
 EntropyMode = Literal["none", "detached", "grad"]
 
@@ -30,40 +34,23 @@ class _Plan:
     """How the logits are computed."""
 
     temperature: float
-    chunk_size: int
+    block: BlockShape
     entropy: EntropyMode
-    operand_dtype: torch.dtype
-    """What enters a matrix product."""
-    result_dtype: torch.dtype
-    """What a matrix product is accumulated and returned in: float64 for float64 operands, else float32."""
-
-    def product(self, left: Float[Tensor, "_ _"], right: Float[Tensor, "_ _"]) -> Float[Tensor, "_ _"]:
-        """Multiply with the result in `result_dtype`, never rounded to a 16-bit type in between."""
-        if self.operand_dtype == self.result_dtype:
-            return left @ right
-        return torch.mm(left, right, out_dtype=self.result_dtype)
-
-    def add_product(self, total: Float[Tensor, "_ _"], left: Float[Tensor, "_ _"], right: Float[Tensor, "_ _"]) -> None:
-        """Add a product to `total` in place."""
-        if self.operand_dtype == self.result_dtype:
-            total.addmm_(left, right)
-        else:
-            total.add_(self.product(left, right))
-
-    def chunks(self, num_tokens: int) -> list[slice]:
-        """Return the slices that cover the tokens in order."""
-        return [slice(start, start + self.chunk_size) for start in range(0, num_tokens, self.chunk_size)]
+    products: Products
 
     def logits(
-        self, hidden: Float[Tensor, "seq hidden"], weight: Float[Tensor, "vocab hidden"]
+        self, hidden: Float[Tensor, "seq hidden"], words: Float[Tensor, "vocab hidden"], buffer: Float[Tensor, " _"]
     ) -> Float[Tensor, "seq vocab"]:
-        """Return the logits of one chunk, divided by the temperature."""
-        return self.product(hidden.to(self.operand_dtype), weight.T).div_(self.temperature)
+        """Return one block of logits, divided by the temperature."""
+        logits = self.products.logits(hidden, words, buffer)
+        return logits if self.temperature == 1.0 else logits.div_(self.temperature)
+
+    def buffer(self, device: torch.device) -> Float[Tensor, " _"]:
+        """Return room for one block."""
+        return torch.empty(self.block.numel, dtype=self.products.result_dtype, device=device)
 
 
 class _ChunkedLogprob(torch.autograd.Function):
-    """d logprob / d z = onehot - p and d H / d z = -p (log p + H), with z the logits over the temperature."""
-
     @staticmethod
     def forward(
         ctx: Any,
@@ -73,22 +60,20 @@ class _ChunkedLogprob(torch.autograd.Function):
         plan: _Plan,
     ) -> tuple[Float[Tensor, " seq"], Float[Tensor, " seq"] | None]:
         ctx.set_materialize_grads(False)
-        logprobs = torch.empty(len(target), dtype=plan.result_dtype, device=hidden.device)
-        log_normalizers = torch.empty_like(logprobs)
-        entropies = None if plan.entropy == "none" else torch.empty_like(logprobs)
-        operand = weight.to(plan.operand_dtype)
-        for rows in plan.chunks(len(target)):
-            logits = plan.logits(hidden[rows], operand)
-            log_normalizers[rows] = logits.logsumexp(-1)
-            log_p = logits.sub_(log_normalizers[rows, None])
-            logprobs[rows] = log_p.gather(-1, target[rows, None])[:, 0]
-            if entropies is not None:
-                entropies[rows] = -torch.linalg.vecdot(log_p.exp(), log_p)
-        ctx.save_for_backward(hidden, weight, target, log_normalizers, entropies)
+        products = plan.products
+        sums = RunningSums(target, products.result_dtype, has_entropy=plan.entropy != "none")
+        operand, buffer = hidden.to(products.operand_dtype), plan.buffer(hidden.device)
+        with products.context():
+            for columns in slices(len(weight), plan.block.columns):
+                words = weight[columns].to(products.operand_dtype)
+                for rows in slices(len(target), plan.block.rows):
+                    sums.add(plan.logits(operand[rows], words, buffer), rows, columns)
+        entropies = sums.entropies
+        ctx.save_for_backward(hidden, weight, target, sums.log_normalizers, entropies)
         ctx.plan = plan
         if plan.entropy == "detached":
             ctx.mark_non_differentiable(entropies)
-        return logprobs, entropies
+        return sums.logprobs, entropies
 
     @staticmethod
     @once_differentiable
@@ -96,57 +81,62 @@ class _ChunkedLogprob(torch.autograd.Function):
         ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         hidden, weight, target, log_normalizers, entropies = ctx.saved_tensors
-        plan: _Plan = ctx.plan
-        needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=plan.result_dtype) if needs_weight else None
+        temperature = ctx.plan.temperature
+        cotangents = Cotangents(
+            target=target,
+            log_normalizers=log_normalizers,
+            grad_logprobs=torch.zeros_like(log_normalizers) if grad_logprobs is None else grad_logprobs / temperature,
+            grad_entropies=None if grad_entropies is None else grad_entropies / temperature,
+            entropies=entropies,
+        )
         with torch.autocast(hidden.device.type, enabled=False):
-            operand = weight.to(plan.operand_dtype)
-            for rows in plan.chunks(len(target)):
-                log_p = plan.logits(hidden[rows], operand).sub_(log_normalizers[rows, None])
-                grad_logits = _grad_logits(
-                    log_p,
-                    target[rows],
-                    None if grad_logprobs is None else grad_logprobs[rows, None],
-                    None if grad_entropies is None else grad_entropies[rows, None],
-                    None if entropies is None else entropies[rows, None],
-                )
-                grad_logits = grad_logits.div_(plan.temperature).to(plan.operand_dtype)
+            grads = _gradients(hidden, weight, cotangents, ctx.plan, ctx.needs_input_grad)
+        return *grads, None, None
+
+
+def _gradients(
+    hidden: Float[Tensor, "seq hidden"],
+    weight: Float[Tensor, "vocab hidden"],
+    cotangents: Cotangents,
+    plan: _Plan,
+    needs_grad: tuple[bool, ...],
+) -> tuple[Float[Tensor, "seq hidden"] | None, Float[Tensor, "vocab hidden"] | None]:
+    """Return the gradients of hidden states and weight, each where it is needed."""
+    products = plan.products
+    grad_hidden = torch.zeros_like(hidden, dtype=products.result_dtype) if needs_grad[0] else None
+    grad_weight = torch.empty_like(weight) if needs_grad[1] else None
+    operand, buffer = hidden.to(products.operand_dtype), plan.buffer(hidden.device)
+    with products.context():
+        for columns in slices(len(weight), plan.block.columns):
+            words = weight[columns].to(products.operand_dtype)
+            grad_words = words.new_zeros(words.shape, dtype=products.result_dtype) if needs_grad[1] else None
+            for rows in slices(len(hidden), plan.block.rows):
+                grad_logits = cotangents.grad_logits(plan.logits(operand[rows], words, buffer), rows, columns)
                 if grad_hidden is not None:
-                    grad_hidden[rows] = plan.product(grad_logits, operand).to(hidden.dtype)
-                if grad_weight is not None:
-                    plan.add_product(grad_weight, grad_logits.T, hidden[rows].to(plan.operand_dtype))
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None
+                    products.add(grad_hidden[rows], grad_logits, words)
+                if grad_words is not None:
+                    products.add(grad_words, grad_logits.T, operand[rows])
+            if grad_weight is not None and grad_words is not None:
+                grad_weight[columns] = grad_words
+    return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight
 
 
-def _grad_logits(
-    log_p: Float[Tensor, "seq vocab"],
-    target: Int[Tensor, " seq"],
-    grad_logprobs: Float[Tensor, "seq 1"] | None,
-    grad_entropies: Float[Tensor, "seq 1"] | None,
-    entropies: Float[Tensor, "seq 1"] | None,
-) -> Float[Tensor, "seq vocab"]:
-    """Return the gradient of the loss by the scaled logits. Overwrites `log_p`."""
-    p = log_p.exp()
-    if grad_entropies is None or entropies is None:
-        grad = log_p.zero_()
-    else:
-        grad = log_p.add_(entropies).mul_(p).mul_(-grad_entropies)
-    if grad_logprobs is not None:
-        grad -= p.mul_(grad_logprobs)
-        grad.scatter_add_(-1, target[:, None], grad_logprobs)
-    return grad
-
-
-def _dtypes(hidden: Tensor, weight: Tensor) -> tuple[torch.dtype, torch.dtype]:
-    """Return the dtypes of operands and results of the matrix products."""
+def _choose_products(hidden: Tensor, weight: Tensor, operand_dtype: torch.dtype | None) -> Products:
+    """Return how to multiply on the device of the inputs."""
     device = hidden.device.type
     operand = torch.promote_types(hidden.dtype, weight.dtype)
-    if torch.is_autocast_enabled(device) and operand != torch.float64:
+    if operand_dtype is not None:
+        operand = operand_dtype
+    elif torch.is_autocast_enabled(device) and operand != torch.float64:
         operand = torch.get_autocast_dtype(device)
     result = torch.float64 if operand == torch.float64 else torch.float32
     # Only CUDA multiplies 16-bit operands into a float32 result; elsewhere the operands are widened first.
-    return (operand if device == "cuda" else result), result
+    is_widened_bfloat16 = device == "cpu" and operand == hidden.dtype == weight.dtype == torch.bfloat16
+    return Products(
+        operand_dtype=operand if device == "cuda" else result,
+        result_dtype=result,
+        rounds_operands=is_widened_bfloat16,
+    )
 
 
 def chunked_logprob(
@@ -157,6 +147,7 @@ def chunked_logprob(
     *,
     chunk_size: int = 256,
     entropy: EntropyMode = "none",
+    operand_dtype: torch.dtype | None = None,
 ) -> LogprobOutput:
     """Return log softmax(hidden @ weight.T / temperature)[target] without ever holding all logits.
 
@@ -165,15 +156,19 @@ def chunked_logprob(
         weight: The output embedding.
         target: Token ids in [0, vocab).
         temperature: What the logits are divided by, the temperature the tokens were sampled at.
-        chunk_size: Rows of logits that exist at once. Changes memory and speed, not values.
+        chunk_size: At most as many logits exist at once as this many tokens have. Changes memory and speed, not values.
         entropy: Whether to return entropies, and whether gradients flow through them.
+        operand_dtype: What hidden states and weight are converted to before they are multiplied, part by part.
+            `torch.float32` computes a head of 16-bit weights in float32, its gradients included. None leaves them as
+            they are, or as autocast wants them.
 
     Returns:
-        Log-probs and entropies in float32, or float64 for float64 inputs. Matrix products of 16-bit inputs are
-        accumulated and kept in float32, and so is the gradient of the weight until the end.
+        Log-probs and entropies in float32, or float64 for float64 operands. Products of 16-bit operands are
+        accumulated and kept in float32, and each gradient is rounded to the type of its input once, at the end.
 
     Raises:
-        ValueError: If `temperature` or `chunk_size` is not positive, or `entropy` is unknown.
+        ValueError: If `temperature` or `chunk_size` is not positive, `entropy` is unknown or `operand_dtype` is not a
+            floating-point type.
     """
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, but got {temperature}. Use 1.0 for greedy sampling.")
@@ -181,13 +176,16 @@ def chunked_logprob(
         raise ValueError(f"`chunk_size` must be at least 1, but got {chunk_size}.")
     if entropy not in ("none", "detached", "grad"):
         raise ValueError(f"`entropy` must be 'none', 'detached' or 'grad', but got {entropy!r}.")
-    operand_dtype, result_dtype = _dtypes(hidden, weight)
+    if operand_dtype is not None and not operand_dtype.is_floating_point:
+        raise ValueError(f"`operand_dtype` must be a floating-point type, but got {operand_dtype}. Use torch.float32.")
+    num_logits = chunk_size * len(weight)
+    if hidden.device.type == "cpu":
+        num_logits = min(num_logits, MOST_LOGITS_ON_CPU)
     plan = _Plan(
         temperature=temperature,
-        chunk_size=chunk_size,
+        block=BlockShape.within(num_logits, len(hidden), len(weight)),
         entropy=entropy,
-        operand_dtype=operand_dtype,
-        result_dtype=result_dtype,
+        products=_choose_products(hidden, weight, operand_dtype),
     )
     with torch.autocast(hidden.device.type, enabled=False):
         logprobs, entropies = _ChunkedLogprob.apply(hidden, weight, target, plan)  # type: ignore[no-untyped-call]

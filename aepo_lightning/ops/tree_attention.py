@@ -1,24 +1,32 @@
 """Attention over packed trajectories: every token attends to those before it on its path, to nothing else.
 
-Three back ends compute the same. `segment` runs fused kernels over runs of queries and keys, without any mask, and does
-no work that the structure does not ask for. `flex` is a FlexAttention block mask for CUDA. `dense` is plain
+Four back ends compute the same. `segment` runs fused kernels over runs of queries and keys, without any mask, and does
+no work that the structure does not ask for. `varlen` is FlashAttention over sequences of different lengths, for rows in
+which nothing is shared, and `flex` a FlexAttention block mask for all others; both are for CUDA. `dense` is plain
 scaled-dot-product attention under a mask of all pairs: slow for long rows, and the reference for the others.
 """
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from aepo_lightning.types import AttentionBlock, PackedTokens
 
-BackEnd = Literal["segment", "flex", "dense"]
+BackEnd = Literal["segment", "varlen", "flex", "dense"]
+_FLASH_DTYPES = (torch.bfloat16, torch.float16)
+_FLASH_MAX_DIM = 256
+_FLASH_DIM_MULTIPLE = 8
+_FLASH_CAPABILITY = (8, 0)
+"""What FlashAttention 2 asks for: an Ampere GPU or newer."""
 
 
 @runtime_checkable
@@ -35,21 +43,54 @@ class PackedAttention(Protocol):
         """Return what each token reads. Query heads share key heads in equal groups."""
 
 
-def pick_back_end(device: torch.device) -> BackEnd:
-    """Return the fastest back end of a device."""
-    if device.type == "cpu":
+class QueryKind(NamedTuple):
+    """What the choice of a back end rests on, beside the packed row."""
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+
+    @classmethod
+    def of(cls, query: Float[Tensor, "batch heads seq dim"]) -> "QueryKind":
+        """Return the kind of these queries."""
+        return cls(query.device, query.dtype, query.shape[-1])
+
+
+def pick_back_end(packed: PackedTokens, kind: QueryKind) -> BackEnd:
+    """Return the fastest back end for a packed row and the queries over it."""
+    if kind.device.type == "cpu":
         return "segment"
-    return "flex" if device.type == "cuda" else "dense"
+    if kind.device.type != "cuda":
+        return "dense"
+    return "varlen" if is_flat(packed) and why_not_varlen(kind) is None else "flex"
+
+
+def is_flat(packed: PackedTokens) -> bool:
+    """Whether no token is shared, so that the row is whole trajectories one after another."""
+    return all(block.is_causal for block in packed.blocks)
+
+
+def why_not_varlen(kind: QueryKind) -> str | None:
+    """Return what keeps FlashAttention from queries of a kind, or None."""
+    dim = kind.head_dim
+    if kind.dtype not in _FLASH_DTYPES:
+        return f"it needs bfloat16 or float16, but the layers compute in {str(kind.dtype).removeprefix('torch.')}"
+    if dim > _FLASH_MAX_DIM or dim % _FLASH_DIM_MULTIPLE:
+        return f"it needs heads of a multiple of {_FLASH_DIM_MULTIPLE} up to {_FLASH_MAX_DIM}, but these have {dim}"
+    if kind.device.type != "cuda" or torch.cuda.get_device_capability(kind.device) < _FLASH_CAPABILITY:
+        return "it needs a CUDA device of compute capability 8.0 or higher"
+    return None
 
 
 def build_attention(packed: PackedTokens, back_end: BackEnd | str) -> PackedAttention:
     """Return the attention over one packed row.
 
     Raises:
-        ValueError: If the back end is unknown.
+        ValueError: If the back end is unknown, or cannot run this row.
     """
     built: dict[str, Callable[[PackedTokens], PackedAttention]] = {
         "segment": SegmentAttention,
+        "varlen": VarlenAttention,
         "flex": FlexTreeAttention,
         "dense": DenseAttention,
     }
@@ -74,6 +115,42 @@ class DenseAttention:
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Return what each token reads; see `PackedAttention`."""
         return scaled_dot_product_attention(query, key, value, attn_mask=self._mask, scale=scale, enable_gqa=True)
+
+
+class VarlenAttention:
+    """FlashAttention over whole trajectories of different lengths."""
+
+    def __init__(self, packed: PackedTokens, attend: Callable[..., Any] = varlen_attn) -> None:
+        """Find where each trajectory begins and ends.
+
+        Args:
+            packed: A row without shared tokens.
+            attend: What computes, with the signature of torch's `varlen_attn`.
+
+        Raises:
+            ValueError: If tokens are shared.
+        """
+        if not is_flat(packed):
+            raise ValueError("`varlen` needs a row without shared tokens, but got a tree. Use `flex`.")
+        stops = [0, *sorted(block.query_stop for block in packed.blocks)]
+        self._offsets = torch.tensor(stops, dtype=torch.int32, device=packed.input_ids.device)
+        self._longest = max(stop - start for start, stop in pairwise(stops))
+        self._attend = attend
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Return what each token reads; see `PackedAttention`."""
+        rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
+        attended: Tensor = self._attend(
+            *rows,
+            self._offsets,
+            self._offsets,
+            self._longest,
+            self._longest,
+            scale=scale,
+            window_size=(-1, 0),  # every token before, none after
+            enable_gqa=True,
+        )
+        return attended.transpose(0, 1)[None]
 
 
 class FlexTreeAttention:

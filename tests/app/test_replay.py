@@ -80,6 +80,9 @@ def test_weights_are_found_in_checkpoints_and_the_cold_start_too(copy):
     (first, *_) = replay_run(copy, ["train-00000-rank0"])
     assert first.difference is None
     trees = trees_of(copy, 2)
+    (later, *_) = replay_run(copy, ["train-00002-rank0"])
+    assert later.difference is None
+    (copy / "checkpoints" / "iteration0001.ckpt").unlink()
     saved = torch.load(copy / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     with pytest.raises(ConfigError, match=rf"after {trees[0].weights_version} optimiser steps must have been kept"):
         list(replay_run(copy, ["train-00002-rank0"]))

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyMonitor, RolloutLogger, Throughput
+from aepo_lightning.callbacks import (
+    AtomicCheckpoint,
+    BranchPenalty,
+    EntropyGuard,
+    EntropyMonitor,
+    RolloutLogger,
+    Throughput,
+)
 from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
 
 TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -24,8 +31,9 @@ def read_table():
 
 
 @pytest.fixture
-def logged(make_run):
-    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), Throughput()]
+def logged(make_run, tmp_path):
+    saver = AtomicCheckpoint(tmp_path / "atomic")
+    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), Throughput(), saver]
     return make_run(callbacks).fit().logger.names
 
 

@@ -1,5 +1,6 @@
 """Two FSDP2 ranks do what one process does: same questions, same losses, same weights, same metrics."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,6 +21,7 @@ from aepo_lightning.weights import named_weights, publish
 from tests.distributed.ranks import run_ranks
 from tests.training import (
     FixedData,
+    WordCountReward,
     build_experience,
     built_module,
     flat,
@@ -57,13 +59,24 @@ class StepRecorder(Callback):
         self.num_empty += -1 in groups
 
 
+class OneSidedReward(WordCountReward):
+    """Gives every trajectory of an odd question the same, so that dropping such groups leaves rank 1 without rows."""
+
+    async def __call__(self, sample):
+        found = await super().__call__(sample)
+        index = int(sample.question.question_id.partition(":")[0])
+        return replace(found, reward=1.0) if index % 2 else found
+
+
 def strategy_of(name):
     if name == "fsdp":
         return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1)
     return DDPStrategy(process_group_backend="gloo") if name == "ddp" else "auto"
 
 
-def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=True, experience=None, **options):
+def train(
+    rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=True, experience=None, reward=None, **options
+):
     """Iterations of two optimiser steps on four questions, validated before, after every second and after the last."""
     policy = small_policy(tie_word_embeddings=is_tied)
     defaults = {"shaping": EntropyShaping(), "questions_per_step": 2, "max_tokens_per_micro_batch": 48}
@@ -71,10 +84,13 @@ def train(rank, folder, strategy="auto", max_epochs=2, ckpt_path=None, is_tied=T
     recorder = StepRecorder()
     # The embedded engine computes in float32 with weights of eight bits, the trainer in bfloat16 throughout.
     checks = {"publication_check": PublicationCheck()} if options.get("mixed_precision") else {}
+    datamodule = make_datamodule(policy, experience=builder, questions_per_iteration=4, **checks)
+    if reward is not None:
+        datamodule.sampler.parts = replace(datamodule.sampler.parts, reward=reward)
     run = make_run(
         folder,
         make_module(policy, optimizer=partial(torch.optim.AdamW, lr=1e-3, eps=1e-5), **options),
-        make_datamodule(policy, experience=builder, questions_per_iteration=4, **checks),
+        datamodule,
         callbacks=[recorder, ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)],
         max_epochs=max_epochs,
         devices=1 if strategy == "auto" else 2,
@@ -106,7 +122,8 @@ def check_equal(single, ranks):
     compare = partial(pytest.approx, rel=1e-5, abs=1e-5)
     assert [log[:2] for log in first["logs"]] == [log[:2] for log in single["logs"]]
     for (step, name, found), (_, _, expected) in zip(first["logs"], single["logs"], strict=True):
-        assert found == compare(expected), (step, name)
+        # How tokens are spread over ranks is the one thing that differs.
+        assert found == compare(expected) or name in OF_THE_SPREAD, (step, name)
     for each in ranks:
         assert each["weights"].keys() == single["weights"].keys()
         for name, weight in single["weights"].items():
@@ -117,6 +134,8 @@ def check_equal(single, ranks):
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
 
 
+OF_THE_SPREAD = {f"experience/{name}" for name in ("padding_share", "micro_batches_per_step", "token_imbalance")}
+
 CASES = {
     "tied": {},
     "untied, kl and entropy": {"is_tied": False, "kl_penalty": KLPenalty(coefficient=0.1), "entropy_coefficient": 0.01},
@@ -125,6 +144,7 @@ CASES = {
         "defer_gradient_sync": True,
         "gradient_checkpointing": True,
     },
+    "a rank without rows": {"experience": {"drop_zero_variance_groups": True}, "reward": OneSidedReward()},
 }
 
 
@@ -133,7 +153,7 @@ def test_two_fsdp_ranks_equal_one_process(tmp_path, options):
     single = train(0, tmp_path / "single", **options)
     ranks = run_ranks(partial(train, **options), tmp_path / "ranks", "fsdp")
     assert all(each["is_sharded"] for each in ranks)
-    assert any(each["num_empty"] for each in ranks), "no rank ran out of micro-batches before the other"
+    assert ("reward" in options) == any(each["num_empty"] for each in ranks)
     check_equal(single, ranks)
 
 

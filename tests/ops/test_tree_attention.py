@@ -1,12 +1,24 @@
 """Every back end computes softmax attention over the path of each token, in value and gradient."""
 
+import inspect
+from itertools import pairwise
 from random import Random
 
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
 
-from aepo_lightning.ops.tree_attention import build_attention, dense_mask, flex_mask, pick_back_end
+from aepo_lightning.ops.tree_attention import (
+    QueryKind,
+    VarlenAttention,
+    build_attention,
+    dense_mask,
+    flex_mask,
+    pick_back_end,
+    why_not_varlen,
+)
 from aepo_lightning.ops.tree_packing import pack_rows
 from tests.ops.test_tree_packing import padded
 
@@ -125,13 +137,124 @@ def test_the_flex_kernel_reads_its_block_mask_as_meant():
     torch.testing.assert_close(found, by_definition(packed, query, key, value), atol=1e-12, rtol=1e-12)
 
 
-def test_devices_get_the_back_end_that_they_have():
-    found = {name: pick_back_end(torch.device(name)) for name in ("cpu", "cuda", "mps")}
-    assert found == {"cpu": "segment", "cuda": "flex", "mps": "dense"}
+@pytest.mark.parametrize("shares", [True, False], ids=["tree", "flat"])
+def test_devices_get_the_back_end_that_they_have(shares):
+    packed = packed_of([[1, 2, 3], [1, 2, 4]], shares)
+    for device, expected in {"cpu": "segment", "meta": "dense"}.items():
+        query = torch.empty(1, 4, 6, 8, device=device)
+        assert pick_back_end(packed, QueryKind.of(query)) == expected
+
+
+ON_GPU = QueryKind(torch.device("cuda"), torch.bfloat16, 128)
+
+
+@pytest.fixture
+def capability(monkeypatch):
+    """Sets what the GPU can do that this machine may not have."""
+
+    def set_capability(found):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: found)
+
+    set_capability((9, 0))
+    return set_capability
+
+
+def test_flat_rows_get_varlen_and_trees_get_flex_on_a_gpu(capability):
+    rows = [[1, 2, 3], [1, 2, 4]]
+    assert pick_back_end(packed_of(rows, shares_prefixes=False), ON_GPU) == "varlen"
+    assert pick_back_end(packed_of(rows), ON_GPU) == "flex"
+    # Rows that have nothing in common are flat, whatever was asked for.
+    assert pick_back_end(packed_of([[1, 2, 3], [4, 5]]), ON_GPU._replace(dtype=torch.float16)) == "varlen"
+
+
+@pytest.mark.parametrize(
+    ("kind", "capable", "why"),
+    [
+        (ON_GPU._replace(dtype=torch.float32), (9, 0), "bfloat16 or float16, but the layers compute in float32"),
+        (ON_GPU._replace(head_dim=12), (9, 0), "a multiple of 8 up to 256, but these have 12"),
+        (ON_GPU._replace(head_dim=264), (9, 0), "a multiple of 8 up to 256, but these have 264"),
+        (ON_GPU, (7, 5), "compute capability 8.0"),
+    ],
+    ids=["float32", "odd heads", "wide heads", "old gpu"],
+)
+def test_what_flash_attention_cannot_run_falls_back_to_flex_and_says_why(capability, kind, capable, why):
+    capability(capable)
+    assert pick_back_end(packed_of([[1, 2, 3], [1, 2, 4]], shares_prefixes=False), kind) == "flex"
+    assert why in why_not_varlen(kind)
+
+
+def varlen_reference(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """What torch's `varlen_attn` promises, sequence by sequence."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    assert (window_size, enable_gqa) == ((-1, 0), True)
+    assert all(tensor.ndim == 3 and tensor.shape[0] == int(cu_seq_q[-1]) for tensor in (query, key, value))
+    bounds = list(pairwise(cu_seq_q.tolist()))
+    assert torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k == max(stop - start for start, stop in bounds)
+    outs = []
+    for start, stop in bounds:
+        rows = [tensor[start:stop].transpose(0, 1)[None] for tensor in (query, key, value)]
+        out = scaled_dot_product_attention(*rows, is_causal=True, scale=scale, enable_gqa=True)
+        outs.append(out[0].transpose(0, 1))
+    return torch.cat(outs)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_varlen_gets_whole_trajectories_in_the_layout_that_it_reads(kv_heads):
+    for seed in range(4):
+        packed = packed_of(random_rows(seed), shares_prefixes=False)
+        built = VarlenAttention(packed, varlen_reference)
+        found = results(lambda *inputs, built=built: built(*inputs, SCALE), packed, kv_heads=kv_heads)
+        expected = results(lambda *inputs, packed=packed: by_definition(packed, *inputs), packed, kv_heads=kv_heads)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+def test_varlen_is_called_as_torch_defines_it():
+    own = list(inspect.signature(varlen_reference).parameters)
+    torchs = list(inspect.signature(varlen_attn).parameters)
+    assert torchs[:7] == own[:7]
+    assert set(own) <= set(torchs)
+
+
+def test_torch_takes_what_varlen_passes_and_gives_gradients_of_its_shapes():
+    # Tensors without values go through torch's own checks and shapes; a CPU has no kernel for them.
+    packed = packed_of(random_rows(), shares_prefixes=False)
+    built = VarlenAttention(packed.to("meta"))
+    inputs, weights = make_inputs(packed, torch.bfloat16)
+    inputs = [tensor.detach().to("meta").requires_grad_() for tensor in inputs]
+    out = built(*inputs, SCALE)
+    assert out.shape == weights.shape
+    grads = torch.autograd.grad(out, inputs, weights.to("meta"))
+    assert [grad.shape for grad in grads] == [tensor.shape for tensor in inputs]
+
+
+def test_varlen_refuses_a_tree():
+    with pytest.raises(ValueError, match="without shared tokens"):
+        build_attention(packed_of([[1, 2, 3], [1, 2, 4]]), "varlen")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_flash_attention_trains_as_the_dense_mask_does():
+    for seed in range(2):
+        packed = packed_of(random_rows(seed, num_rows=12, longest=400), shares_prefixes=False).to("cuda")
+        inputs, weights = make_inputs(packed, torch.bfloat16, dim=16)
+        found = {}
+        for back_end, dtype in (("varlen", torch.bfloat16), ("dense", torch.float32)):
+            on_device = [tensor.detach().to("cuda", dtype).requires_grad_() for tensor in inputs]
+            out = attention(packed, back_end)(*on_device)
+            loss = (out * weights.to("cuda", dtype)).sum()
+            found[back_end] = [out.detach(), *torch.autograd.grad(loss, on_device)]
+        for one, other in zip(found["varlen"], found["dense"], strict=True):
+            # bfloat16 keeps eight bits.
+            assert float((one.float() - other).norm() / other.norm()) < 1e-2
 
 
 def test_an_unknown_back_end_is_refused():
-    with pytest.raises(ValueError, match=r"`back_end` must be one of \['dense', 'flex', 'segment'\], but got 'fast'"):
+    with pytest.raises(
+        ValueError, match=r"`back_end` must be one of \['dense', 'flex', 'segment', 'varlen'\], but got 'fast'"
+    ):
         build_attention(packed_of([[1, 2]]), "fast")
 
 

@@ -1,0 +1,146 @@
+"""What a run has left in its folder: its configuration, the policy that it started from, checkpoints."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
+
+from aepo_lightning.adapters import LoRA, is_adapter, plain_name
+from aepo_lightning.app.build import build
+from aepo_lightning.checkpoints import CheckpointSummary, check_architecture, find_last, verify_checkpoint
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.ops.low_rank import merge_low_rank
+from aepo_lightning.policy import PretrainedPolicy
+from aepo_lightning.protocols import LowRankUpdate, PolicySource
+
+_PREFIX, _SHARDED = "network.model.", "state_dict."
+_DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+def load_config(folder: Path) -> DictConfig:
+    """Read the configuration of a run.
+
+    Raises:
+        ConfigError: If the folder is not that of a run.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"The folder of a run must have a config.yaml, but {folder} has none. Name a run's folder.")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig), "the run wrote a mapping"
+    return cfg
+
+
+def first_policy(cfg: DictConfig, folder: Path) -> PolicySource:
+    """Return the policy that reinforcement learning started from: that of the cold start where there was one."""
+    if (folder / "coldstart" / "config.json").is_file():
+        return PretrainedPolicy(name_or_path=str(folder / "coldstart"))
+    policy: PolicySource = build(cfg.model)
+    return policy
+
+
+def saved_adapter(cfg: DictConfig) -> LoRA | None:
+    """Return the settings of the adapter that a run trained; None if it trained all weights."""
+    lora: LoRA | None = None if cfg.module.get("adapter") is None else build(cfg.module.adapter)
+    return lora
+
+
+def find_checkpoint(source: Path) -> tuple[Path, Path]:
+    """Return a checkpoint and the folder of its run.
+
+    Args:
+        source: Either of them. Of a run, the newest checkpoint is taken.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if (source / "config.yaml").is_file():
+        path = find_last(source / "checkpoints")
+        if path is None:
+            raise ConfigError(f"{source} must hold a checkpoint, but {source / 'checkpoints'} has none. Train first.")
+        return path, source
+    if not source.exists():
+        raise ConfigError(f"A checkpoint or the folder of a run must be named, but {source} does not exist.")
+    return source, source.absolute().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedPolicy:
+    """The policy in a checkpoint, file or sharded folder, read weight by weight."""
+
+    summary: CheckpointSummary
+    lora: LoRA | None
+    """Settings of the adapter that the run trained."""
+    _stored: Mapping[str, Any]
+    """Of each parameter, the tensor in a file, or what the index of a sharded folder says of it."""
+
+    @classmethod
+    def open(cls, path: Path, lora: LoRA | None, policy: PolicySource) -> "SavedPolicy":
+        """Look into a checkpoint.
+
+        Args:
+            path: A file, or a sharded folder.
+            lora: Settings of the adapter that the run trained.
+            policy: What the run started from.
+
+        Raises:
+            DataError: If it is damaged, or of another model.
+        """
+        summary = verify_checkpoint(path)
+        check_architecture(summary.record, policy.config, str(path))
+        found = _index_of_folder(path) if path.is_dir() else _state_of_file(path)
+        own = {name.removeprefix(_PREFIX): each for name, each in found.items() if name.startswith(_PREFIX)}
+        if (lora is not None) != any(map(is_adapter, own)):
+            raise DataError(
+                f"{path} must {'have' if lora else 'not have'} an adapter as the configuration of its run says, but it "
+                f"does{' not' if lora else ''}. Keep checkpoints in the folder of their run."
+            )
+        return cls(summary=summary, lora=lora, _stored=own)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every weight by its Hugging Face name, with an adapter merged into it."""
+        for name in sorted(name for name in self._stored if not is_adapter(name)):
+            weight, plain = self._read(name), plain_name(name)
+            if plain != name and plain.endswith(".weight"):
+                update = self._update(plain.removesuffix(".weight"))
+                weight = merge_low_rank(weight, update.down, update.up, update.scale)
+            yield plain, weight
+
+    def updates(self) -> Iterator[LowRankUpdate]:
+        """Yield what the adapter adds to each adapted weight."""
+        for name in sorted(name for name in self._stored if name.endswith(_DOWN)):
+            yield self._update(name.removesuffix(_DOWN))
+
+    def _update(self, layer: str) -> LowRankUpdate:
+        assert self.lora is not None, "`open` has compared settings and names"
+        down, up = self._read(layer + _DOWN), self._read(layer + _UP)
+        return LowRankUpdate(name=f"{layer}.weight", down=down, up=up, scale=self.lora.scale)
+
+    def _read(self, name: str) -> Tensor:
+        stored = self._stored[name]
+        if isinstance(stored, Tensor):
+            return stored
+        key = _SHARDED + _PREFIX + name
+        target = {key: torch.empty(stored.size, dtype=stored.properties.dtype)}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads
+            load_sharded(target, storage_reader=FileSystemReader(self.summary.path), no_dist=True)
+        return target[key]
+
+
+def _state_of_file(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    state: dict[str, Any] = checkpoint["state_dict"]
+    return state
+
+
+def _index_of_folder(path: Path) -> dict[str, Any]:
+    index = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {name.removeprefix(_SHARDED): stored for name, stored in index.items() if name.startswith(_SHARDED)}

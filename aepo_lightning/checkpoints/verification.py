@@ -1,0 +1,118 @@
+"""Whether a checkpoint can be loaded, and what it is of, before anything is changed."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+
+from aepo_lightning.checkpoints.files import find_checkpoints
+from aepo_lightning.checkpoints.record import RECORD_KEY, check_format
+from aepo_lightning.errors import DataError
+
+_META = "meta.pt"
+_INDEX = ".metadata"
+# What reading a damaged file raises: cut archives, foreign bytes, a pickle that ends early or names unknown things.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    ImportError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSummary:
+    """What a checkpoint says about itself."""
+
+    path: Path
+    epoch: int
+    """Number of the last iteration in it, from 0."""
+    global_step: int
+    record: Mapping[str, Any]
+
+    def is_finished(self, max_epochs: int) -> bool:
+        """Return whether a run of so many iterations has nothing left to train. -1 never ends."""
+        return 0 <= max_epochs <= self.epoch + 1
+
+
+def verify_checkpoint(path: Path) -> CheckpointSummary:
+    """Check that a checkpoint is whole and of this format.
+
+    Every byte of a file is checked against its checksum. Of a sharded folder the state is, and the sizes of the shards
+    against the index.
+
+    Raises:
+        DataError: If it is not. The damaged file is named, and the next best checkpoint.
+    """
+    if path.is_dir():
+        _check_shards(path)
+    state = _read_state(path, path / _META if path.is_dir() else path)
+    check_format(state.get(RECORD_KEY), str(path))
+    return CheckpointSummary(
+        path=path, epoch=int(state["epoch"]), global_step=int(state["global_step"]), record=state[RECORD_KEY]
+    )
+
+
+def _read_state(path: Path, file: Path) -> dict[str, Any]:
+    """Read what is no shard, by its checksums; large tensors stay on the disk."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return _as_state(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+        reason = f"the checksum of its part {damaged} is wrong"
+    except _UNREADABLE as error:
+        reason = _cannot_be_read(error)
+    raise _unusable(path, file, reason)
+
+
+def _check_shards(path: Path) -> None:
+    for name in (_INDEX, _META):
+        if not (path / name).is_file():
+            raise _unusable(path, path / name, "it is missing")
+    try:
+        sizes = _shard_sizes(path)
+    except _UNREADABLE as error:
+        raise _unusable(path, path / _INDEX, _cannot_be_read(error)) from error
+    for name, size in sorted(sizes.items()):
+        shard = path / name
+        found = shard.stat().st_size if shard.is_file() else None
+        if found is None or found < size:
+            held = "it is missing" if found is None else f"it has {found} bytes instead of {size}"
+            raise _unusable(path, shard, held)
+
+
+def _shard_sizes(path: Path) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for stored in FileSystemReader(path).read_metadata().storage_data.values():
+        end = stored.offset + stored.length
+        sizes[stored.relative_path] = max(end, sizes.get(stored.relative_path, 0))
+    return sizes
+
+
+def _as_state(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict) or "epoch" not in found or "global_step" not in found:
+        raise ValueError("it is no checkpoint of Lightning")
+    return found
+
+
+def _cannot_be_read(error: Exception) -> str:
+    first_line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return f"it cannot be read ({first_line})"
+
+
+def _unusable(path: Path, damaged: Path, reason: str) -> DataError:
+    others = [other for other in find_checkpoints(path.parent) if other.resolve() != path.resolve()]
+    advice = f"The next best is ckpt_path={others[0]}" if others else "There is no other checkpoint beside it"
+    return DataError(f"{damaged} must be a whole part of the checkpoint {path.name}, but {reason}. {advice}.")

@@ -1,0 +1,183 @@
+"""The plan of a run beside what its update really allocates, for 1, 8, 16 and 64 ranks.
+
+    python -m benchmarks.plan [--full]
+
+Small models run two optimiser steps of two micro-batches in this process, as rank 0 of N: real networks, real sharding
+(FSDP2), real loss and AdamW; collectives move nothing. Every storage of every tensor is counted
+(`benchmarks/memory_meter.py`), and the second step's peak is compared with the plan's, in total and part by part.
+Qwen3-14B runs its own recipe (micro-batches of 16,384 tokens, bfloat16, checkpointing) on fake tensors, which have
+shapes only: with 4 of its 40 layers and an eighth of its vocabulary, or whole with `--full`. Where there is a GPU, one
+more model runs there and is compared with the peak of torch's allocator.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from aepo_lightning.app.memory import UpdateMemory
+from aepo_lightning.app.model_size import model_size
+from aepo_lightning.app.plan_input import PlanInput
+from benchmarks.common import print_result
+from benchmarks.measured_update import NUM_MICRO_BATCHES, Measured, measure, measure_on_gpu
+from benchmarks.memory_meter import PARTS
+
+RANKS = (1, 8, 16, 64)
+GOAL = 0.1
+SMALL = {
+    "model_type": "qwen3",
+    "hidden_size": 256,
+    "intermediate_size": 768,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 4096,
+    "vocab_size": 4096,
+    "tie_word_embeddings": False,
+}
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "bf16, checkpointed": {},
+    "bf16, all saved": {"is_checkpointed": False},
+    "fp32, checkpointed": {"is_mixed_precision": False},
+    "tied, tree packing": {"tie_word_embeddings": True, "packing": "tree"},
+    "reference, deferred": {"has_reference": True, "is_gradient_sync_deferred": True},
+    "LoRA": {"adapter_rank": 8},
+    "large vocabulary": {"vocab_size": 32768, "micro_batch_tokens": 512},
+    "Llama, 4 of 4 heads": {"model_type": "llama", "num_key_value_heads": 4},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Plan and measurement of one run."""
+
+    name: str
+    settings: PlanInput
+    measured: Measured
+
+    @property
+    def planned_parts(self) -> dict[str, int]:
+        """Bytes of the plan's largest moment under the meter's names."""
+        parts = UpdateMemory(model_size(self.settings.architecture), self.settings).peak().parts
+        ours = {name: "optimiser" if name in ("AdamW states", "optimiser workspace") else name for name in parts}
+        ours |= {"reference model": "weights"}
+        found = dict.fromkeys(PARTS, 0)
+        for name, num_bytes in parts.items():
+            found[ours[name]] += num_bytes
+        return found
+
+    @property
+    def planned_bytes(self) -> int:
+        """Bytes of the plan's largest moment."""
+        return sum(self.planned_parts.values())
+
+    @property
+    def difference(self) -> float:
+        """Of the plan, relative to the measurement."""
+        return self.planned_bytes / self.measured.peak_bytes - 1
+
+
+def make_settings(num_ranks: int, **changes: Any) -> PlanInput:
+    """Return a run on CPU ranks, each with two full micro-batches in a step; unknown fields are the architecture's."""
+    own = {name: value for name, value in changes.items() if name in PlanInput.__dataclass_fields__}
+    architecture = SMALL | {name: value for name, value in changes.items() if name not in own}
+    defaults: dict[str, Any] = {
+        "architecture": architecture,
+        "num_gpus": num_ranks,
+        "num_iterations": 1,
+        "questions_per_iteration": NUM_MICRO_BATCHES * num_ranks,
+        "group_size": 2,
+        "questions_per_step": NUM_MICRO_BATCHES * num_ranks,
+        "max_prompt_tokens": 128,
+        "max_response_tokens": 384,
+        "micro_batch_tokens": 1024,
+        "logprob_chunk_tokens": 128,
+        "is_gpu": False,
+        "is_pretrained": False,
+        "engine_memory_fraction": 0.0,
+        "engine_workspace_gib": 0.0,
+        "overhead_gib": 0.0,
+    }
+    return PlanInput(**(defaults | own))
+
+
+def recipe(num_ranks: int, *, is_full: bool) -> PlanInput:
+    """Return the update of conf/experiment/aepo_qwen3_14b.yaml, of the whole model or of a short one."""
+    path = Path(__file__).parents[1] / "conf" / "model" / "qwen3_14b.yaml"
+    architecture = yaml.safe_load(path.read_text(encoding="utf-8"))["architecture"]
+    if not is_full:
+        architecture |= {"num_hidden_layers": 4, "vocab_size": 18992}
+    return make_settings(
+        num_ranks,
+        architecture=architecture,
+        max_prompt_tokens=2000,
+        max_response_tokens=6192,
+        micro_batch_tokens=16384,
+        logprob_chunk_tokens=512,
+    )
+
+
+def compare(name: str, settings: PlanInput, *, is_fake: bool = False) -> Comparison:
+    """Carry a run's update out and compare."""
+    return Comparison(name=name, settings=settings, measured=measure(settings, is_fake=is_fake))
+
+
+def _comparisons(is_full: bool) -> Iterator[Comparison]:
+    for name, changes in CASES.items():
+        for ranks in RANKS:
+            yield compare(name, make_settings(ranks, **changes))
+    yield compare("one process, not sharded", make_settings(1, sharding="none"))
+    for ranks in RANKS:
+        name = "Qwen3-14B" if is_full else "Qwen3-14B, 4 layers"
+        yield compare(name, recipe(ranks, is_full=is_full), is_fake=True)
+    if torch.cuda.is_available():
+        wide = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 8, "vocab_size": 32768}
+        settings = make_settings(1, **wide, micro_batch_tokens=16384, max_response_tokens=3968, is_gpu=True)
+        for name, each in (("GPU", settings), ("GPU, all saved", replace(settings, is_checkpointed=False))):
+            yield Comparison(name=name, settings=each, measured=measure_on_gpu(each))
+
+
+def _show(found: Comparison) -> None:
+    ranks, planned = found.settings.num_gpus, found.planned_parts
+    parts = ", ".join(f"{n} {_mib(found.measured.parts[n])}/{_mib(planned[n])}" for n in PARTS)
+    print(
+        f"{found.name:26s} {ranks:3d} {_mib(found.measured.peak_bytes):>10s} {_mib(found.planned_bytes):>10s} "
+        f"{found.difference:+7.2%}   {parts}",
+        flush=True,
+    )
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f}"
+
+
+def main() -> None:
+    """Run all comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="the whole Qwen3-14B (many minutes)")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'MiB of the peak':26s} {'N':>3s} {'measured':>10s} {'planned':>10s} {'':7s}   parts (measured/planned)")
+    found = []
+    for each in _comparisons(args.full):
+        _show(each)
+        found.append(each)
+    worst = max(abs(each.difference) for each in found)
+    figures = {
+        f"{each.name} on {each.settings.num_gpus}": {
+            "measured_mib": round(each.measured.peak_bytes / 2**20, 2),
+            "planned_mib": round(each.planned_bytes / 2**20, 2),
+            "difference": round(each.difference, 4),
+        }
+        for each in found
+    }
+    print_result("plan", figures, {"worst_difference": (round(worst, 4), "<=", GOAL)})
+
+
+if __name__ == "__main__":
+    main()
