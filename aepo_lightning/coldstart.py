@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from aepo_lightning.module import OptimizerFactory, SchedulerFactory
 from aepo_lightning.network import PolicyNetwork
 from aepo_lightning.protocols import DemonstrationSource, PolicySource
-from aepo_lightning.rollout import TagProtocol
+from aepo_lightning.rollout import ChatFormat
 from aepo_lightning.types import Demonstration, SegmentSource
 
 
@@ -34,14 +34,14 @@ class DemonstrationBatch:
 
 
 def encode_demonstration(
-    demonstration: Demonstration, protocol: TagProtocol, eos_token_id: int
+    demonstration: Demonstration, protocol: ChatFormat, eos_token_id: int
 ) -> tuple[list[int], list[bool]]:
     """Return tokens and, for each, whether it is trained. The end-of-sequence token is."""
     tokens = protocol.encode_prompt(demonstration.question.messages)
     trained = [False] * len(tokens)
     for turn in demonstration.turns:
         is_own = turn.source is SegmentSource.POLICY
-        ids = protocol.encode_text(turn.text) if is_own else protocol.encode_result(turn.text)
+        ids = protocol.encode_text(turn.text) if is_own else protocol.encode_results([turn.text])[0]
         tokens += ids
         trained += [is_own] * len(ids)
     return [*tokens, eos_token_id], [*trained, True]
@@ -53,7 +53,7 @@ class DemonstrationDataModule(LightningDataModule):
     def __init__(
         self,
         source: DemonstrationSource,
-        protocol: TagProtocol,
+        protocol: ChatFormat,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int = 64,
     ) -> None:

@@ -5,6 +5,7 @@
     |-- DataError       a row of a file that cannot be read, with file, row and field
     |-- EngineError     the generator of tokens failed or was misused
     |-- ToolError       a tool failed; the runtime turns it into an observation for the model
+    |   `-- ToolUnavailableError    what stands behind the tool failed; another attempt may succeed
     |-- RewardError     a reward could not be computed
     `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
 
@@ -34,6 +35,20 @@ class EngineError(AepoError, RuntimeError):
 
 class ToolError(AepoError, RuntimeError):
     """A tool that failed. Its message is shown to the model, so it must be short and honest."""
+
+
+class ToolUnavailableError(ToolError):
+    """The provider, server or sandbox behind a tool failed; the call itself may be fine."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        """Keep the message.
+
+        Args:
+            message: What the model reads.
+            retry_after_s: How long the other side asked to wait. None if it did not say.
+        """
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RewardError(AepoError, RuntimeError):

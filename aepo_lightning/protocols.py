@@ -4,16 +4,17 @@ Callers are typed with these, never with a class of the family. Anything that ha
 be registered.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.types import (
     Demonstration,
     Generation,
@@ -161,16 +162,38 @@ class Tool(Protocol):
     """Something the policy may call. One instance serves many concurrent calls."""
 
     @property
-    def name(self) -> str:
-        """The tag: the policy writes `<name>text</name>`."""
+    def spec(self) -> ToolSpec:
+        """Name, schema, limits, and what kind of state the tool has."""
         ...
 
-    async def __call__(self, text: str, context: ToolContext) -> str:
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Answer one call. Cancelling the call must stop the work behind it.
+
+        Args:
+            arguments: What the policy wrote, checked against the schema.
+            context: The chain that calls, with its state if the tool keeps one.
 
         Raises:
             ToolError: If the call failed in a way that the model should read about.
+            ToolUnavailableError: If what stands behind the tool failed, and another attempt may succeed.
         """
+        ...
+
+
+@runtime_checkable
+class StatefulTool(Tool, Protocol):
+    """A tool that remembers the calls of a chain. `spec.state` says what a branch does with that memory."""
+
+    async def open(self, context: ToolContext) -> Any:
+        """Return a fresh state for a chain. It comes back as `context.state` with each of the chain's calls."""
+        ...
+
+    async def fork(self, state: Any) -> Any:
+        """Return a copy of a state that goes its own way. Called for forkable tools only."""
+        ...
+
+    async def release(self, state: Any) -> None:
+        """Free a state. Nothing is called with it afterwards."""
         ...
 
 
@@ -185,6 +208,43 @@ class ToolRunner(Protocol):
 
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one call; failures come back as a result whose status says which."""
+        ...
+
+
+@runtime_checkable
+class BranchingToolRunner(ToolRunner, Protocol):
+    """A runner that keeps the states of chains and follows their branches."""
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves."""
+        ...
+
+    async def start(self) -> None:
+        """Make ready before the first call.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        ...
+
+    def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
+        """Return why a chain with these calls must not branch, or None if it may."""
+        ...
+
+    def branch(self, source: ToolContext, target: ToolContext) -> None:
+        """Note that `target`'s chain goes on from where `source`'s stands, after the calls of `target.history`.
+
+        Returns at once. The copy is made before either chain's next call.
+        """
+        ...
+
+    async def release(self, context: ToolContext) -> None:
+        """Free the states of a chain that has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the running event loop holds. More calls may follow."""
         ...
 
 

@@ -64,6 +64,8 @@ class BranchDecision:
     """Branches that the budget allowed."""
     is_penalised: bool = False
     """True if the rule would have branched without its penalty for consecutive branches, and did not."""
+    problem: str = ""
+    """Why a branch that the rule asked for could not be, such as a tool whose state cannot be copied."""
 
     @property
     def is_high_entropy(self) -> bool:

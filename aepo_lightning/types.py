@@ -50,6 +50,12 @@ class ToolStatus(StrEnum):
     TIMEOUT = "timeout"
     UNKNOWN_TOOL = "unknown_tool"
     MALFORMED = "malformed"
+    UNAVAILABLE = "unavailable"
+    """What stands behind the tool failed or is known to be down: the infrastructure, not the call."""
+    BUSY = "busy"
+    """Too many calls were waiting already."""
+    CALL_LIMIT = "call_limit"
+    """The chain had made as many calls as it may."""
 
 
 class LeafOrigin(StrEnum):
@@ -171,6 +177,8 @@ class ToolCall:
     """What stood between the tags, stripped. Empty if the call could not be parsed."""
     problem: str = ""
     """What is wrong with the call itself, such as a closing tag without an opening one. Empty for a good call."""
+    arguments: Mapping[str, Any] | None = None
+    """Named arguments, in formats that have them. None gives `text` to the tool's text parameter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +190,10 @@ class ToolContext:
     """0 for the first call of the chain."""
     seed_path: tuple[int | str, ...] = ()
     """The branch path of the chain, unique among the chains of a question."""
+    history: tuple[tuple[ToolCall, "ToolResult"], ...] = ()
+    """The chain's calls before this one, to all tools, and their answers."""
+    state: Any = None
+    """What a stateful tool's `open` returned for this chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +203,15 @@ class ToolResult:
     text: str
     status: ToolStatus = ToolStatus.OK
     duration_s: float = 0.0
+    """Time the tool ran, all attempts, without the wait for a slot."""
     is_truncated: bool = False
+    queue_s: float = 0.0
+    """Time the call waited for a slot."""
+    num_attempts: int = 1
+    is_cached: bool = False
+    """The answer came from the cache."""
+    is_shared: bool = False
+    """The answer is that of the same call by another chain, which was running."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import asyncio
 import math
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -31,6 +31,7 @@ from aepo_lightning.app.build import build
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.protocols import Engine, PolicySource, Tool
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, TagProtocol
+from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from aepo_lightning.tree import RolloutTree
 from aepo_lightning.types import Question, ToolContext
@@ -53,15 +54,15 @@ class SlowTool:
     tool: Tool
 
     @property
-    def name(self) -> str:
-        """Name of the tool."""
-        return self.tool.name
+    def spec(self) -> ToolSpec:
+        """What the tool says of itself."""
+        return self.tool.spec
 
-    async def __call__(self, text: str, context: ToolContext) -> str:
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Answer after the time that belongs to this call."""
         random = Random(f"{context.question.question_id}/{context.seed_path}/{context.call_index}")
         await asyncio.sleep(min(LONGEST_S, random.lognormvariate(math.log(MEDIAN_S), SIGMA)))
-        return await self.tool(text, context)
+        return await self.tool(arguments, context)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

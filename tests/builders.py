@@ -223,10 +223,10 @@ def canonical(tree):
 
 
 def untimed(trees):
-    """The trees with every tool duration, the only thing in them that a clock wrote, set to zero."""
+    """The trees with what a clock wrote into them, durations of tool calls, set to zero."""
     for segment in (segment for tree in trees for segment in tree.segments):
         if segment.tool_result is not None:
-            segment.tool_result = replace(segment.tool_result, duration_s=0.0)
+            segment.tool_result = replace(segment.tool_result, duration_s=0.0, queue_s=0.0)
     return trees
 
 

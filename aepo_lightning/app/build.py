@@ -21,7 +21,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
-from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.rollout import ChatFormat, RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.weights import WeightsArchive
 
 _FSDP1 = "lightning.pytorch.strategies.FSDPStrategy"
@@ -92,7 +92,7 @@ def build_samplers(
     """Build the sampler of training and that of evaluation, which draws independent samples and never branches."""
     tools = build(cfg.tools)
     reward = build(cfg.reward)
-    protocol = TagProtocol(policy.tokenizer, tools.tool_names)
+    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
     settings: RolloutSettings = build(cfg.rollout.settings)
     parts = RolloutParts(
         engine=engine,
@@ -188,7 +188,7 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     module = ColdStartModule(
         policy, build(cfg.coldstart.optimizer), build(cfg.coldstart.scheduler), cfg.coldstart.max_grad_norm
     )
-    protocol = TagProtocol(policy.tokenizer, build(cfg.tools).tool_names)
+    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=build(cfg.tools).specs)
     return module, DemonstrationDataModule(task, protocol, policy.tokenizer, cfg.coldstart.batch_size)
 
 

@@ -12,6 +12,8 @@ class TurnMeasurement:
     branch_point: int
     """Segment after which a branch would start: the tool result."""
     turn: int
+    num_tool_calls: int
+    """Calls that the chain had made by then."""
     entropy: float
     """Aggregated entropy of the turn after the tool result; what pre-monitoring averages."""
     signal: float
@@ -44,6 +46,11 @@ class Chain:
     measurements: list[TurnMeasurement] = field(default_factory=list)
     """Turns after a tool result, in order; a probe's branch decisions are taken from them once the split is known."""
 
+    @property
+    def history(self) -> tuple[tuple[ToolCall, ToolResult], ...]:
+        """The chain's calls so far and their answers."""
+        return tuple(zip(self.tool_calls, self.tool_results, strict=True))
+
     def branch(self, measurement: TurnMeasurement, index: int, end: int, keep_baseline: bool) -> "Chain":
         """Return a sibling that starts where a turn was measured, after the first `end` tokens of this chain."""
         turn = measurement.turn
@@ -55,10 +62,10 @@ class Chain:
             origin=LeafOrigin.BRANCH,
             turn=turn,
             born_at=turn,
-            num_tool_calls=turn,
+            num_tool_calls=measurement.num_tool_calls,
             consecutive_branches=self.consecutive_branches,
             initial_entropy=self.initial_entropy if keep_baseline else None,
             previous_entropy=self.previous_entropy,
-            tool_calls=self.tool_calls[:turn],
-            tool_results=self.tool_results[:turn],
+            tool_calls=self.tool_calls[: measurement.num_tool_calls],
+            tool_results=self.tool_results[: measurement.num_tool_calls],
         )

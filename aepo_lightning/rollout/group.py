@@ -19,7 +19,7 @@ from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
 from aepo_lightning.rollout.seeds import derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
 from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
-from aepo_lightning.types import FinishReason, Generation, LeafOrigin, Question, SegmentSource, StopReason
+from aepo_lightning.types import FinishReason, Generation, LeafOrigin, Question, SegmentSource, StopReason, ToolCall
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +157,11 @@ class GroupRollout:
 
     async def _run(self, chain: Chain) -> None:
         stop_reason = None
-        while stop_reason is None:
-            stop_reason = await self._advance(chain)
+        try:
+            while stop_reason is None:
+                stop_reason = await self._advance(chain)
+        finally:
+            await self._steps.release_states(chain)
         await self._finish(chain, stop_reason)
 
     async def _advance(self, chain: Chain) -> StopReason | None:
@@ -168,11 +171,11 @@ class GroupRollout:
             return StopReason.LENGTH
         generation = await self._steps.generate(chain, room, lambda probe: self._measure(chain, probe))
         self._append(chain, generation)
-        if generation.finish_reason is FinishReason.EOS:
-            return StopReason.EOS
         if generation.finish_reason is FinishReason.LENGTH:
             return StopReason.LENGTH
-        return await self._answer_call(chain, generation.token_ids)
+        protocol = self._parts.protocol
+        calls = protocol.parse_calls(protocol.decode(generation.token_ids), generation.finish_reason)
+        return await self._answer_calls(chain, calls) if calls else StopReason.EOS
 
     def _append(self, chain: Chain, generation: Generation) -> None:
         self.tree.num_prompt_tokens += len(chain.token_ids)
@@ -205,6 +208,7 @@ class GroupRollout:
         measurement = TurnMeasurement(
             branch_point=chain.segment_id,
             turn=chain.turn,
+            num_tool_calls=chain.num_tool_calls,
             entropy=entropy,
             signal=signal,
             initial_entropy=chain.initial_entropy,
@@ -232,7 +236,8 @@ class GroupRollout:
             ),
         )
         wanted = self._parts.branch_policy.num_branches(context)
-        opened = self._num_to_open(chain, measurement, wanted)
+        problem = self._steps.branch_problem(chain, measurement.num_tool_calls) if wanted else None
+        opened = 0 if problem else self._num_to_open(chain, measurement, wanted)
         decision = BranchDecision(
             seed_path=chain.seed_path,
             root=chain.root,
@@ -243,6 +248,7 @@ class GroupRollout:
             num_wanted=wanted,
             num_opened=opened,
             is_penalised=wanted == 0 and is_penalised(self._parts.branch_policy, context),
+            problem=problem or "",
         )
         self.tree.decisions.append(decision)
         if self._on_event is not None and (chain.seed_path, measurement.turn) not in self._record.decisions:
@@ -269,25 +275,29 @@ class GroupRollout:
         branch_point = self.tree.segments[measurement.branch_point]
         branch_point.is_branch_point = True
         keep = self._settings.branch_baseline == "root"
-        self._spawn(chain.branch(measurement, index, branch_point.end, keep))
+        branch = chain.branch(measurement, index, branch_point.end, keep)
+        self._steps.branch_states(chain, branch)
+        self._spawn(branch)
 
-    async def _answer_call(self, chain: Chain, turn_ids: list[int]) -> StopReason | None:
-        """Run the tool call that ended the turn and append its result."""
-        answered = await self._steps.answer(chain, turn_ids)
+    async def _answer_calls(self, chain: Chain, calls: Sequence[ToolCall]) -> StopReason | None:
+        """Run the tool calls of a turn and append their results."""
+        answered = await self._steps.answer(chain, calls)
         if answered is None:
             return StopReason.CALL_LIMIT
-        call, result = answered
-        token_ids = self._parts.protocol.encode_result(result.text)
-        if len(token_ids) >= self._room(chain):
-            unused = UnusedCall(seed_path=chain.seed_path, call_index=chain.num_tool_calls, call=call, result=result)
-            self.tree.unused_calls.append(unused)
+        pieces = self._parts.protocol.encode_results([result.text for _, result in answered])
+        if sum(map(len, pieces)) >= self._room(chain):
+            for place, (call, result) in enumerate(answered):
+                index = chain.num_tool_calls + place
+                unused = UnusedCall(seed_path=chain.seed_path, call_index=index, call=call, result=result)
+                self.tree.unused_calls.append(unused)
             return StopReason.LENGTH
-        answer = self.tree.add(chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result)
-        chain.segment_id = answer.segment_id
-        chain.token_ids.extend(token_ids)
-        chain.num_tool_calls += 1
-        chain.tool_calls += (call,)
-        chain.tool_results += (result,)
+        for token_ids, (call, result) in zip(pieces, answered, strict=True):
+            answer = self.tree.add(chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result)
+            chain.segment_id = answer.segment_id
+            chain.token_ids.extend(token_ids)
+            chain.num_tool_calls += 1
+            chain.tool_calls += (call,)
+            chain.tool_results += (result,)
         return None
 
     async def _finish(self, chain: Chain, stop_reason: StopReason) -> None:

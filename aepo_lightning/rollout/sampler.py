@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from aepo_lightning.errors import AepoError
+from aepo_lightning.protocols import BranchingToolRunner
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
 from aepo_lightning.rollout.steps import RolloutParts, signature
@@ -87,12 +88,18 @@ class RolloutSampler:
             places=asyncio.Semaphore(self._max_concurrent_questions),
             on_tree=on_tree or (lambda _: None),
         )
-        if self._journal is None:
-            return await growth.run(questions, None)
-        with self._journal.open(name, seed, growth.stamp) as session:
-            trees = await growth.run(questions, session)
-            session.is_complete = True
-            return trees
+        try:
+            if isinstance(self.parts.tools, BranchingToolRunner):
+                await self.parts.tools.start()
+            if self._journal is None:
+                return await growth.run(questions, None)
+            with self._journal.open(name, seed, growth.stamp) as session:
+                trees = await growth.run(questions, session)
+                session.is_complete = True
+                return trees
+        finally:
+            if isinstance(self.parts.tools, BranchingToolRunner):
+                await self.parts.tools.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,6 +92,7 @@ def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
     is_high = [decision.is_high_entropy for decision in tree.decisions]
     tally.share("high_entropy_fraction", sum(is_high), num_decisions)
     tally.share("consecutive_high_entropy_fraction", len(_in_high_entropy_runs(tree.decisions)), num_decisions)
+    tally.share("branch_refused_fraction", sum(bool(decision.problem) for decision in tree.decisions), num_decisions)
     tally.share("penalised_fraction", sum(decision.is_penalised for decision in tree.decisions), num_decisions)
 
 
@@ -133,8 +134,13 @@ def _add_tools(tally: Tally, tree: RolloutTree) -> None:
         if segment.tool_call is None or segment.tool_result is None:
             continue
         result = segment.tool_result
-        tally.add("tool_ok_fraction", float(result.status is ToolStatus.OK))
+        for status in ToolStatus:
+            tally.add(f"tool_{status}_fraction", float(result.status is status))
+        tally.add("tool_cached_fraction", float(result.is_cached))
+        tally.add("tool_shared_fraction", float(result.is_shared))
         tally.add("tool_duration_s", result.duration_s)
+        tally.add("tool_queue_s", result.queue_s)
+        tally.add("tool_attempts", result.num_attempts)
 
 
 def pass_at_k(num_correct: int, num_samples: int, k: int) -> float:

@@ -3,16 +3,17 @@
 The one place of the sampler that talks to engine, tools and reward. Steps that a record has are not taken again.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from aepo_lightning.protocols import BranchPolicy, BudgetAllocator, Engine, Reward, ToolRunner
+from aepo_lightning.protocols import BranchingToolRunner, BranchPolicy, BudgetAllocator, Engine, Reward, ToolRunner
 from aepo_lightning.rollout.chain import Chain
+from aepo_lightning.rollout.chat_format import ChatFormat
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.seeds import derive_seed
 from aepo_lightning.rollout.settings import RolloutSettings
-from aepo_lightning.rollout.tag_protocol import TagProtocol
 from aepo_lightning.types import (
     Generation,
     Question,
@@ -34,7 +35,7 @@ class RolloutParts:
     engine: Engine
     tools: ToolRunner
     reward: Reward
-    protocol: TagProtocol
+    protocol: ChatFormat
     allocator: BudgetAllocator
     branch_policy: BranchPolicy
     settings: RolloutSettings
@@ -43,9 +44,10 @@ class RolloutParts:
 def signature(parts: RolloutParts) -> str:
     """Return a digest of everything but weights, seed and question that decides what a rollout gives."""
     settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, parts.reward)
-    limits = (parts.engine.max_model_len, parts.tools.tool_names, parts.protocol.stop, parts.protocol.vocab_size)
+    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
+    limits = (parts.engine.max_model_len, tools, type(parts.protocol).__name__, parts.protocol.stop)
     # Objects without a representation of their own show their address, which no other process repeats.
-    return blake2b(repr((*settings, *limits)).encode(), digest_size=8).hexdigest()
+    return blake2b(repr((*settings, *limits, parts.protocol.vocab_size)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +86,51 @@ class ChainSteps:
             num_probe_tokens=settings.turn_entropy.num_tokens,
         )
 
-    async def answer(self, chain: Chain, turn_ids: list[int]) -> tuple[ToolCall, ToolResult] | None:
-        """Return the tool call that ended a turn and its answer, or None if the chain may not call any more."""
-        call = self.parts.protocol.parse_call(self.parts.protocol.decode(turn_ids))
-        index, settings = chain.num_tool_calls, self.parts.settings
-        if index >= settings.max_tool_calls:
-            return None if settings.on_call_limit == "stop" else _refuse(call, settings.max_tool_calls)
+    async def answer(self, chain: Chain, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]] | None:
+        """Return a turn's tool calls and their answers, or None if the chain may not call any more.
+
+        The calls of one turn run at the same time. Those beyond the chain's limit are answered with a message.
+        """
+        first, settings = chain.num_tool_calls, self.parts.settings
+        if first >= settings.max_tool_calls and settings.on_call_limit == "stop":
+            return None
+        return list(
+            await asyncio.gather(*(self._answer_one(chain, first + place, call) for place, call in enumerate(calls)))
+        )
+
+    async def _answer_one(self, chain: Chain, index: int, call: ToolCall) -> tuple[ToolCall, ToolResult]:
+        if index >= self.parts.settings.max_tool_calls:
+            return _refuse(call, self.parts.settings.max_tool_calls)
         if (recorded := self.record.result(chain.seed_path, index, call)) is not None:
             return call, recorded
-        context = ToolContext(question=self.question, call_index=index, seed_path=chain.seed_path)
-        result = await self.parts.tools.call(call, context)
+        result = await self.parts.tools.call(call, self.context(chain, index))
         if self.on_event is not None:
             self.on_event(call_event(chain.seed_path, index, call, result))
         return call, result
+
+    def context(self, chain: Chain, index: int | None = None) -> ToolContext:
+        """Return what tools may know about a chain, before its next call unless told otherwise."""
+        return ToolContext(
+            question=self.question,
+            call_index=chain.num_tool_calls if index is None else index,
+            seed_path=chain.seed_path,
+            history=chain.history,
+        )
+
+    def branch_problem(self, chain: Chain, num_calls: int) -> str | None:
+        """Return why nothing may branch off a chain after some of its calls, or None."""
+        tools = self.parts.tools
+        return tools.branch_problem(chain.history[:num_calls]) if isinstance(tools, BranchingToolRunner) else None
+
+    def branch_states(self, chain: Chain, branch: Chain) -> None:
+        """Have the tools' states follow a branch."""
+        if isinstance(self.parts.tools, BranchingToolRunner):
+            self.parts.tools.branch(self.context(chain), self.context(branch))
+
+    async def release_states(self, chain: Chain) -> None:
+        """Free what the tools remember of a chain that has ended."""
+        if isinstance(self.parts.tools, BranchingToolRunner):
+            await self.parts.tools.release(self.context(chain))
 
     async def score(self, chain: Chain, prompt_length: int, stop_reason: StopReason) -> RewardOutput:
         """Return what the chain's trajectory is worth."""
@@ -114,4 +148,4 @@ class ChainSteps:
 def _refuse(call: ToolCall, limit: int) -> tuple[ToolCall, ToolResult]:
     """Return a call beyond the limit and the answer that no tool gave."""
     message = f"The limit of {limit} tool calls is reached. Answer with what you know."
-    return replace(call, problem=message), ToolResult(text=message, status=ToolStatus.MALFORMED)
+    return replace(call, problem=message), ToolResult(text=message, status=ToolStatus.CALL_LIMIT)

@@ -6,13 +6,13 @@ Tokens are only ever appended. Text of the policy is read but never encoded agai
 everything in it that could be taken for a tag or a special token has been made harmless.
 """
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.types import Message, ToolCall
+from aepo_lightning.rollout.text_codec import TextCodec
+from aepo_lightning.tool_spec import ToolSpec
+from aepo_lightning.types import FinishReason, Message, ToolCall
 
 CALL_TAGS = ("search", "python", "browse")
 """Tags that the protocol knows as tool calls, whether or not the run has such a tool."""
@@ -40,19 +40,16 @@ class TagProtocol:
         """
         if "{text}" not in result_template:
             raise ValueError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
-        self._tokenizer = tokenizer
         self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
-        guarded = {f"{opening}{tag}>" for tag in (*self._tags, "think", "result", "answer") for opening in ("<", "</")}
-        guarded.update(tokenizer.all_special_tokens)
-        # Some chat markers are in no list of special tokens: those Llama 3 reserves, Qwen's `<tool_call>`.
-        added = tokenizer.added_tokens_decoder.values()
-        guarded.update(token.content for token in added if token.special or token.content.startswith("<"))
-        self._guarded = re.compile("|".join(map(re.escape, sorted(guarded, key=len, reverse=True))))
-        # Procedural tasks write the same few prompts and results over and over.
-        self._encode = lru_cache(maxsize=8192)(self._encode_text)
-        self._write = lru_cache(maxsize=8192)(self._write_prompt)
+        written = (*self._tags, "think", "result", "answer")
+        self._codec = TextCodec(tokenizer, {f"{opening}{tag}>" for tag in written for opening in ("<", "</")})
+
+    @classmethod
+    def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "TagProtocol":
+        """Build the format of a run that offers these tools."""
+        return cls(tokenizer, [spec.name for spec in specs])
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -62,7 +59,7 @@ class TagProtocol:
     @property
     def vocab_size(self) -> int:
         """V: number of entries of the tokenizer."""
-        return len(self._tokenizer)
+        return self._codec.vocab_size
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages with the tokenizer's chat template.
@@ -70,34 +67,31 @@ class TagProtocol:
         Raises:
             ValueError: If the tokenizer has no chat template.
         """
-        if self._tokenizer.chat_template is None:
-            raise ValueError("The tokenizer must have a chat template, but got none. Set `tokenizer.chat_template`.")
-        return list(self._write(tuple(messages)))
+        return self._codec.encode_prompt(messages)
 
     def encode_result(self, text: str) -> list[int]:
         """Write a tool result; tags and special tokens inside it are made harmless and stay visible."""
         return self.encode_text(self._template.replace("{text}", self.neutralise(text)))
 
+    def encode_results(self, texts: Sequence[str]) -> list[list[int]]:
+        """Write the answers to a turn's calls; this format has one call in a turn."""
+        return [self.encode_result(text) for text in texts]
+
     def encode_text(self, text: str) -> list[int]:
         """Encode text that no policy sampled (tool results, demonstrations), without adding anything to it."""
-        return list(self._encode(text))
-
-    def _encode_text(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
-
-    def _write_prompt(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return tuple(ids)
+        return self._codec.encode_text(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
-        text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return str(text)
+        return self._codec.decode(token_ids)
 
     def neutralise(self, text: str) -> str:
-        """Replace the `<` of every control tag and the first character of every special token by an entity."""
-        return self._guarded.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", text)
+        """Replace the first character of every control tag and special token by an entity."""
+        return self._codec.neutralise(text)
+
+    def parse_calls(self, turn_text: str, finish_reason: FinishReason) -> tuple[ToolCall, ...]:
+        """Read the tool call that ended a turn. A turn that ended by itself has none."""
+        return (self.parse_call(turn_text),) if finish_reason is FinishReason.STOP else ()
 
     def parse_call(self, turn_text: str) -> ToolCall:
         """Read the tool call that ended a turn: the text between the last opening tag and the closing tag.

@@ -1,51 +1,65 @@
-"""Runs model-written Python with resource limits. It is not a sandbox."""
+"""The python tool: model-written code behind the best wall there is."""
 
-import asyncio
-import inspect
-import math
+import logging
 import signal
-import sys
-import tempfile
-from dataclasses import dataclass
-from typing import IO
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal
 
-from aepo_lightning.errors import ToolError
-from aepo_lightning.tools import python_child
-from aepo_lightning.tools.child_process import ChildProcess
+from aepo_lightning.errors import ToolError, ToolUnavailableError
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PoolSettings, PythonPool
+from aepo_lightning.tools.jail.session import PythonSession
 from aepo_lightning.tools.timeout import ToolTimeoutError
 from aepo_lightning.types import ToolContext
 
-_CHILD_SOURCE = inspect.getsource(python_child)
+logger = logging.getLogger(__name__)
+
 _MIN_OUTPUT_CHARS = 200
-_MIN_CAPTURE_BYTES = 1 << 16  # room for a whole traceback, of which the end is shown
 _MAX_BYTES_PER_CHAR = 4  # UTF-8
 _MAX_TRACEBACK_LINES = 10
 _SIGNAL_EXIT_BASE = 128
+_CODE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"code": {"type": "string", "description": "The program."}},
+    "required": ["code"],
+}
+_DESCRIPTION = "Run Python code and read what it prints. The value of a last expression is printed."
+_STATEFUL = " Names, files and imports of earlier calls are kept."
+_PROBLEMS = {
+    ExitKind.MEMORY: "The code used more memory than it may.",
+    ExitKind.FILES: "The code made more files than it may, and was stopped.",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PythonTool:
-    """Run each call in a fresh Python interpreter with limits on time, memory, file size and output.
+    """Run model-written Python, each call in a process of its own, walled off from the host.
 
-    **This is resource limits, NOT a security sandbox.** The code runs as the user of this process: it can read and
-    write that user's files, use the network and signal other processes. What it gets is an environment without the
-    variables of this process, a temporary working directory that is removed afterwards, and limits that stop accidents
-    such as endless loops, memory bombs and floods of output. For code you do not trust, put the whole trainer into a
-    container or use a tool that talks to a real sandbox.
-
-    When a call ends, for whatever reason, the interpreter, its process group and (on Linux) every other process it
-    started are killed and reaped. Needs a POSIX system.
+    With bubblewrap that is a warm jail: no network, no files of the host, no other processes, limits on time, memory,
+    files and output, tried out at the start. Without it, a sandbox server (`remote_url`), or nothing at all: then the
+    run ends before its first rollout with a message that says what to install. `isolation=unsafe` must be written
+    out; code can then do what the user of this process can do. The jail shares the kernel with the host, so a bug of
+    the kernel is in reach of the code: for code of people you do not trust, use a sandbox server on another machine.
 
     Attributes:
         name: The tag of the tool.
-        timeout_s: Seconds of wall time for one call, interpreter start included. A call that takes longer raises
-            `ToolTimeoutError`, which the runtime reports as a time-out; keep it below the deadline of the runtime.
-        memory_mb: Address space of each process in MiB.
+        timeout_s: Seconds that code may run; they start when it gets a worker. Code that takes longer raises
+            `ToolTimeoutError`. Keep it below the deadline of the limits.
+        memory_mb: Address space of a call in MiB, imported packages included.
         max_output_chars: Longest answer. Longer output is cut and ends with a note inside this limit; a flood ends the
             program at once.
+        isolation: `auto` is bubblewrap, else the server, else refuse.
+        remote_url: Of a server that speaks the SandboxFusion protocol.
+        num_workers: Calls that run at the same time. None is twice the cores, at least four more than cores.
+        is_stateful: Calls of a chain find what the earlier ones left, and a branch takes a copy of it along. The code
+            of earlier calls is run again, unseen, before each call and within its time.
+        limits: What a call may cost the runtime.
 
     Raises:
-        ValueError: If a limit is too small to run anything.
+        ConfigError: If a limit is too small to run anything, or the isolation is unknown.
+        ValueError: If `max_output_chars` is too small for a message.
 
     References:
         Echo of the last expression and "standard output or the error" follow the official tool of arXiv:2510.14545.
@@ -53,77 +67,122 @@ class PythonTool:
 
     name: str = "python"
     timeout_s: float = 10.0
-    memory_mb: int = 512
+    memory_mb: int = 1024
     max_output_chars: int = 4000
+    isolation: Literal["auto", "bubblewrap", "remote", "unsafe"] = "auto"
+    remote_url: str | None = None
+    num_workers: int | None = None
+    is_stateful: bool = False
+    limits: ToolLimits = field(default_factory=ToolLimits)
+    _pool: PythonPool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse limits under which nothing runs."""
-        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ValueError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
-        if self.memory_mb < 64:
-            raise ValueError(
-                f"`memory_mb` must be at least 64, but got {self.memory_mb}. Python alone needs that much."
-            )
+        """Refuse limits under which nothing runs; nothing is started yet."""
         if self.max_output_chars < _MIN_OUTPUT_CHARS:
             raise ValueError(
                 f"`max_output_chars` must be at least {_MIN_OUTPUT_CHARS}, but got {self.max_output_chars}. Raise it."
             )
+        settings = PoolSettings(
+            num_workers=self.num_workers,
+            timeout_s=self.timeout_s,
+            memory_mb=self.memory_mb,
+            max_output_bytes=max(1 << 16, _MAX_BYTES_PER_CHAR * self.max_output_chars),
+            isolation=self.isolation,
+            remote_url=self.remote_url,
+        )
+        object.__setattr__(self, "_pool", PythonPool(settings))
 
-    async def __call__(self, text: str, context: ToolContext) -> str:  # noqa: ARG002 - code runs without the question
+    @property
+    def spec(self) -> ToolSpec:
+        """Name and schema: the code."""
+        return ToolSpec(
+            name=self.name,
+            description=_DESCRIPTION + (_STATEFUL if self.is_stateful else ""),
+            parameters=_CODE_SCHEMA,
+            text_parameter="code",
+            state=ToolState.FORKABLE if self.is_stateful else ToolState.STATELESS,
+            limits=self.limits,
+        )
+
+    async def start(self) -> None:
+        """Open the pool, and say in the log what walls stand.
+
+        Raises:
+            ConfigError: If no isolation can be had.
+        """
+        isolation = await self._pool.start()
+        log = logger.warning if isolation.level == "none" else logger.info
+        log("Tool(%s): %s", self.name, isolation.description)
+
+    async def open(self, context: ToolContext) -> PythonSession:
+        """Return a session for a chain."""
+        del context
+        return await self._pool.session()
+
+    async def fork(self, state: PythonSession) -> PythonSession:
+        """Return a session that goes on from the same state."""
+        return await state.fork()
+
+    async def release(self, state: PythonSession) -> None:
+        """Forget a session. Nothing of it runs between calls."""
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Run code and return what it printed.
 
         Args:
-            text: Python code. If its last statement is an expression and not a call of `print`, it is printed.
-            context: Not used.
+            arguments: The `code`. If its last statement is an expression and not a call of `print`, it is printed.
+            context: The chain. Random numbers of the code are seeded with its place in the rollout.
 
         Returns:
             Standard output, stripped; empty if the code printed nothing.
 
         Raises:
             ToolTimeoutError: If the code did not end in time.
-            ToolError: If the code failed, with the last lines of its standard error, or flooded standard error.
+            ToolError: If the code failed, with the last lines of its standard error.
+            ToolUnavailableError: If the sandbox failed, or too many calls wait for it.
         """
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as source:
-            source.write(text.encode("utf-8", "replace"))
-            source.seek(0)
-            child = await self._run(folder, source)
-        return self._answer(child)
-
-    async def _run(self, folder: str, source: IO[bytes]) -> ChildProcess:
-        cpu_s = math.ceil(self.timeout_s) + 1
-        child = ChildProcess(
-            [sys.executable, "-I", "-X", "utf8", "-c", _CHILD_SOURCE, str(self.memory_mb), str(cpu_s)],
-            folder=folder,
-            stdin=source,
-            max_output_bytes=max(_MIN_CAPTURE_BYTES, _MAX_BYTES_PER_CHAR * self.max_output_chars),
-        )
+        code, seed = str(arguments["code"]), _seed(context)
         try:
-            async with asyncio.timeout(self.timeout_s):
-                await child.wait()
-        except TimeoutError:
-            raise ToolTimeoutError(f"The code did not end within {self.timeout_s:g} s and was stopped.") from None
-        finally:
-            await child.close()
-        return child
+            if isinstance(context.state, PythonSession):
+                done = await context.state.run(code, seed=seed)
+            else:
+                done = await self._pool.run(code, seed=seed)
+        except PoolBusyError as error:
+            raise ToolUnavailableError(str(error)) from None
+        return self._answer(done)
 
-    def _answer(self, child: ChildProcess) -> str:
-        if child.is_stderr_flooded:
+    def _answer(self, done: Execution) -> str:
+        if done.exit is ExitKind.LOST:
+            raise ToolUnavailableError("The sandbox failed while the code ran.")
+        if done.exit is ExitKind.TIMEOUT:
+            raise ToolTimeoutError(f"The code did not end within {self.timeout_s:g} s and was stopped.")
+        is_flooded = done.exit is ExitKind.OUTPUT
+        text = done.stdout.strip()
+        if is_flooded and len(text) < self.max_output_chars:
             raise ToolError("The code wrote too much to standard error and was stopped.")
-        if child.exit_code != 0 and not child.is_stdout_flooded:
-            raise ToolError(self._last_lines(child.stderr) or _describe_exit(child.exit_code))
-        text = child.stdout.decode("utf-8", "replace").strip()
-        if len(text) <= self.max_output_chars and not child.is_stdout_flooded:
+        if not is_flooded and done.exit is not ExitKind.OK:
+            known = _PROBLEMS.get(done.exit)
+            raise ToolError(known or self._last_lines(done.stderr) or _describe_exit(done.exit_code))
+        if len(text) <= self.max_output_chars and not is_flooded:
             return text
-        note = "\n[output cut: the code printed too much" + (" and was stopped]" if child.is_stdout_flooded else "]")
+        note = "\n[output cut: the code printed too much" + (" and was stopped]" if is_flooded else "]")
         return text[: self.max_output_chars - len(note)] + note
 
-    def _last_lines(self, stderr: bytes) -> str:
-        lines = stderr.decode("utf-8", "replace").strip().splitlines()
-        return "\n".join(lines[-_MAX_TRACEBACK_LINES:])[-self.max_output_chars :]
+    def _last_lines(self, stderr: str) -> str:
+        return "\n".join(stderr.strip().splitlines()[-_MAX_TRACEBACK_LINES:])[-self.max_output_chars :]
+
+    def shut_down(self) -> None:
+        """End the workers. They also end with this process."""
+        self._pool.close()
+
+
+def _seed(context: ToolContext) -> int:
+    place = repr((context.question.question_id, context.seed_path, context.call_index))
+    return int.from_bytes(blake2b(place.encode("utf-8", "surrogatepass"), digest_size=4).digest())
 
 
 def _describe_exit(code: int | None) -> str:
-    if code is None or (abs(code) <= _SIGNAL_EXIT_BASE and code >= 0):
+    if code is None or 0 <= code <= _SIGNAL_EXIT_BASE:
         return f"The code ended with exit code {code} and no message."
     number = -code if code < 0 else code - _SIGNAL_EXIT_BASE
     names = {known.value: known.name for known in signal.Signals}

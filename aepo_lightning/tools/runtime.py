@@ -3,48 +3,85 @@
 import asyncio
 import math
 import re
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from aepo_lightning.errors import ToolError, boundary
-from aepo_lightning.protocols import Tool
+from aepo_lightning.errors import boundary
+from aepo_lightning.protocols import StatefulTool, Tool
+from aepo_lightning.tool_spec import ToolSpec, ToolState
+from aepo_lightning.tools.admission import CircuitOpenError, Desk, QueueFullError
+from aepo_lightning.tools.arguments import ArgumentReader, BadArgumentsError, call_key
+from aepo_lightning.tools.attempts import Outcome, attempt_call, describe_failure
+from aepo_lightning.tools.cache import CachedAnswer, ToolCache
+from aepo_lightning.tools.single_flight import SingleFlight
+from aepo_lightning.tools.states import ChainStates, ran
 from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
 
 _MAX_QUOTED_NAME = 50
 
 
+class _LoopState:
+    """What belongs to one event loop."""
+
+    def __init__(self, specs: Sequence[ToolSpec], max_concurrent_calls: int) -> None:
+        self.desks = {spec.name: Desk(spec.limits, max_concurrent_calls) for spec in specs}
+        self.flights: SingleFlight[Outcome] = SingleFlight()
+        self.states = ChainStates()
+
+
+class _Known:
+    """A tool and what it says of itself, asked once."""
+
+    def __init__(self, tool: Tool) -> None:
+        self.tool, self.spec = tool, tool.spec
+        self.read = ArgumentReader(self.spec)
+        self.stateful: StatefulTool | None = None
+        if self.spec.state is not ToolState.STATELESS:
+            if not isinstance(tool, StatefulTool):
+                raise ValueError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
+            self.stateful = tool
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolRuntime:
-    """Runs calls of a fixed set of tools with a deadline, a result limit and a limit on concurrent calls.
+    """Runs calls of a fixed set of tools within their limits, and shares and keeps answers where they may be.
 
-    Nothing is retried, cached or collected: what there is to know about a call stands in its `ToolResult`.
+    What there is to know about a call stands in its `ToolResult`. A tool that hangs or fails holds its own slots only.
 
     Attributes:
-        tools: The tools, with distinct names of lower-case letters and underscores (a name is also a tag).
-        timeout_s: Seconds one call may run. They start when the call gets its slot, not while it waits for one.
-        max_result_chars: Longer texts are cut there and end with a note that says how much is missing.
-        max_concurrent_calls: Calls that run at the same time in one event loop; further calls wait in order.
+        tools: The tools, with distinct names of lower-case letters, digits and underscores (a name is also a tag). A
+            list among them, such as that of an MCP server, counts as its members.
+        timeout_s: Deadline of tools that name none. It starts when a call gets its slot, not while it waits for one.
+        max_result_chars: Longer texts are cut there, and end with a note that says how much is missing.
+        max_concurrent_calls: Calls of each tool that run at the same time in one event loop, for tools that name no
+            number; further calls wait in order.
+        cache: Keeps answers of tools whose limits ask for it. None keeps none.
 
     Raises:
         ValueError: If a name is not a tag or occurs twice, or a limit is not positive.
     """
 
-    tools: Sequence[Tool]
+    tools: Sequence[Tool | Sequence[Tool]]
     timeout_s: float = 30.0
     max_result_chars: int = 4000
     max_concurrent_calls: int = 64
-    _slots: dict[asyncio.AbstractEventLoop, asyncio.Semaphore] = field(
+    cache: ToolCache | None = None
+    _loops: dict[asyncio.AbstractEventLoop, _LoopState] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
+    _by_name: dict[str, _Known] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse names that are no tags and settings that have no meaning."""
-        for name in self.tool_names:
-            if not re.fullmatch("[a-z_]+", name):
-                raise ValueError(f"`name` of a tool must match [a-z_]+, but got {name!r}. Rename the tool.")
-            if self.tool_names.count(name) > 1:
+        flat = [tool for each in self.tools for tool in (each if isinstance(each, Sequence) else (each,))]
+        for known in map(_Known, flat):
+            name = known.spec.name
+            if not re.fullmatch("[a-z_][a-z0-9_]*", name):
+                raise ValueError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")
+            if name in self._by_name:
                 raise ValueError(f"`tools` must have distinct names, but got {name!r} twice. Rename one of them.")
+            self._by_name[name] = known
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ValueError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
         for limit in ("max_result_chars", "max_concurrent_calls"):
@@ -54,7 +91,12 @@ class ToolRuntime:
     @property
     def tool_names(self) -> tuple[str, ...]:
         """Names of the tools that can be called, in the order given."""
-        return tuple(tool.name for tool in self.tools)
+        return tuple(self._by_name)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves, in the order given."""
+        return tuple(known.spec for known in self._by_name.values())
 
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one call. Never raises for a failing tool; only cancellation passes through.
@@ -64,62 +106,159 @@ class ToolRuntime:
             context: What the tool may know about the chain.
 
         Returns:
-            The observation. Its text is never empty, `status` says how the call ended, and `duration_s` is the time the
-            tool ran, without the wait for a slot (0 if no tool ran).
+            The observation. Its text is never empty and `status` says how the call ended.
         """
-        tool = next((tool for tool in self.tools if tool.name == call.tool), None)
+        known = self._by_name.get(call.tool)
         if call.problem:
-            return self._result(ToolStatus.MALFORMED, f"Error: Malformed call: {call.problem}")
-        if tool is None:
+            return self._refuse(ToolStatus.MALFORMED, f"Malformed call: {call.problem}")
+        if known is None:
             names = ", ".join(self.tool_names) or "none"
-            return self._result(
-                ToolStatus.UNKNOWN_TOOL,
-                f"Error: Unknown tool {call.tool[:_MAX_QUOTED_NAME]!r}. Available tools: {names}.",
-            )
-        if not call.text.strip():
-            return self._result(ToolStatus.MALFORMED, f"Error: Tool({tool.name}) got an empty call.")
-        async with self._slots_of_running_loop():
-            started = time.perf_counter()
-            status, text = await self._run(tool, call.text, context)
-            return self._result(status, text, time.perf_counter() - started)
+            quoted = repr(call.tool[:_MAX_QUOTED_NAME])
+            return self._refuse(ToolStatus.UNKNOWN_TOOL, f"Unknown tool {quoted}. Available tools: {names}.")
+        if call.arguments is None and not call.text.strip() and known.spec.text_parameter:
+            return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got an empty call.")
+        try:
+            arguments = known.read(call)
+        except BadArgumentsError as error:
+            return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got arguments that do not fit: {error}")
+        return await self._answer(known, arguments, context)
 
-    async def _run(self, tool: Tool, text: str, context: ToolContext) -> tuple[ToolStatus, str]:
-        failures: list[Exception] = []
-        answer: object = None
-        deadline = asyncio.timeout(self.timeout_s)
-        with boundary(failures.append):
-            async with deadline:
-                answer = await tool(text, context)
-        if deadline.expired():
-            return ToolStatus.TIMEOUT, f"Error: Tool({tool.name}) timed out after {self.timeout_s:g} s."
-        if failures:
-            return _describe_failure(tool.name, failures[0])
-        if not isinstance(answer, str):
-            kind = type(answer).__name__
-            return ToolStatus.ERROR, f"Error: Tool({tool.name}) failed: it returned {kind} instead of text."
-        if not answer.strip():
-            return ToolStatus.EMPTY, f"Tool({tool.name}) returned empty output."
-        return ToolStatus.OK, answer
+    def _refuse(self, status: ToolStatus, problem: str) -> ToolResult:
+        return self._result(self.max_result_chars, Outcome(status=status, text=f"Error: {problem}", num_attempts=0))
 
-    def _result(self, status: ToolStatus, text: str, duration_s: float = 0.0) -> ToolResult:
-        # Half a surrogate pair is a legal str, but tokenizers refuse it.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        num_cut = len(text) - self.max_result_chars
-        if num_cut > 0:
-            text = f"{text[: self.max_result_chars]}\n[{num_cut} of {len(text)} characters cut]"
-        return ToolResult(text=text, status=status, duration_s=duration_s, is_truncated=num_cut > 0)
+    async def _answer(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
+        limits = known.spec.limits
+        max_chars = limits.max_result_chars or self.max_result_chars
+        is_kept = self.cache is not None and limits.cache_ttl_s != 0
+        may_share = known.spec.state is not ToolState.UNFORKABLE
+        if not (may_share and (is_kept or limits.is_single_flight)):
+            return self._result(max_chars, await self._admit(known, arguments, context))
+        key = call_key(known.spec, arguments, context)
+        if is_kept and self.cache is not None and (found := self.cache.get(key)) is not None:
+            outcome = Outcome(status=found.status, text=found.text, num_attempts=0)
+            return replace(self._result(max_chars, outcome), is_cached=True)
 
-    def _slots_of_running_loop(self) -> asyncio.Semaphore:
+        async def work() -> Outcome:
+            outcome = await self._admit(known, arguments, context)
+            if is_kept:
+                self._keep(known.spec, key, outcome)
+            return outcome
+
+        if not limits.is_single_flight:
+            return self._result(max_chars, await work())
+        outcome, is_shared = await self._here().flights.run(key, work)
+        return replace(self._result(max_chars, outcome), is_shared=is_shared)
+
+    def _keep(self, spec: ToolSpec, key: str, outcome: Outcome) -> None:
+        assert self.cache is not None, "the caller has looked"
+        ttl = {ToolStatus.OK: spec.limits.cache_ttl_s, ToolStatus.EMPTY: spec.limits.cache_empty_ttl_s}
+        if outcome.status in ttl and ttl[outcome.status] != 0:
+            answer = CachedAnswer(status=outcome.status, text=outcome.text)
+            self.cache.put(key, spec.name, answer, ttl[outcome.status])
+
+    async def _admit(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        """Wait for a slot, run the call, and tell the circuit breaker how it went."""
+        name = known.spec.name
+        desk = self._here().desks[name]
         loop = asyncio.get_running_loop()
-        if loop not in self._slots:
-            # A semaphore belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
-            for finished in [known for known in self._slots if known.is_closed()]:
-                del self._slots[finished]
-            self._slots[loop] = asyncio.Semaphore(self.max_concurrent_calls)
-        return self._slots[loop]
+        asked = loop.time()
+        try:
+            async with desk.slot():
+                queue_s = loop.time() - asked
+                outcome = await self._run(known, arguments, context)
+                desk.breaker.note(outcome.is_infrastructure_failure)
+                return replace(outcome, queue_s=queue_s)
+        except QueueFullError:
+            text = f"Error: Tool({name}) is busy. Try again later."
+            return Outcome(status=ToolStatus.BUSY, text=text, num_attempts=0)
+        except CircuitOpenError:
+            text = f"Error: Tool({name}) is unavailable at the moment."
+            return Outcome(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
 
+    async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        if known.stateful is None:
+            deadline_s = known.spec.limits.deadline_s or self.timeout_s
+            return await attempt_call(known.tool, arguments, context, deadline_s, known.spec.limits.retry)
+        async with self._here().states.turn(known.tool, context):
+            return await self._run_with_state(known, known.stateful, arguments, context)
 
-def _describe_failure(name: str, error: Exception) -> tuple[ToolStatus, str]:
-    message = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
-    status = ToolStatus.TIMEOUT if isinstance(error, TimeoutError) else ToolStatus.ERROR
-    return status, f"Error: Tool({name}) failed: {message}"
+    async def _run_with_state(
+        self, known: _Known, tool: StatefulTool, arguments: Mapping[str, Any], context: ToolContext
+    ) -> Outcome:
+        deadline_s, states = known.spec.limits.deadline_s or self.timeout_s, self._here().states
+        failures: list[Exception] = []
+        outcome: Outcome | None = None
+        try:
+            with boundary(failures.append):
+                context = replace(context, state=await states.bring(tool, context, deadline_s))
+                outcome = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
+        finally:
+            # A call that was cancelled or could not be prepared leaves a state that nobody knows.
+            status = ToolStatus.UNAVAILABLE if outcome is None else outcome.status
+            await states.note(tool, context, status)
+        return outcome or describe_failure(known.spec.name, failures[0])
+
+    def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
+        """Return why a chain with these calls must not branch, or None if it may."""
+        for name, known in self._by_name.items():
+            if known.spec.state is ToolState.UNFORKABLE and ran(name, history):
+                return f"{name} can neither copy nor replay its state"
+        return None
+
+    def branch(self, source: ToolContext, target: ToolContext) -> None:
+        """Start to copy the states that `target`'s chain needs; those that cannot be copied are replayed later."""
+        self._here().states.branch(self._stateful(), source, target)
+
+    async def release(self, context: ToolContext) -> None:
+        """Free the states of a chain that has ended."""
+        await self._here().states.release(self._stateful(), context)
+
+    async def start(self) -> None:
+        """Have every tool that needs it make ready, and see that it can.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        for known in self._by_name.values():
+            start = getattr(known.tool, "start", None)
+            if start is not None:
+                await start()
+
+    async def close(self) -> None:
+        """Free what the running event loop holds: states of chains, connections of tools. More calls may follow."""
+        loop_state = self._loops.pop(asyncio.get_running_loop(), None)
+        if loop_state is not None:
+            await loop_state.states.close()
+        for known in self._by_name.values():
+            close = getattr(known.tool, "close", None)
+            if close is not None:
+                await close()
+        if self.cache is not None:
+            self.cache.flush()
+
+    def _stateful(self) -> list[StatefulTool]:
+        return [known.stateful for known in self._by_name.values() if known.stateful is not None]
+
+    def _result(self, max_chars: int, outcome: Outcome) -> ToolResult:
+        # Half a surrogate pair is a legal str, but tokenizers refuse it.
+        text = outcome.text.encode("utf-8", "replace").decode("utf-8")
+        num_cut = len(text) - max_chars
+        if num_cut > 0:
+            text = f"{text[:max_chars]}\n[{num_cut} of {len(text)} characters cut]"
+        return ToolResult(
+            text=text,
+            status=outcome.status,
+            duration_s=outcome.duration_s,
+            queue_s=outcome.queue_s,
+            num_attempts=outcome.num_attempts,
+            is_truncated=num_cut > 0,
+        )
+
+    def _here(self) -> _LoopState:
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            # It belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
+            for finished in [known for known in self._loops if known.is_closed()]:
+                del self._loops[finished]
+            self._loops[loop] = _LoopState(self.specs, self.max_concurrent_calls)
+        return self._loops[loop]

@@ -2,12 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec
 from aepo_lightning.tools.search_cache import split_snippets
 from aepo_lightning.tools.snippets import SnippetIndex
 from aepo_lightning.types import ToolContext
 
 _MAX_SNIPPET_CHARS = 1000  # as the official search tool
+_DESCRIPTION = "Search for a query and read the best snippets."
+QUERY_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"query": {"type": "string", "description": "What to search for."}},
+    "required": ["query"],
+}
+"""Schema of tools that take one query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +33,7 @@ class CorpusSearch:
         documents: The shared corpus: stored result by query. One in the `Page i: ` format counts as several snippets.
         max_results: Most snippets of one answer.
         not_found: The answer when nothing matches. Stored results with this text are no snippets.
+        limits: What a call may cost.
 
     Raises:
         ValueError: If `max_results` is not positive or `not_found` is blank.
@@ -36,6 +46,7 @@ class CorpusSearch:
     documents: Mapping[str, str] | None = None
     max_results: int = 10
     not_found: str = "No search results found."
+    limits: ToolLimits = field(default_factory=ToolLimits)
     _index: SnippetIndex | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -45,17 +56,29 @@ class CorpusSearch:
         if not self.not_found.strip():
             raise ValueError(f"`not_found` must not be blank, but got {self.not_found!r}. The model reads this text.")
 
-    async def __call__(self, text: str, context: ToolContext) -> str:
+    @property
+    def spec(self) -> ToolSpec:
+        """Name and schema: one query."""
+        return ToolSpec(
+            name=self.name,
+            description=_DESCRIPTION,
+            parameters=QUERY_SCHEMA,
+            text_parameter="query",
+            is_question_bound=True,
+            limits=self.limits,
+        )
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Answer one query.
 
         Args:
-            text: The query.
+            arguments: The `query`.
             context: Whose question is searched for.
 
         Returns:
             The stored text, lines of snippets, or `not_found`.
         """
-        query = text.strip()
+        query = str(arguments["query"]).strip()
         if context.question.documents:
             return context.question.documents.get(query, self.not_found)
         if not self.documents:

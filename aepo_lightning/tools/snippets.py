@@ -36,9 +36,7 @@ class SnippetIndex:
         Returns:
             Snippets by falling score; of equal scores the one given first stands first. Empty if nothing matches.
         """
-        # The query language gives meaning to punctuation and to upper-case AND, OR, NOT, IN, TO; free text has neither.
-        plain = "".join(character if character.isalnum() else " " for character in query.lower())
-        words = plain.split()[:_MAX_QUERY_WORDS]
+        words = plain_words(query)
         if not words:
             return []
         parsed, _ = self._index.parse_query_lenient(" ".join(words), [_FIELD])
@@ -63,3 +61,12 @@ class SnippetIndex:
         writer.wait_merging_threads()
         index.reload()
         return index
+
+
+def plain_words(query: str) -> list[str]:
+    """Return the words of a query without anything that the query language gives a meaning to.
+
+    That is punctuation, and AND, OR, NOT, IN and TO in upper case.
+    """
+    plain = "".join(character if character.isalnum() else " " for character in query.lower())
+    return plain.split()[:_MAX_QUERY_WORDS]

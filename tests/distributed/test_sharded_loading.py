@@ -206,5 +206,5 @@ def test_no_rank_ever_holds_the_whole_model(tmp_path):
     )
     for peak, whole in run_ranks(measure_peak, policy):
         assert whole > 350e6
-        # Half of the model, one file of 50 MB that is mapped, the rows being read. Less where the process has free memory.
+        # Half of the model, one mapped file of 50 MB, the rows being read. Less where the process has free memory.
         assert 0.1 * whole < peak < 0.75 * whole

@@ -180,7 +180,7 @@ def test_at_zero_calls_the_first_one_stops_the_trajectory():
 def test_one_call_too_many_is_told_and_the_trajectory_goes_on():
     (tree,) = grow(ScriptedEngine(calls_then_answer(3)), budget=1, max_tool_calls=2, on_call_limit="tell")
     results = [segment.tool_result for segment in tree.segments if segment.tool_result]
-    assert [result.status for result in results] == [ToolStatus.OK, ToolStatus.OK, ToolStatus.MALFORMED]
+    assert [result.status for result in results] == [ToolStatus.OK, ToolStatus.OK, ToolStatus.CALL_LIMIT]
     assert results[2].text == "The limit of 2 tool calls is reached. Answer with what you know."
     assert tree.leaves[0].stop_reason is StopReason.EOS
     assert tree.leaves[0].num_tool_calls == 3

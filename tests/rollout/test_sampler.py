@@ -12,6 +12,7 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError, RewardError
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
 from aepo_lightning.rollout.sampler import run_in_event_loop
+from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from aepo_lightning.types import LeafOrigin, RewardOutput
 from tests.builders import (
@@ -34,11 +35,11 @@ class GatedSearch:
     """A search tool that hangs for some questions until it is let go."""
 
     hanging: tuple[str, ...]
-    name: str = "search"
+    spec: ToolSpec = field(default_factory=lambda: ToolSpec(name="search"))
     num_running: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, _text, context):
+    async def __call__(self, _arguments, context):
         self.num_running += 1
         try:
             if context.question.question_id in self.hanging:
@@ -132,10 +133,10 @@ def test_a_chain_whose_tool_hangs_does_not_delay_its_siblings():
     gate, scored = asyncio.Event(), []
 
     class FirstHangs:
-        name = "search"
+        spec = ToolSpec(name="search")
         num_calls = 0
 
-        async def __call__(self, _text, _context):
+        async def __call__(self, _arguments, _context):
             self.num_calls += 1
             if self.num_calls == 1:
                 await gate.wait()

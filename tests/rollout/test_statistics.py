@@ -107,14 +107,19 @@ def test_a_tree_counted_by_hand():
             "branches_deeper_fraction": 0.0,
             "high_entropy_fraction": 1.0,  # 1.0 > 0.5
             "consecutive_high_entropy_fraction": 0.0,  # the only decision has no neighbour
+            "branch_refused_fraction": 0.0,
             "penalised_fraction": 0.0,
             "generated_token_fraction": 8 / 10,  # 2 + 3 + 1 + 2 sampled once; 5 + 3 + 2 in trajectories
             "prefix_cache_hit_fraction": 12 / 26,
             "response_length": (8 + 6 + 2) / 3,  # tool tokens included
             "entropy": 20 / 8,  # 1 + 3 + 2 + 2 + 5 + 6 + 0 + 1 over 8 tokens
             "entropy_after_tool": 15 / 4,  # 2 + 2 + 5 + 6
-            "tool_ok_fraction": 1.0,
+            **{f"tool_{status}_fraction": float(status is ToolStatus.OK) for status in ToolStatus},
+            "tool_cached_fraction": 0.0,
+            "tool_shared_fraction": 0.0,
             "tool_duration_s": 0.25,
+            "tool_queue_s": 0.0,
+            "tool_attempts": 1.0,
         }
     )
 

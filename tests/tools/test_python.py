@@ -31,8 +31,13 @@ open({pid_file!r}, "w").write(str(child.pid))
 """
 
 
+def unsafe(**settings):
+    """Without a wall, as these tests ask what the host gets to see."""
+    return PythonTool(isolation="unsafe", **settings)
+
+
 def run(code, **settings):
-    return asyncio.run(PythonTool(**settings)(code, CONTEXT))
+    return asyncio.run(unsafe(**settings)({"code": code}, CONTEXT))
 
 
 def is_alive(pid):
@@ -97,8 +102,8 @@ def test_answers_with_what_the_code_printed(code, output):
         pytest.param("import sys; sys.exit(3)", "exit code 3 and no message", id="exit-code"),
         pytest.param("import os; os.kill(os.getpid(), 11)", "ended by signal SIGSEGV", id="crash"),
         pytest.param("import os; os.killpg(0, 9)", "ended by signal SIGKILL", id="kills-its-group"),
-        pytest.param("bytearray(10**10)", "MemoryError", id="memory-bomb"),
-        pytest.param("x = []\nwhile True: x.append(bytearray(10**7))", "MemoryError", id="memory-leak"),
+        pytest.param("bytearray(10**10)", "more memory than it may", id="memory-bomb"),
+        pytest.param("x = []\nwhile True: x.append(bytearray(10**7))", "more memory than it may", id="memory-leak"),
         pytest.param("open('f', 'wb').write(bytes(40 << 20))", "File too large", id="large-file"),
         pytest.param("def f(): f()\nf()", "RecursionError", id="recursion"),
         pytest.param("(" * 500 + ")" * 500, "too many nested parentheses", id="nested-source"),
@@ -176,7 +181,7 @@ def test_long_output_is_cut_to_the_limit():
 )
 def test_no_process_survives_the_call(code, ending, status, tmp_path):
     pid_file = tmp_path / "pid"
-    runtime = ToolRuntime(tools=[PythonTool(timeout_s=1.0)])
+    runtime = ToolRuntime(tools=[unsafe(timeout_s=1.0)])
     call = ToolCall(tool="python", text=code.format(pid_file=str(pid_file)) + ending)
     assert asyncio.run(runtime.call(call, CONTEXT)).status == status
     assert not is_alive(int(pid_file.read_text()))
@@ -189,7 +194,7 @@ def test_cancellation_leaves_nothing_behind(code, tmp_path):
 
     async def cancel():
         source = note_folder + code.format(pid_file=str(pid_file)) + "\nwhile True: pass"
-        task = asyncio.create_task(PythonTool()(source, CONTEXT))
+        task = asyncio.create_task(unsafe()({"code": source}, CONTEXT))
         pid = await asyncio.get_running_loop().run_in_executor(None, wait_for_text, pid_file)
         task.cancel()
         with pytest.raises(asyncio.CancelledError, match=r"^$"):
@@ -202,7 +207,7 @@ def test_cancellation_leaves_nothing_behind(code, tmp_path):
 
 def test_the_runtime_deadline_stops_the_code(tmp_path):
     pid_file = tmp_path / "pid"
-    runtime = ToolRuntime(tools=[PythonTool()], timeout_s=0.5)
+    runtime = ToolRuntime(tools=[unsafe()], timeout_s=0.5)
     call = ToolCall(tool="python", text=SLEEPER.format(pid_file=str(pid_file)) + "while True: pass")
     result = asyncio.run(runtime.call(call, CONTEXT))
     assert (result.status, result.text) == (ToolStatus.TIMEOUT, "Error: Tool(python) timed out after 0.5 s.")
@@ -227,8 +232,8 @@ def test_the_environment_of_the_trainer_is_not_handed_on(monkeypatch):
 
 def test_calls_run_side_by_side_without_threads_and_leave_no_file_open():
     async def several():
-        tool = PythonTool()
-        tasks = [asyncio.create_task(tool(f"import time; time.sleep(1.0); {i}", CONTEXT)) for i in range(4)]
+        tool = unsafe(num_workers=4)
+        tasks = [asyncio.create_task(tool({"code": f"import time; time.sleep(1.0); {i}"}, CONTEXT)) for i in range(4)]
         await asyncio.sleep(0.5)
         num_threads = len(os.listdir("/proc/self/task"))
         return await asyncio.gather(*tasks), num_threads
@@ -252,7 +257,7 @@ def test_it_is_a_tool():
     [
         pytest.param({"timeout_s": 0.0}, "`timeout_s` must be positive", id="no-time"),
         pytest.param({"timeout_s": float("nan")}, "`timeout_s` must be positive", id="nan"),
-        pytest.param({"memory_mb": 1}, "`memory_mb` must be at least 64", id="no-memory"),
+        pytest.param({"memory_mb": 1}, "`memory_mb` must be at least 256", id="no-memory"),
         pytest.param({"max_output_chars": 10}, "`max_output_chars` must be at least 200", id="no-output"),
     ],
 )

@@ -2,14 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from aepo_lightning.errors import ToolError
 from aepo_lightning.protocols import ToolRunner
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec
 from aepo_lightning.tools import ToolRuntime, ToolTimeoutError
 from aepo_lightning.types import Question, ToolCall, ToolContext, ToolResult, ToolStatus
 
@@ -22,10 +23,15 @@ class ScriptedTool:
 
     behave: Callable[[str], Awaitable[Any]]
     name: str = "probe"
+    limits: ToolLimits = field(default_factory=ToolLimits)
 
-    async def __call__(self, text: str, context: ToolContext) -> Any:
+    @property
+    def spec(self) -> ToolSpec:
+        return ToolSpec(name=self.name, limits=self.limits)
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> Any:
         assert context is CONTEXT
-        return await self.behave(text)
+        return await self.behave(arguments["text"])
 
 
 async def echo(text):
@@ -198,7 +204,7 @@ def test_one_runtime_serves_several_event_loops_and_keeps_none():
 
     for _ in range(3):
         assert [result.text for result in asyncio.run(contended())] == ["a", "b", "c"]
-    assert len(runtime._slots) == 1
+    assert len(runtime._loops) == 1
 
 
 @pytest.mark.parametrize("num_chars", [9, 10, 11, 100_000])
@@ -229,7 +235,7 @@ def test_it_is_a_tool_runner_that_names_its_tools():
     "names, settings, message",
     [
         pytest.param(["a", "b", "a"], {}, "distinct names, but got 'a' twice", id="duplicate"),
-        pytest.param(["Search"], {}, r"must match \[a-z_\]\+, but got 'Search'", id="upper-case"),
+        pytest.param(["Search"], {}, r"must match \[a-z_\]\[a-z0-9_\]\*, but got 'Search'", id="upper-case"),
         pytest.param([""], {}, "must match", id="empty"),
         pytest.param(["a\n"], {}, "must match", id="line-break"),
         pytest.param(["a"], {"timeout_s": 0.0}, "`timeout_s` must be positive", id="no-time"),

@@ -23,7 +23,7 @@ DOCUMENTS = {
 
 def ask(search, query, documents=None):
     question = Question(question_id="q", messages=(), answers=("x",), documents=documents or {})
-    return asyncio.run(search(query, ToolContext(question=question, call_index=0)))
+    return asyncio.run(search({"query": query}, ToolContext(question=question, call_index=0)))
 
 
 def test_a_question_with_documents_searches_only_them():
@@ -69,7 +69,7 @@ def test_a_query_is_answered_without_yielding_or_threads():
     question = Question(question_id="q", messages=(), answers=("x",))
     ask(search, "seine")  # builds the index, which may start threads of its own
     before = threading.active_count()
-    coroutine = search("seine", ToolContext(question=question, call_index=0))
+    coroutine = search({"query": "seine"}, ToolContext(question=question, call_index=0))
     with pytest.raises(StopIteration, match="Seine"):
         coroutine.send(None)
     assert threading.active_count() == before

@@ -1,0 +1,168 @@
+"""One call in the zygote: fork a child, collect what it writes, stop it at a limit, leave nothing running."""
+
+import math
+import os
+import select
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from aepo_lightning.tools.jail.inside.child import EXIT_MEMORY, run_child
+from aepo_lightning.tools.jail.inside.config import WORK_FOLDER, ZygoteConfig
+from aepo_lightning.tools.jail.inside.job import Job
+from aepo_lightning.tools.jail.inside.lockdown import Lockdown
+from aepo_lightning.tools.jail.inside.plumbing import Plumbing
+
+_CHUNK_BYTES = 1 << 16
+_LOOK_EVERY_S = 0.05
+_LOW_PRIORITY = 15
+
+
+@dataclass(eq=False)
+class Call:
+    """A running child and what it has written so far."""
+
+    config: ZygoteConfig
+    control: socket.socket
+    deadline: float
+    pid: int
+    outputs: dict[int, bytearray]
+    started: float = field(default_factory=time.monotonic)
+    verdict: str | None = None
+    is_abandoned: bool = False
+    is_demoted: bool = False
+
+    def supervise(self) -> None:
+        """Collect output until the child ends or breaks a limit."""
+        poller = select.poll()
+        ending = os.pidfd_open(self.pid)
+        try:
+            for descriptor in (*self.outputs, self.control.fileno(), ending):
+                poller.register(descriptor, select.POLLIN)
+            has_ended = False
+            while not has_ended and self.verdict is None:
+                for descriptor, _ in poller.poll(self._patience_ms()):
+                    if descriptor in self.outputs:
+                        if self._read(descriptor) == b"":
+                            poller.unregister(descriptor)
+                    elif descriptor == ending:
+                        has_ended = True
+                    else:
+                        self._listen()
+                if not has_ended:
+                    self._check_limits()
+        finally:
+            os.close(ending)
+
+    def drain(self) -> None:
+        """Read what was written in the last moment; nobody writes any more."""
+        for descriptor in self.outputs:
+            while self.verdict != "output" and self._read(descriptor):
+                pass
+
+    def _patience_ms(self) -> int:
+        return max(0, math.ceil(1000 * min(_LOOK_EVERY_S, self.deadline - time.monotonic())))
+
+    def _read(self, descriptor: int) -> bytes | None:
+        """Take what is there: nothing at the end, None if more may come."""
+        try:
+            chunk = os.read(descriptor, _CHUNK_BYTES)
+        except BlockingIOError:
+            return None
+        kept = self.outputs[descriptor]
+        room = self.config.max_output_bytes - len(kept)
+        kept += chunk[:room]
+        if len(chunk) > room:
+            self.verdict = self.verdict or "output"
+        return chunk
+
+    def _listen(self) -> None:
+        """Any word from outside means that nobody wants the answer; silence for ever means that nobody is there."""
+        self.verdict = "lost"
+        self.is_abandoned = not self.control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+
+    def _check_limits(self) -> None:
+        now = time.monotonic()
+        if self.verdict is None and now >= self.deadline:
+            self.verdict = "timeout"
+        if self.verdict is None and num_files_used() > self.config.max_files:
+            self.verdict = "files"
+        if not self.is_demoted and now - self.started > self.config.demote_after_s:
+            self.is_demoted = True
+            with suppress(OSError):
+                os.setpriority(os.PRIO_PGRP, self.pid, _LOW_PRIORITY)
+
+
+def run_call(
+    job: Job, config: ZygoteConfig, lockdown: Lockdown, control: socket.socket
+) -> tuple[dict[str, Any], bytes] | None:
+    """Run code in a child of this process and make sure that nothing of it keeps running.
+
+    Args:
+        job: What to run.
+        config: Limits.
+        lockdown: What the child gives up.
+        control: Where a word from outside ends the call.
+
+    Returns:
+        Header and body of the answer, or None if nobody is there to receive it.
+    """
+    plumbing = Plumbing.lay(job.stdin.encode("utf-8", "replace"))
+    pid = os.fork()
+    if pid == 0:
+        run_child(job, lockdown, plumbing)
+    plumbing.keep_parent_ends()
+    outputs = {plumbing.out[0]: bytearray(), plumbing.err[0]: bytearray()}
+    call = Call(config, control, time.monotonic() + job.timeout_s, pid, outputs)
+    call.supervise()
+    status = kill_everything(pid)
+    duration_s = time.monotonic() - call.started
+    call.drain()
+    failure = plumbing.close()
+    if call.is_abandoned:
+        return None
+    stdout, stderr = (bytes(data) for data in outputs.values())
+    answer = {"exit": call.verdict or _name_exit(status), "code": status, "duration_s": duration_s}
+    if failure:
+        answer, stderr = {**answer, "exit": "lost"}, b"The sandbox could not be closed: " + failure
+    return {**answer, "num_stdout": len(stdout)}, stdout + stderr
+
+
+def kill_everything(pid: int | None = None) -> int:
+    """Kill every process but this one and wait until none is left.
+
+    This process is the first of its PID namespace, or it would have refused to start: the signal reaches nobody else.
+
+    Args:
+        pid: The process whose exit status is wanted.
+
+    Returns:
+        Its exit code, or minus the signal that ended it; 0 if it was not there.
+    """
+    status = 0
+    with suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    while True:
+        try:
+            ended, code = os.waitpid(-1, 0)
+        except ChildProcessError:
+            return status
+        if ended == pid:
+            status = os.waitstatus_to_exitcode(code)
+
+
+def num_files_used() -> int:
+    """Count files and folders in the work folder, hidden and deleted ones included."""
+    volume = os.statvfs(WORK_FOLDER)
+    return volume.f_files - volume.f_ffree
+
+
+def _name_exit(status: int) -> str:
+    if status == -signal.SIGXCPU:
+        return "timeout"
+    if status < 0:
+        return "killed"
+    return {0: "ok", EXIT_MEMORY: "memory"}.get(status, "error")

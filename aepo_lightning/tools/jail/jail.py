@@ -1,0 +1,169 @@
+"""The local back end: a set of jailed workers, started, repaired and ended off the event loop."""
+
+import asyncio
+import os
+import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools.jail.bubblewrap import Bubblewrap, find_bubblewrap, find_interpreter
+from aepo_lightning.tools.jail.execution import Execution, Isolation, SandboxUnavailableError
+from aepo_lightning.tools.jail.inside.job import Job
+from aepo_lightning.tools.jail.self_test import self_test
+from aepo_lightning.tools.jail.settings import PoolSettings
+from aepo_lightning.tools.jail.slots import SlotQueue
+from aepo_lightning.tools.jail.worker import Worker, WorkerError
+
+_NUM_ATTEMPTS = 3
+_PAUSE_S = 1.0
+
+
+class Jail:
+    """Warm workers behind bubblewrap. Opening blocks until the first one has passed its self-test.
+
+    Workers are started by threads of their own that live until `close`: the kernel ends bubblewrap with the thread
+    that started it, and event loops come and go.
+
+    Args:
+        settings: Limits and sizes.
+
+    Raises:
+        SandboxUnavailableError: If bubblewrap is missing, cannot start, or does not keep code in.
+    """
+
+    def __init__(self, settings: PoolSettings) -> None:
+        found = find_bubblewrap()
+        if found is None:
+            raise SandboxUnavailableError("bubblewrap is not installed")
+        self._bubblewrap: Bubblewrap = found
+        self._settings = settings
+        self._interpreter = find_interpreter(settings.preload)
+        self._queue = SlotQueue[Worker](max_active=settings.active, max_waiting=settings.max_waiting)
+        self._lock = threading.Lock()
+        self._workers: set[Worker] = set()
+        self._ready: set[Worker] = set()
+        self._closing = threading.Event()
+        self.num_attacks = 0
+        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="python-pool")
+        try:
+            first = self._threads.submit(self._start_worker).result()
+        except WorkerError as error:
+            self.close()
+            raise SandboxUnavailableError(f"bubblewrap: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+        self.isolation = self._describe(first)
+        self._queue.add(first)
+        for _ in range(settings.workers - 1):
+            self._threads.submit(self._replace_worker)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process numbers of the workers on the host."""
+        with self._lock:
+            return [worker.pid for worker in self._workers]
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that have passed their self-test."""
+        return len(self._ready)
+
+    async def run(self, job: Job) -> Execution:
+        """Run code in the next free worker."""
+        asked = time.perf_counter()
+        lease = await self._queue.acquire()
+        queue_s = time.perf_counter() - asked
+        timer = asyncio.get_running_loop().call_later(self._settings.demote_after_s, lease.demote)
+        try:
+            execution = await lease.worker.run(job)
+        finally:
+            timer.cancel()
+            is_usable = lease.worker.is_usable  # read once: when it is released, its next user changes it
+            self._queue.release(lease, is_usable=is_usable)
+            if not is_usable:
+                self._submit_repair(lease.worker)
+        return replace(execution, queue_s=queue_s)
+
+    def close(self) -> None:
+        """End all workers and wait until they are gone."""
+        with self._lock:
+            if self._closing.is_set():
+                return
+            self._closing.set()
+            workers = list(self._workers)
+        self._queue.fail(ConfigError("The Python pool must be open, but it was closed. Make a new one."))
+        for worker in workers:
+            self._end(worker)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in list(self._workers):  # one that was just starting
+            self._end(worker)
+
+    def _submit_repair(self, worker: Worker) -> None:
+        with suppress(RuntimeError):  # closed in the meantime, and the worker with it
+            self._threads.submit(self._repair, worker)
+
+    def _repair(self, worker: Worker) -> None:
+        worker.recover()
+        if worker.is_usable:
+            self._queue.add(worker)
+        else:
+            self._end(worker)
+            self._replace_worker()
+
+    def _replace_worker(self) -> None:
+        """Start a worker, or give the pool up if there is none left and none will start."""
+        for attempt in range(_NUM_ATTEMPTS):
+            if self._closing.is_set():
+                return
+            try:
+                worker = self._start_worker()
+            except (WorkerError, OSError, ConfigError) as error:
+                failure = SandboxUnavailableError(f"No worker of the Python pool can be started any more: {error}")
+                self._closing.wait(_PAUSE_S * (attempt + 1))
+                continue
+            self._queue.add(worker)
+            return
+        with self._lock:
+            is_last = not self._workers
+        if is_last:
+            self._queue.fail(failure)
+
+    def _start_worker(self) -> Worker:
+        worker = Worker(self._bubblewrap, self._interpreter, self._settings)
+        with self._lock:
+            self._workers.add(worker)
+            is_closed = self._closing.is_set()
+        try:
+            if is_closed:
+                raise WorkerError("the pool was closed")
+            self.num_attacks = self_test(worker, self._settings)
+            self._ready.add(worker)
+        except BaseException:
+            self._end(worker)
+            raise
+        return worker
+
+    def _end(self, worker: Worker) -> None:
+        with self._lock:
+            is_known = worker in self._workers
+            self._workers.discard(worker)
+            self._ready.discard(worker)
+        if is_known:
+            worker.close()
+
+    def _describe(self, worker: Worker) -> Isolation:
+        caller = "root, a user for each worker" if os.geteuid() == 0 else "a user namespace"
+        landlock = worker.facts["landlock"]
+        walls = [f"{self._bubblewrap.version} ({caller})", f"seccomp ({platform.machine()})"]
+        walls.append(f"Landlock {landlock}" if landlock else "no Landlock in this kernel")
+        packages = ", ".join(worker.facts["preloaded"]) or "nothing"
+        return Isolation(
+            level="jail",
+            description=f"{'; '.join(walls)}; {self.num_attacks} attacks tried and withstood; "
+            f"{self._settings.workers} workers with {packages} preloaded",
+        )

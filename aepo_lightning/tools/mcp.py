@@ -1,0 +1,125 @@
+"""Tools of an MCP server as tools of the policy."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aepo_lightning.errors import ConfigError, ToolError
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.tools.mcp_server import MCPServer
+from aepo_lightning.types import ToolContext
+
+_MAX_DESCRIPTION_CHARS = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MCPTool:
+    """One tool of a server.
+
+    Attributes:
+        server: Where it is.
+        remote_name: What the server calls it.
+        spec: What the policy reads. A stateless tool uses shared sessions; an unforkable one gives every chain a
+            session of its own, which it shares with the server's other tools.
+    """
+
+    server: MCPServer
+    remote_name: str
+    spec: ToolSpec = field()
+
+    async def open(self, context: ToolContext) -> str:
+        """Return the name of the chain's own session, which is opened at its first call."""
+        return "/".join(map(str, (context.question.question_id, *context.seed_path)))
+
+    async def fork(self, state: str) -> str:
+        """Refuse: nobody can copy a server's state."""
+        raise ToolError(f"the state of {state} cannot be copied.")
+
+    async def release(self, state: str) -> None:
+        """Close the chain's own session."""
+        await self.server.end_session(state)
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
+        """Call the tool and return what it said as text. What is not text is named.
+
+        Raises:
+            ToolError: If the tool says that it failed, with what it says.
+            ToolUnavailableError: If the server failed.
+        """
+        result = await self.server.call(self.remote_name, arguments, context.state or "")
+        text = _text_of(result)
+        if result.is_error:
+            raise ToolError(text or "the tool failed without a message.")
+        return text
+
+
+def mcp_tools(
+    server: MCPServer,
+    names: Sequence[str] | None = None,
+    *,
+    prefix: str = "",
+    limits: ToolLimits | None = None,
+    is_stateful: bool = False,
+) -> list[MCPTool]:
+    """Connect to a server and return its tools.
+
+    Args:
+        server: Where they are.
+        names: Which of them, by the server's names. None takes all.
+        prefix: Put before every name, so that tools of several servers differ.
+        limits: What a call may cost.
+        is_stateful: The server remembers calls, as a browser does: every chain gets a session of its own, and chains
+            that have called it do not branch.
+
+    Raises:
+        ConfigError: If a name is not among the server's.
+        ToolUnavailableError: If the server cannot be reached.
+    """
+    found = {each.name: each for each in server.list_tools()}
+    missing = sorted(set(names or ()) - set(found))
+    if missing:
+        raise ConfigError(f"`names` must be tools of {server.name}, but {missing} are not. It has {sorted(found)}.")
+    state = ToolState.UNFORKABLE if is_stateful else ToolState.STATELESS
+    return [
+        MCPTool(server=server, remote_name=name, spec=_spec(found[name], prefix, limits or ToolLimits(), state))
+        for name in (found if names is None else names)
+    ]
+
+
+def _spec(remote: Any, prefix: str, limits: ToolLimits, state: ToolState) -> ToolSpec:
+    schema = {"type": "object", "properties": {}, **(remote.input_schema or {})}
+    return ToolSpec(
+        name=prefix + re.sub("[^a-z0-9_]+", "_", remote.name.lower()),
+        description=(remote.description or "")[:_MAX_DESCRIPTION_CHARS],
+        parameters=schema,
+        text_parameter=_text_parameter(schema),
+        state=state,
+        # A server that changes a tool's schema has changed the tool.
+        version=json.dumps(schema, sort_keys=True),
+        limits=limits,
+    )
+
+
+def _text_parameter(schema: Mapping[str, Any]) -> str:
+    """Return the first required parameter that takes text, or the first that does, or the first."""
+    properties: Mapping[str, Any] = schema["properties"]
+    texts = [name for name, each in properties.items() if isinstance(each, dict) and each.get("type") == "string"]
+    required = [name for name in texts if name in schema.get("required", ())]
+    return next(iter((*required, *texts, *properties)), "")
+
+
+def _text_of(result: Any) -> str:
+    pieces = []
+    for content in result.content:
+        if content.type == "text":
+            pieces.append(content.text)
+        elif content.type == "resource" and getattr(content.resource, "text", None) is not None:
+            pieces.append(content.resource.text)
+        else:
+            kind = getattr(content, "mime_type", None) or getattr(content, "uri", "")
+            pieces.append(f"[{content.type} {kind}]".replace(" ]", "]"))
+    if not pieces and result.structured_content is not None:
+        pieces.append(json.dumps(result.structured_content, ensure_ascii=False))
+    return "\n".join(pieces)

@@ -1,0 +1,71 @@
+"""Tools: the Python pool, the cache, search, MCP, and rollouts whose tools hang. Peers' ways run beside ours.
+
+    python -m benchmarks.tools [--parts python cache search mcp hangs] [--small]
+
+Every part stands in a file of its own, `tools_*.py`, and says there what it measures against. The Python pool needs
+bubblewrap; where it is missing, the part is left out and the result says so. All of it takes about five minutes,
+`--small` less than one: its figures are for trying out, not for reporting.
+"""
+
+import argparse
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from benchmarks import tools_cache, tools_hangs, tools_mcp, tools_python, tools_search
+from benchmarks.common import describe_machine, print_result
+from benchmarks.tools_parts import Part
+
+
+def bubblewrap_problem() -> str | None:
+    """Return why bubblewrap cannot be used here, or None if it can."""
+    path = shutil.which("bwrap")
+    if path is None:
+        return "bubblewrap is not installed"
+    tried = subprocess.run([path, "--ro-bind", "/", "/", "true"], capture_output=True, text=True, check=False)
+    return f"bubblewrap cannot start: {tried.stderr.strip()}" if tried.returncode else None
+
+
+def measure_python(num_calls: int = 10_000) -> Part:
+    """Measure the pool, where there can be one."""
+    if (problem := bubblewrap_problem()) is not None:
+        return Part(figures={"left_out": problem})
+    cores = len(os.sched_getaffinity(0))
+    figures = asyncio.run(tools_python.measure(num_calls, 4 * cores, 4 * cores))
+    return Part(figures=figures, goals=tools_python.goals(figures))
+
+
+PARTS: Mapping[str, tuple[Callable[[], Part], Callable[[], Part]]] = {
+    "python": (measure_python, partial(measure_python, 1_000)),
+    "cache": (tools_cache.measure, partial(tools_cache.measure, 1_000, 5_000, 3, 1_000)),
+    "search": (tools_search.measure, partial(tools_search.measure, 1_000, 5_000, 500)),
+    "mcp": (tools_mcp.measure, partial(tools_mcp.measure, 50, 2)),
+    "hangs": (tools_hangs.measure, partial(tools_hangs.measure, 16, 1.0, 1)),
+}
+"""By name: the part, and a small version of it."""
+
+
+def main() -> None:
+    """Measure the parts one after another and print them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark out")
+    args = parser.parse_args()
+    print(describe_machine(), flush=True)
+    figures: dict[str, object] = {"is_small": args.small, "load_before": os.getloadavg()[0]}
+    goals: dict[str, tuple[float, str, float]] = {}
+    for name in args.parts:
+        started, load = time.perf_counter(), os.getloadavg()[0]
+        part = PARTS[name][args.small]()
+        figures[name] = {**part.figures, "took_s": round(time.perf_counter() - started, 1), "load": round(load, 2)}
+        goals |= part.goals
+        print(name, figures[name], flush=True)
+    print_result("tools", figures, goals)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The attack suite: every attack is contained, and the call after it finds a clean house."""
+
+import importlib.util
+import os
+import platform
+import re
+from pathlib import Path
+
+import pytest
+
+from aepo_lightning.tools.jail import ExitKind
+from tests.tools.jail import attacks
+from tests.tools.jail.parts import ROOT, needs_bubblewrap, run
+
+pytestmark = needs_bubblewrap
+needs_numpy = pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86_64")
+
+
+def check(pool, attack):
+    execution = run(pool, attack.code, timeout_s=attack.timeout_s)
+    written = execution.stdout + execution.stderr
+    assert re.fullmatch(attack.exits, execution.exit), f"{execution.exit}: {written[-500:]}"
+    assert re.search(attack.writes, written), written[-500:]
+    after = run(pool, "import os\nprint(os.listdir(), os.getcwd())")
+    assert after.exit == ExitKind.OK
+    assert after.stdout == "[] /jail/work\n"
+
+
+@pytest.mark.parametrize("attack", attacks.ALL, ids=lambda attack: attack.name)
+def test_is_contained(pool, attack):
+    check(pool, attack)
+
+
+@needs_numpy
+@pytest.mark.parametrize("attack", attacks.NUMPY, ids=lambda attack: attack.name)
+def test_is_contained_with_numpy(pool, attack):
+    check(pool, attack)
+
+
+@on_x86
+@pytest.mark.parametrize("attack", attacks.KERNEL, ids=lambda attack: attack.name)
+def test_is_contained_by_the_filter(pool, attack):
+    check(pool, attack)
+
+
+@pytest.mark.parametrize("path", [ROOT, ROOT / "pyproject.toml", Path.home(), Path(__file__)], ids=str)
+def test_files_of_the_host_are_not_there(pool, path):
+    execution = run(pool, f"open({str(path)!r})")
+    assert execution.exit == ExitKind.ERROR
+    assert re.search("IsADirectory|" + attacks.DENIED, execution.stderr)
+    assert run(pool, f"import os\nos.listdir({str(path)!r})").exit == ExitKind.ERROR
+
+
+def test_variables_of_the_host_are_not_there(pool):
+    assert "A_SECRET_OF_THE_HOST" in os.environ
+    execution = run(
+        pool,
+        "import os\nprint(dict(os.environ))\nfor p in os.listdir('/proc'):\n    try:\n"
+        "        print(open(f'/proc/{p}/environ').read())\n    except OSError:\n        pass",
+    )
+    assert execution.exit == ExitKind.OK
+    assert "do-not-leak" not in execution.stdout
+    assert "OMP_NUM_THREADS" in execution.stdout
+
+
+@pytest.mark.parametrize(
+    "before, after, clean",
+    [
+        pytest.param("open('left', 'w').write('x')", "import os\nos.listdir()", "[]", id="file"),
+        pytest.param("import os\nos.environ['X'] = '1'", "import os\nos.environ.get('X')", "None", id="variable"),
+        pytest.param("import math\nmath.pi = 3", "import math\nmath.pi", "3.141592653589793", id="module"),
+        pytest.param("import builtins\nbuiltins.len = lambda x: 1", "len([])", "0", id="builtin"),
+        pytest.param("import os\nos.mkdir('d')\nos.chdir('d')", "import os\nos.getcwd()", "/jail/work", id="folder"),
+        pytest.param("import sys\nsys.path.clear()", "import decimal\ndecimal.Decimal(1)", "1", id="path"),
+        pytest.param("import os\nos.umask(0o777)", "import os\noct(os.umask(0))", "0o22", id="umask"),
+    ],
+)
+def test_calls_do_not_see_each_other(pool, before, after, clean):
+    for _ in range(3):  # every worker
+        assert run(pool, before).exit == ExitKind.OK
+    for _ in range(3):
+        assert run(pool, after).stdout.strip() == clean
+
+
+@needs_numpy
+def test_a_patched_numpy_is_whole_in_the_next_call(pool):
+    for _ in range(3):
+        run(pool, "import numpy\nnumpy.linalg.det = lambda m: 99\nnumpy.pi = 3")
+    for _ in range(3):
+        assert run(pool, "import numpy\nround(numpy.linalg.det(numpy.eye(2))), numpy.pi > 3.1").stdout == "(1, True)\n"
