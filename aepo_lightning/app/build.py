@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import Logger
@@ -17,7 +18,7 @@ from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.datamodule import RolloutDataModule
 from aepo_lightning.entropy import TurnEntropy
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
 from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
@@ -33,11 +34,19 @@ def build(node: Any, **extra: Any) -> Any:
     Args:
         node: A mapping with `_target_`, or one whose values are.
         extra: Further arguments of the target, passed as they are.
+
+    Raises:
+        AepoError: Whatever the target raises on purpose, without Hydra's wrapping.
     """
-    if not extra:
-        return instantiate(node, _convert_="all")
-    # Arguments given to `instantiate` itself would be merged into the configuration, which turns dataclasses to dicts.
-    return instantiate(node, _convert_="all", _partial_=True)(**extra)
+    try:
+        if not extra:
+            return instantiate(node, _convert_="all")
+        # Arguments given to `instantiate` itself would be merged into the configuration: dataclasses would become dicts.
+        return instantiate(node, _convert_="all", _partial_=True)(**extra)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, AepoError):
+            raise error.__cause__ from None
+        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

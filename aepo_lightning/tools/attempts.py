@@ -55,12 +55,16 @@ async def attempt_call(
     deadline = asyncio.timeout(deadline_s)
     with boundary(failures.append):
         async with deadline:
-            if retry.max_attempts == 1:
-                num_attempts = 1
+            # Setting a retry loop up takes longer than many a request, and most first attempts succeed.
+            first: list[Exception] = []
+            num_attempts = 1
+            with boundary(first.append):
                 answer = await tool(arguments, context)
-            else:
+            if first:
                 async for attempt in _attempts(retry):
                     with attempt:
+                        if first:
+                            raise first.pop()
                         num_attempts += 1
                         answer = await tool(arguments, context)
     if deadline.expired():
