@@ -41,7 +41,7 @@ def build(node: Any, **extra: Any) -> Any:
     try:
         if not extra:
             return instantiate(node, _convert_="all")
-        # Arguments given to `instantiate` itself would be merged into the configuration: dataclasses would become dicts.
+        # Arguments given to `instantiate` itself would be merged into the configuration: no dataclass survives that.
         return instantiate(node, _convert_="all", _partial_=True)(**extra)
     except InstantiationException as error:
         if isinstance(error.__cause__, AepoError):
