@@ -35,6 +35,9 @@ ENVIRONMENT = {
 }
 
 
+_SITE_FOLDER = f"{JAIL_FOLDER}/site"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
     """A Python and its packages, as paths that are mounted into the jail."""
@@ -47,6 +50,12 @@ class Interpreter:
         """Return what must be mounted beside the system, without folders inside others."""
         wanted = [path for path in dict.fromkeys((self.prefix, *self.site_paths)) if not _is_inside(path, "/usr")]
         return tuple(path for path in wanted if not any(path != other and _is_inside(path, other) for other in wanted))
+
+    def inside(self, path: str) -> str:
+        """Return where the jail has one of the folders: packages below `/tmp`, which leads to the work folder, move."""
+        if not _is_inside(path, "/tmp") or _is_inside(path, self.prefix):
+            return path
+        return f"{_SITE_FOLDER}/{self.site_paths.index(path)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,11 +155,11 @@ def build_command(
 
 def readable_folders(interpreter: Interpreter) -> list[str]:
     """Return what code inside may read besides its work folder."""
-    return ["/usr", *_SYSTEM_FOLDERS, "/etc", "/proc", "/dev", *interpreter.folders()]
+    return ["/usr", *_SYSTEM_FOLDERS, "/etc", "/proc", "/dev", *map(interpreter.inside, interpreter.folders())]
 
 
 def _mounts(interpreter: Interpreter, work_mb: int) -> list[str]:
-    sources = {path: path for path in interpreter.folders()} | _own_files()
+    sources = {path: interpreter.inside(path) for path in interpreter.folders()} | _own_files()
     mounts = _parents((*sources.values(), "/usr", "/etc/x", "/dev/x", WORK_FOLDER))
     mounts += ["--ro-bind", "/usr", "/usr"]
     for folder in _SYSTEM_FOLDERS:

@@ -193,7 +193,7 @@ class Worker:
         config = ZygoteConfig(
             uid=self._user.uid if self._user else None,
             host_pid_namespace=os.readlink("/proc/self/ns/pid"),
-            site_paths=list(interpreter.site_paths),
+            site_paths=[interpreter.inside(path) for path in interpreter.site_paths],
             preload=list(settings.preload),
             readable=readable_folders(interpreter),
             memory_mb=settings.memory_mb,

@@ -130,6 +130,14 @@ def test_folders_inside_others_are_mounted_once():
     assert Interpreter(executable="/usr/bin/python3", prefix="/usr", site_paths=()).folders() == ()
 
 
+def test_packages_below_tmp_move_because_tmp_is_the_work_folder():
+    sites = ("/home/x/site-packages", "/tmp/venv/lib/site-packages")
+    found = Interpreter(executable="/opt/a/bin/python", prefix="/opt/a", site_paths=sites)
+    assert [found.inside(path) for path in found.folders()] == ["/opt/a", sites[0], "/jail/site/1"]
+    within = Interpreter(executable="/tmp/a/bin/python", prefix="/tmp/a", site_paths=("/tmp/a/lib/site-packages",))
+    assert [within.inside(path) for path in within.folders()] == ["/tmp/a"]
+
+
 def test_the_zygote_refuses_the_namespace_of_the_host():
     with pytest.raises(Exception, match="no PID namespace of its own"):
         check_namespace(os.readlink("/proc/self/ns/pid"))
@@ -250,6 +258,9 @@ asyncio.run(main())
 @as_root
 @pytest.mark.skipif(not os.path.exists(SYSTEM_PYTHON), reason="no Python outside of root's home")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="numbers of x86_64")
+@pytest.mark.skipif(
+    not all(folder.stat().st_mode & 0o001 for folder in Path(ROOT).parents), reason="others cannot enter this checkout"
+)
 def test_another_user_contains_all_attacks_too():
     import json
     import re
