@@ -9,7 +9,7 @@ Liger runs their functions on the same inputs. Every side is a process of its ow
 take turns, in an order that changes from round to round, and ratios are medians of the ratio within a round.
 
 `peak_mb` is how far the resident memory of the process rises above what it was with the inputs only. `working_mb`
-leaves out the gradients of hidden states and weight, which every side returns (638 MB in float32 at 4,096 tokens): the
+leaves out the gradients of hidden states and weight, which every side returns (610 MB in float32 at 4,096 tokens): the
 goals are about what comes on top of them. A job for which the machine has too little free memory is left out by name.
 """
 
