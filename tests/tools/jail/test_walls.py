@@ -247,7 +247,9 @@ async def main():
     pool = PythonPool(num_workers=2, timeout_s=20.0, memory_mb=512)
     isolation = await pool.start()
     chosen = [*attacks.ALL, *attacks.KERNEL]
-    found = await asyncio.gather(*(pool.run(attack.code, timeout_s=attack.timeout_s) for attack in chosen))
+    # All at once on a busy machine take a while; only what is to be cut off keeps its short time.
+    times = [attack.timeout_s if "timeout" in attack.exits else 90.0 for attack in chosen]
+    found = await asyncio.gather(*(pool.run(a.code, timeout_s=time) for a, time in zip(chosen, times)))
     print(json.dumps([isolation.description, [(a.name, e.exit, e.stdout + e.stderr) for a, e in zip(chosen, found)]]))
     pool.close()
 asyncio.run(main())
