@@ -67,11 +67,11 @@ class Board:
         """Whether every rank has introduced itself."""
         return bool(self._store.check([f"sign/{rank}" for rank in range(self.world)]))
 
-    def neighbours(self) -> dict[int, int]:
-        """Return the processes of the other ranks on this machine."""
-        entries = self._store.multi_get([f"process/{rank}" for rank in range(self.world)])
-        places = [json.loads(entry) for entry in entries]
-        return {rank: places[rank][1] for rank in self.others if places[rank][0] == machine_id()}
+    def neighbours(self, ranks: list[int]) -> dict[int, int]:
+        """Return the processes of those of some ranks, all of whom have introduced themselves, on this machine."""
+        entries = self._store.multi_get([f"process/{rank}" for rank in ranks])
+        places = [(rank, *json.loads(entry)) for rank, entry in zip(ranks, entries, strict=True)]
+        return {rank: pid for rank, machine, pid in places if machine == machine_id()}
 
     def show(self, sign: Sign) -> None:
         """Tell the others about this rank."""

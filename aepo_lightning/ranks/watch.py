@@ -185,9 +185,14 @@ class RankWatch:
 
     def _meet(self) -> bool:
         if not self._has_met and self._board.has_met_all():
-            self._neighbours.add(self._board.neighbours())
+            self._neighbours.add(self._board.neighbours(self._board.others))
             self._has_met = True
         return self._has_met
+
+    def _know(self, rank: int) -> None:
+        """Learn whether a rank that failed before all had met is on this machine, where it speaks for itself."""
+        if self._has_store and not self._has_met and rank != self._board.rank:
+            self._neighbours.add(self._board.neighbours([rank]))
 
     def _hear(self) -> None:
         """Rank zero hears all, the others rank zero only, so that the work grows with the ranks and not their pairs."""
@@ -249,6 +254,8 @@ class RankWatch:
         """Show the failure and end this process. The first thread that comes here does it."""
         if not self._ending.acquire(blocking=False):
             sleep(_TEARDOWN_S)
+        with boundary(lambda _: None):  # a store that is gone knows nobody
+            self._know(failure.rank)
         sys.stdout.flush()
         sys.stderr.write(self._message(failure))
         sys.stderr.flush()

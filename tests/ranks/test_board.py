@@ -25,7 +25,7 @@ def test_ranks_see_each_other_when_all_have_come(boards):
     assert boards[0].has_met_all()
     assert boards[0].signs([1]) == {1: Sign(beat=3, ticks=2)}
     # Both boards live in this process, hence on this machine.
-    assert boards[0].neighbours().keys() == {1}
+    assert boards[0].neighbours(boards[0].others).keys() == {1}
 
 
 def test_a_failure_counts_as_read_when_every_other_rank_has_said_so(boards):

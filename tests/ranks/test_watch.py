@@ -14,7 +14,7 @@ import sys, time
 from torch.distributed import TCPStore
 from aepo_lightning.ranks import Board, RankWatch, WatchTimes
 rank, port = int(sys.argv[1]), int(sys.argv[2])
-watch = RankWatch(Board(TCPStore("127.0.0.1", port), rank, 2), WatchTimes(poll_s=0.1, {times}))
+watch = RankWatch(Board(TCPStore("127.0.0.1", port), rank, {world}), WatchTimes(poll_s=0.1, {times}))
 watch.enter()
 {work}
 """
@@ -25,9 +25,9 @@ def store():
     return TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
-def start(store, rank=0, work="time.sleep(100)", times=""):
+def start(store, rank=0, work="time.sleep(100)", times="", world=2):
     """A rank with a watch; leaving the block waits for it."""
-    command = [sys.executable, "-c", SCRIPT.format(work=work, times=times), str(rank), str(store.port)]
+    command = [sys.executable, "-c", SCRIPT.format(work=work, times=times, world=world), str(rank), str(store.port)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -48,6 +48,17 @@ def test_a_rank_ends_when_another_says_that_it_failed(store, monkeypatch):
     assert "Rank 1 of 2 (there): it failed with ValueError: so" in errors
     assert "its traceback" in errors, "rank 1 writes to the terminal of another machine"
     assert board.wait_until_read(0.0)
+
+
+def test_a_rank_that_fails_before_all_have_met_speaks_for_itself_on_the_same_machine(store):
+    job = start(store, world=3)
+    board = Board(store, 1, 3)
+    board.introduce(Sign(beat=1))
+    board.post(Failure(rank=1, reason="it failed with ValueError: so", details="its traceback"))
+    _, errors = job.communicate(timeout=LONG_S)
+    assert job.returncode == 1
+    assert "Rank 0 stops, because rank 1 cannot go on. Rank 1 of 3: it failed with ValueError: so" in errors
+    assert "its traceback" not in errors
 
 
 def test_a_rank_that_gives_no_sign_counts_as_lost(store, monkeypatch):

@@ -49,7 +49,7 @@ def http():
     server = MCPServer(url=f"http://127.0.0.1:{port}/mcp")
     yield server
     server.close()
-    process.terminate()
+    process.kill()  # asked politely, it would wait for the nap that no client wants any more
     process.wait()
 
 
