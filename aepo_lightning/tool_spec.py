@@ -54,8 +54,10 @@ class ToolLimits:
     max_result_chars: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     breaker_failures: int = 0
-    """Failures of the infrastructure in a row that open the circuit: further calls are refused at once for a while.
-    0 never opens it."""
+    """So many failures of the infrastructure within `breaker_window_s`, if they are at least `breaker_share` of its
+    calls, open the circuit: further calls are refused at once for a while. 0 never opens it."""
+    breaker_share: float = 0.5
+    breaker_window_s: float = 60.0
     breaker_reset_s: float = 30.0
     """How long an open circuit refuses; then one call is let through to see."""
     is_single_flight: bool = False
@@ -67,7 +69,9 @@ class ToolLimits:
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        for name in ("deadline_s", "calls_per_second", "breaker_reset_s"):
+        if not 0 < self.breaker_share <= 1:
+            raise ValueError(f"`breaker_share` must be in (0, 1], but got {self.breaker_share}.")
+        for name in ("deadline_s", "calls_per_second", "breaker_reset_s", "breaker_window_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"`{name}` must be positive and finite, but got {value}.")
@@ -105,3 +109,6 @@ class ToolSpec:
     version: str = "1"
     """Part of the cache key: a tool that answers in another way must have another one."""
     limits: ToolLimits = field(default_factory=ToolLimits)
+    provider: str = ""
+    """What stands behind the tool, such as a server: tools that name the same one share its circuit breaker, which the
+    limits of the first of them set. Empty is the tool alone."""

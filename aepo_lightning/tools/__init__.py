@@ -2,7 +2,8 @@
 
     runtime.py        `ToolRuntime`: runs calls within their limits; failures become observations
     arguments.py      arguments against the schema, and the key under which equal calls are the same
-    admission.py      slots, queue, rate, circuit breaker
+    admission.py      slots, queue, rate
+    circuit_breaker.py  leaves a provider alone that fails too often
     attempts.py       deadline and attempts of one call
     single_flight.py  equal calls at the same time, made once
     states.py         what stateful tools remember of each chain, copied or replayed at branches

@@ -83,12 +83,14 @@ def mcp_tools(
         raise ConfigError(f"`names` must be tools of {server.name}, but {missing} are not. It has {sorted(found)}.")
     state = ToolState.UNFORKABLE if is_stateful else ToolState.STATELESS
     return [
-        MCPTool(server=server, remote_name=name, spec=_spec(found[name], prefix, limits or ToolLimits(), state))
+        MCPTool(
+            server=server, remote_name=name, spec=_spec(found[name], server.name, prefix, limits or ToolLimits(), state)
+        )
         for name in (found if names is None else names)
     ]
 
 
-def _spec(remote: Any, prefix: str, limits: ToolLimits, state: ToolState) -> ToolSpec:
+def _spec(remote: Any, server: str, prefix: str, limits: ToolLimits, state: ToolState) -> ToolSpec:
     schema = {"type": "object", "properties": {}, **(remote.input_schema or {})}
     return ToolSpec(
         name=prefix + re.sub("[^a-z0-9_]+", "_", remote.name.lower()),
@@ -99,6 +101,7 @@ def _spec(remote: Any, prefix: str, limits: ToolLimits, state: ToolState) -> Too
         # A server that changes a tool's schema has changed the tool.
         version=json.dumps(schema, sort_keys=True),
         limits=limits,
+        provider=server,
     )
 
 

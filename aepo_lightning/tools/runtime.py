@@ -9,11 +9,12 @@ from typing import Any
 
 from aepo_lightning.errors import boundary
 from aepo_lightning.protocols import StatefulTool, Tool
-from aepo_lightning.tool_spec import ToolSpec, ToolState
-from aepo_lightning.tools.admission import CircuitOpenError, Desk, QueueFullError
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.tools.admission import Desk, QueueFullError
 from aepo_lightning.tools.arguments import ArgumentReader, BadArgumentsError, call_key
 from aepo_lightning.tools.attempts import Outcome, attempt_call, describe_failure
 from aepo_lightning.tools.cache import CachedAnswer, ToolCache
+from aepo_lightning.tools.circuit_breaker import CircuitBreaker, CircuitOpenError
 from aepo_lightning.tools.single_flight import SingleFlight
 from aepo_lightning.tools.states import ChainStates, ran
 from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
@@ -25,9 +26,23 @@ class _LoopState:
     """What belongs to one event loop."""
 
     def __init__(self, specs: Sequence[ToolSpec], max_concurrent_calls: int) -> None:
-        self.desks = {spec.name: Desk(spec.limits, max_concurrent_calls) for spec in specs}
+        breakers: dict[str, CircuitBreaker] = {}
+        self.desks: dict[str, Desk] = {}
+        for spec in specs:
+            # Tools of one provider fail together.
+            breaker = breakers.setdefault(spec.provider or spec.name, _breaker_of(spec.limits))
+            self.desks[spec.name] = Desk(spec.limits, max_concurrent_calls, breaker)
         self.flights: SingleFlight[Outcome] = SingleFlight()
         self.states = ChainStates()
+
+
+def _breaker_of(limits: ToolLimits) -> CircuitBreaker:
+    return CircuitBreaker(
+        min_failures=limits.breaker_failures,
+        reset_s=limits.breaker_reset_s,
+        share=limits.breaker_share,
+        window_s=limits.breaker_window_s,
+    )
 
 
 class _Known:
@@ -163,10 +178,10 @@ class ToolRuntime:
         loop = asyncio.get_running_loop()
         asked = loop.time()
         try:
-            async with desk.slot():
+            async with desk.slot() as permit:
                 queue_s = loop.time() - asked
                 outcome = await self._run(known, arguments, context)
-                desk.breaker.note(outcome.is_infrastructure_failure)
+                permit.is_failure = outcome.is_infrastructure_failure
                 return replace(outcome, queue_s=queue_s)
         except QueueFullError:
             text = f"Error: Tool({name}) is busy. Try again later."

@@ -78,6 +78,7 @@ class WebSearch:
             version=repr(settings),
             empty_answer=self.not_found,
             limits=self.limits,
+            provider=repr(self.provider),
         )
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:

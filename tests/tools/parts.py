@@ -24,13 +24,16 @@ class CountingTool:
     limits: ToolLimits = field(default_factory=ToolLimits)
     name: str = "probe"
     is_question_bound: bool = False
+    provider: str = ""
     calls: list[str] = field(default_factory=list)
     num_running: int = 0
     most_running: int = 0
 
     @property
     def spec(self) -> ToolSpec:
-        return ToolSpec(name=self.name, limits=self.limits, is_question_bound=self.is_question_bound)
+        return ToolSpec(
+            name=self.name, limits=self.limits, is_question_bound=self.is_question_bound, provider=self.provider
+        )
 
     async def __call__(self, arguments: Mapping[str, Any], _context: ToolContext) -> str:
         self.calls.append(arguments["text"])

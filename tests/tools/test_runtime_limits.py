@@ -7,7 +7,6 @@ import pytest
 from aepo_lightning.errors import ToolError, ToolUnavailableError
 from aepo_lightning.tool_spec import RetryPolicy, ToolLimits, ToolSpec
 from aepo_lightning.tools import ToolRuntime
-from aepo_lightning.tools.admission import CircuitBreaker, CircuitOpenError
 from aepo_lightning.tools.arguments import call_key
 from aepo_lightning.tools.cache import ToolCache
 from aepo_lightning.types import Question, ToolCall, ToolStatus
@@ -124,41 +123,6 @@ def test_calls_start_no_faster_than_the_rate():
 # Circuit breaker ------------------------------------------------------------------------------------------------------
 
 
-def test_failures_in_a_row_open_the_circuit_and_a_success_closes_it():
-    now = [0.0]
-    breaker = CircuitBreaker(2, 10.0, lambda: now[0])
-    breaker.note(True)
-    breaker.note(False)
-    breaker.note(True)
-    breaker.check()
-    breaker.note(True)
-    with pytest.raises(CircuitOpenError):
-        breaker.check()
-    now[0] = 10.0
-    breaker.check()  # one call is let through
-    with pytest.raises(CircuitOpenError):
-        breaker.check()
-    breaker.note(True)  # which fails: another ten seconds
-    now[0] = 19.9
-    with pytest.raises(CircuitOpenError):
-        breaker.check()
-    now[0] = 20.0
-    breaker.check()
-    breaker.note(False)
-    breaker.check()
-    breaker.check()
-
-
-def test_a_trial_that_was_cancelled_lets_the_next_one_try():
-    now = [0.0]
-    breaker = CircuitBreaker(1, 10.0, lambda: now[0])
-    breaker.note(True)
-    now[0] = 11.0
-    breaker.check()
-    breaker.forget()
-    breaker.check()
-
-
 def test_an_open_circuit_answers_without_calling():
     down = [ToolUnavailableError("down")] * 3
     tool = CountingTool(script=down, limits=ToolLimits(breaker_failures=2, max_concurrent_calls=1))
@@ -166,6 +130,21 @@ def test_an_open_circuit_answers_without_calling():
     assert [result.status for result in results] == [ToolStatus.UNAVAILABLE] * 3
     assert tool.calls == ["a", "b"]
     assert results[2].text == "Error: Tool(probe) is unavailable at the moment."
+
+
+def test_tools_of_one_provider_are_left_alone_together():
+    limits = ToolLimits(breaker_failures=1)
+    down, sister, other = (
+        CountingTool(name=name, provider=provider, script=[ToolUnavailableError("down")] * 2, limits=limits)
+        for name, provider in (("down", "p"), ("sister", "p"), ("other", "q"))
+    )
+    runtime = ToolRuntime(tools=[down, sister, other])
+
+    async def one_after_another():
+        return [await runtime.call(call_of(tool, "a"), make_context()) for tool in (down, sister, other)]
+
+    assert "unavailable at the moment" in asyncio.run(one_after_another())[1].text
+    assert [tool.calls for tool in (down, sister, other)] == [["a"], [], ["a"]]
 
 
 def test_what_the_policy_did_wrong_opens_no_circuit():
@@ -310,9 +289,10 @@ def test_a_retry_policy_without_meaning_is_refused(settings):
 @pytest.mark.parametrize(
     "settings",
     [
-        *({name: 0.0} for name in ("deadline_s", "calls_per_second", "breaker_reset_s")),
+        *({name: 0.0} for name in ("deadline_s", "calls_per_second", "breaker_reset_s", "breaker_window_s")),
         *({name: 0} for name in ("max_concurrent_calls", "max_result_chars")),
         *({name: -1} for name in ("max_queued_calls", "breaker_failures")),
+        *({"breaker_share": share} for share in (0.0, 1.1)),
         *({name: -1.0} for name in ("cache_ttl_s", "cache_empty_ttl_s")),
         {"deadline_s": float("nan")},
     ],

@@ -25,8 +25,9 @@ class PoolSettings:
     cores, so that a few hanging calls leave room for others."""
     num_active: int | None = None
     """Calls that may be in their first `demote_after_s` seconds at a time. By default the number of cores."""
-    demote_after_s: float = 0.25
-    """Seconds after which a call gets a low priority and no longer counts as active."""
+    demote_after_s: float = 0.03
+    """Seconds after which a call no longer counts as active, and seconds of processor time after which its priority is
+    lowered for the first time."""
     max_waiting: int = 10_000
     """Calls that may wait for a worker. Further ones are refused with `PoolBusyError`."""
     timeout_s: float = 10.0

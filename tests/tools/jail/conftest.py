@@ -14,3 +14,10 @@ def pool():
     yield shared
     shared.close()
     del os.environ["A_SECRET_OF_THE_HOST"]
+
+
+@pytest.fixture
+def small():
+    made = PythonPool(num_workers=1, timeout_s=20.0, preload=())
+    yield made
+    made.close()

@@ -10,6 +10,7 @@ import pytest
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 ROOT = Path(__file__).parents[3]
+HANG = "while True:\n    pass"
 
 
 def run(pool, code, **settings):
@@ -53,3 +54,11 @@ def inner(worker_pid):
 
 def open_files():
     return len(os.listdir("/proc/self/fd"))
+
+
+def worker_pids(pool):
+    return pool._opening.backend.pids
+
+
+def code_runs(pool):
+    return any(children(inner(pid)) for pid in worker_pids(pool))

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,26 +11,17 @@ import pytest
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools.jail import ExitKind, PoolBusyError, PoolSettings, PythonPool
 from tests.tools.jail.parts import (
-    ROOT,
-    children,
-    descendants,
+    HANG,
+    code_runs,
     inner,
     is_running,
     needs_bubblewrap,
-    open_files,
     run,
     wait_until,
+    worker_pids,
 )
 
 pytestmark = needs_bubblewrap
-HANG = "while True:\n    pass"
-
-
-@pytest.fixture
-def small():
-    made = PythonPool(num_workers=1, timeout_s=20.0, preload=())
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -40,14 +29,6 @@ def pair():
     made = PythonPool(num_workers=2, num_active=1, timeout_s=20.0, preload=())
     yield made
     made.close()
-
-
-def worker_pids(pool):
-    return pool._opening.backend.pids
-
-
-def code_runs(pool):
-    return any(children(inner(pid)) for pid in worker_pids(pool))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +125,16 @@ def test_a_hang_does_not_hold_up_other_calls(pair):
     others, is_done = asyncio.run(together())
     assert all(other.exit == ExitKind.OK for other in others)
     assert not is_done
+
+
+def test_the_more_a_call_uses_of_the_processor_the_lower_its_priority(small):
+    show = "print(os.getpriority(os.PRIO_PROCESS, 0))"
+    burn = "end = time.process_time() + 0.5\nwhile time.process_time() < end:\n    pass"
+    worked = run(small, f"import os, time\n{show}\n{burn}\n{show}").stdout.split()
+    assert worked[0] == "0"
+    assert int(worked[1]) == 10, "the last step comes after three seconds"
+    slept = run(small, f"import os, time\ntime.sleep(0.5)\n{show}").stdout
+    assert slept == "0\n", "who sleeps takes nothing from others"
 
 
 def test_at_the_deadline_the_process_is_gone(small):
@@ -286,110 +277,6 @@ def test_a_loop_that_ends_in_the_middle_of_a_call_gives_its_worker_back(small):
 
     asyncio.run(leave())
     assert run(small, "1").stdout == "1\n"
-
-
-def test_close_leaves_no_process_and_no_descriptor():
-    before = open_files()
-    pool = PythonPool(num_workers=2, preload=())
-
-    async def use():
-        await pool.start()
-        call = asyncio.create_task(pool.run(HANG))
-        while not code_runs(pool):
-            await asyncio.sleep(0.01)
-        found = [below for pid in worker_pids(pool) for below in (pid, *descendants(pid))]
-        pool.close()
-        pool.close()
-        return found, await call
-
-    found, lost = asyncio.run(use())
-    assert len(found) >= 3
-    assert not any(is_running(pid) for pid in found)
-    assert lost.exit == ExitKind.LOST
-    assert open_files() == before
-    with pytest.raises(ConfigError, match="was closed"):
-        run(pool, "1")
-
-
-def test_close_before_the_first_call_is_fine():
-    pool = PythonPool()
-    pool.close()
-    with pytest.raises(ConfigError, match="was closed"):
-        run(pool, "1")
-
-
-def test_a_zygote_keeps_no_descriptor_of_a_call(small):
-    run(small, "1")
-    folder = f"/proc/{inner(worker_pids(small)[0])}/fd"
-    if not os.access(folder, os.R_OK):
-        pytest.skip("only root may look")
-    before = len(os.listdir(folder))
-    for _ in range(5):
-        run(small, "1")
-        run(small, HANG, timeout_s=0.1)
-    assert len(os.listdir(folder)) == before
-
-
-# One interpreter for all: each child makes a pool of its own, says which processes it has, and ends in its own way.
-SCRIPT = """
-import asyncio, os, sys
-from aepo_lightning.tools.jail import PythonPool
-from tests.tools.jail.parts import descendants
-async def own(mode):
-    pool = PythonPool(num_workers=1, preload=())
-    await pool.start()
-    call = asyncio.create_task(pool.run("while True: pass"))
-    while len(descendants(os.getpid())) < 3:
-        await asyncio.sleep(0.01)
-    print(mode, os.getpid(), *descendants(os.getpid()), flush=True)
-    if mode == "killed":
-        await asyncio.sleep(60)
-    if mode == "_exit":
-        os._exit(0)
-    if mode == "forked":
-        call.cancel()
-        if os.fork() == 0:
-            pool.close()
-            try:
-                await pool.run("1")
-            except Exception as error:
-                print("fork", type(error).__name__, flush=True)
-            os._exit(0)
-        os.wait()
-        print("owner", (await pool.run("6 * 7")).stdout, end="", flush=True)
-    kept.append(pool)
-kept = []
-for mode in sys.argv[1:]:
-    if os.fork() == 0:
-        asyncio.run(own(mode))
-        sys.exit()
-for _ in sys.argv[1:]:
-    os.wait()
-print("over", flush=True)
-"""
-
-
-def test_no_process_outlives_its_owner_however_it_ends():
-    pids, said = {}, {}
-    with subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "killed", "_exit", "exit", "forked"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as owners:
-        for line in owners.stdout:
-            mode, *words = line.split()
-            if mode in ("killed", "_exit", "exit", "forked"):
-                pids[mode] = [int(pid) for pid in words]
-            said[mode] = " ".join(words)
-            if mode == "killed":
-                os.kill(pids[mode][0], signal.SIGKILL)
-    assert all(len(found) >= 4 for found in pids.values())
-    assert len(pids) == 4
-    wait_until(lambda: not any(is_running(pid) for found in pids.values() for pid in found))
-    # A fork of the owner can neither use nor end the pool.
-    assert (said["fork"], said["owner"]) == ("ConfigError", "42")
 
 
 def test_code_that_is_too_long_is_refused(pool):
