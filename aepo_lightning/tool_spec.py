@@ -1,6 +1,6 @@
 """What a tool says about itself: name, schema, limits, and what it remembers between calls."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -28,7 +28,7 @@ class RetryPolicy:
     backoff_s: float = 0.5
     """Wait before the second attempt; it doubles from attempt to attempt, with jitter. A server that says how long to
     wait is believed."""
-    errors: tuple[str, ...] | list[str] = ("ToolUnavailableError",)
+    errors: Sequence[str] = ("ToolUnavailableError",)
     """Names of the exceptions, or of their bases, that are worth another attempt."""
 
     def __post_init__(self) -> None:
@@ -38,6 +38,8 @@ class RetryPolicy:
                 "`max_attempts` must be at least 1 and `backoff_s` not negative, but got "
                 f"{self.max_attempts} and {self.backoff_s}."
             )
+        if isinstance(self.errors, str):
+            raise ValueError(f"`errors` must be a list of names, but got {self.errors!r}. Write [{self.errors}].")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,7 @@ class ToolLimits:
     """Seconds for one call, attempts and waits between them included. They start when the call gets its slot."""
     max_concurrent_calls: int | None = None
     max_queued_calls: int | None = None
-    """Calls that may wait for a slot; one more is answered at once that the tool is busy. None never refuses."""
+    """Calls that may wait for a slot; one more is answered at once that the tool is busy."""
     calls_per_second: float | None = None
     """Starts of calls. None does not count them."""
     max_result_chars: int | None = None

@@ -1,78 +1,25 @@
 """Rollouts beside the update: the trees of a loop with stale weights, exactly, and nothing left behind."""
 
-import asyncio
 import logging
 import multiprocessing
-import os
 import signal
 import threading
-import time
-import traceback
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.datamodule import RolloutDataModule
-from aepo_lightning.errors import ConfigError, EngineError, TrainingError
-from aepo_lightning.experience import ExperienceBuilder
-from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.overlap import OverlappedRollouts, RolloutInFlight, RolloutOrder
 from aepo_lightning.ranks.evidence import progress
-from aepo_lightning.rollout import RolloutJournal, RolloutSampler
+from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.types import WeightsStamp
 from tests.builders import canonical
-from tests.training import TASK, RecordingEngine, flat, make_datamodule, make_module, make_run
-
-NUM_STEPS = 2  # optimiser steps of an iteration
-
-
-class Recorder(Callback):
-    """Trees of every iteration and the weights that grew them."""
-
-    def __init__(self):
-        self.trees = []
-        self.versions = []
-
-    @override
-    def on_train_epoch_start(self, trainer, pl_module):
-        self.trees.append([canonical(tree) for tree in trainer.datamodule.trees])
-        self.versions.append({tree.weights_version for tree in trainer.datamodule.trees})
-
-
-class SlowEngine(RecordingEngine):
-    """Takes longer for each step, in the same order, so that a rollout outlasts the update."""
-
-    def _step(self):
-        time.sleep(0.001)
-        super()._step()
-
-
-def overlapped_run(
-    folder, engine_type=RecordingEngine, callbacks=(), max_epochs=4, step=1, old_logprobs="auto", **options
-):
-    """Two questions and two optimiser steps an epoch; trees are kept in a journal below the folder."""
-    correction = ImportanceCorrection(mode="truncated", old_logprobs=old_logprobs)
-    module = make_module(optimizer=partial(torch.optim.AdamW, lr=1e-2), importance_correction=correction)
-    builder = ExperienceBuilder(
-        advantage_estimator=GroupZScore(),
-        questions_per_step=step,
-        max_tokens_per_micro_batch=64,
-        old_logprobs=old_logprobs,
-    )
-    engine = engine_type(module.policy, max_num_seqs=16, max_model_len=64)
-    data = {key: options.pop(key) for key in ("overlap", "seed") if key in options}
-    datamodule = make_datamodule(module.policy, engine, builder, **({"overlap": True} | data))
-    datamodule.sampler = RolloutSampler(datamodule.sampler.parts, journal=RolloutJournal(folder / "rollouts"))
-    recorder = Recorder()
-    run = make_run(folder, module, datamodule, callbacks=[recorder, *callbacks], max_epochs=max_epochs, **options)
-    return run, recorder
+from tests.overlapped import NUM_STEPS, SlowEngine, Stop, overlapped_run, threads
+from tests.training import TASK, flat
 
 
 class OneAfterTheOther(RolloutDataModule):
@@ -89,10 +36,6 @@ class OneAfterTheOther(RolloutDataModule):
             self.publish_weights()
         self.trees = kept
         self.kept = self._rollout(self.sampler, self._order(self.iteration + 1))
-
-
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("aepo-overlap")]
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +81,7 @@ def test_stale_rollouts_show_in_the_mismatch_and_are_weighted(whole):
 
 def test_the_last_iteration_starts_no_rollout(whole):
     run, _ = whole
-    names = sorted(path.name for path in (run.datamodule.sampler._journal._directory).iterdir())
+    names = sorted(path.name for path in run.datamodule.sampler.journal.path("any").parent.iterdir())
     assert names == [f"train-0000{index}-rank0.jsonl" for index in range(4)]
 
 
@@ -217,21 +160,6 @@ def test_every_tree_beside_an_update_counts_as_progress(tmp_path):
 # Stopped and continued ----------------------------------------------------------------------------------------------
 
 
-class Stop(Callback):
-    """Ends the run at an optimiser step: by an error, or as `kill -9` does."""
-
-    def __init__(self, step, is_killed=False):
-        self.step = step
-        self.is_killed = is_killed
-
-    @override
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            if self.is_killed:
-                os.kill(os.getpid(), signal.SIGKILL)
-            raise RuntimeError("stop here")
-
-
 def saver(folder):
     return ModelCheckpoint(folder, filename="{epoch}", save_last=True, save_on_train_epoch_end=True)
 
@@ -306,96 +234,3 @@ def test_trees_of_other_weights_are_not_taken_for_those_in_flight(tmp_path, capl
 
 def test_state_without_a_rollout_in_flight_is_the_iteration_alone(whole):
     assert whole[0].datamodule.state_dict() == {"iteration": 4}
-
-
-# Errors -------------------------------------------------------------------------------------------------------------
-
-
-class BreakingEngine(RecordingEngine):
-    """Fails at the second rollout, which is the first beside an update."""
-
-    async def generate(self, prompt_ids, params, on_probe=None):
-        if threads() and threading.current_thread() in threads():
-            raise EngineError("the engine broke")
-        return await super().generate(prompt_ids, params, on_probe)
-
-
-def test_what_fails_beside_the_update_is_raised_by_the_trainer_with_its_own_traceback(tmp_path):
-    run, recorder = overlapped_run(tmp_path, BreakingEngine)
-    with pytest.raises(EngineError, match="the engine broke") as caught:
-        run.fit()
-    frames = [frame.name for frame in traceback.extract_tb(caught.tb)]
-    assert "_take_trees" in frames
-    assert "rollout_async" in frames
-    assert len(recorder.trees) == 1, "the update under way was finished"
-
-
-def test_an_error_of_the_reward_surfaces_too(tmp_path):
-    run, _ = overlapped_run(tmp_path)
-    parts = run.datamodule.sampler.parts
-
-    class Breaking(type(parts.reward)):
-        async def __call__(self, sample):
-            if threading.current_thread() in threads():
-                raise ZeroDivisionError("no score")
-            return await super().__call__(sample)
-
-    object.__setattr__(parts, "reward", Breaking())
-    with pytest.raises(ZeroDivisionError, match="no score"):
-        run.fit()
-
-
-class EndlessEngine(RecordingEngine):
-    """Never answers beside an update."""
-
-    async def generate(self, prompt_ids, params, on_probe=None):
-        if threading.current_thread() in threads():
-            await asyncio.Event().wait()
-        return await super().generate(prompt_ids, params, on_probe)
-
-
-def test_an_error_of_the_update_ends_the_rollout_in_flight(tmp_path):
-    run, _ = overlapped_run(tmp_path, EndlessEngine, [Stop(1)])
-    with pytest.raises(RuntimeError, match="stop here"):
-        run.fit()
-    assert not threads()
-
-
-def test_teardown_ends_the_rollout_in_flight(tmp_path):
-    run, _ = overlapped_run(tmp_path, EndlessEngine, callbacks=[EarlyEnd()])
-    run.fit()
-    assert not threads()
-
-
-class EarlyEnd(Callback):
-    @override
-    def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = True
-
-
-def test_a_rollout_can_be_cancelled_at_any_moment(tmp_path):
-    run, _ = overlapped_run(tmp_path, EndlessEngine)
-    sampler = run.datamodule.sampler
-    for _ in range(20):
-        order = RolloutOrder(questions=[TASK.question("train", 0)], seed=0, name="cancelled")
-        RolloutInFlight(sampler, order, WeightsStamp(version=0)).cancel()
-        assert not threads()
-
-
-def test_settings_are_checked_before_anything_is_generated(tmp_path):
-    run, _ = overlapped_run(tmp_path)
-    run.module._policy_loss = make_module()._policy_loss
-    with pytest.raises(ConfigError, match="must be that of the experience, 'auto', but got 'recompute'"):
-        run.fit()
-
-
-def test_a_loss_that_is_not_finite_still_ends_the_run(tmp_path):
-    run, _ = overlapped_run(tmp_path, SlowEngine, [Spoil()])
-    with pytest.raises(TrainingError, match="must be finite"):
-        run.fit()
-
-
-class Spoil(Callback):
-    @override
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        batch.micro_batches[0].advantages.fill_(torch.inf)

@@ -1,14 +1,16 @@
 """From configuration to objects. The only place of the project that calls Hydra's `instantiate`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -25,6 +27,8 @@ from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, 
 from aepo_lightning.rollout import ChatFormat, RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.weights import WeightsArchive
 
+T = TypeVar("T")
+
 _FSDP1 = "lightning.pytorch.strategies.FSDPStrategy"
 
 
@@ -36,16 +40,19 @@ def build(node: Any, **extra: Any) -> Any:
         extra: Further arguments of the target, passed as they are.
 
     Raises:
-        AepoError: Whatever the target raises on purpose, without Hydra's wrapping.
+        AepoError: Whatever the target raises on purpose, without Hydra's wrapping; its `ValueError` as `ConfigError`.
     """
     try:
         if not extra:
             return instantiate(node, _convert_="all")
         # Arguments given to `instantiate` itself would be merged into the configuration: no dataclass survives that.
-        return instantiate(node, _convert_="all", _partial_=True)(**extra)
+        return _checked(instantiate(node, _convert_="all", _partial_=True), **extra)
     except InstantiationException as error:
-        if isinstance(error.__cause__, AepoError):
-            raise error.__cause__ from None
+        cause = error.__cause__
+        if isinstance(cause, AepoError):
+            raise cause from None
+        if isinstance(cause, (ValueError, MisconfigurationException)):
+            raise ConfigError(str(cause)) from error
         raise
 
 
@@ -68,13 +75,15 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
     engine: Engine = build(cfg.engine, policy=policy)
     sampler, evaluation_sampler = build_samplers(cfg, policy, engine, folder)
     algorithm = cfg.algorithm
-    experience = ExperienceBuilder(
+    experience = _checked(
+        ExperienceBuilder,
         advantage_estimator=build(algorithm.advantage_estimator),
         shaping=build(algorithm.shaping),
         pad_token_id=policy.tokenizer.pad_token_id,
         **_plain(cfg.experience),
     )
-    datamodule = RolloutDataModule(
+    datamodule = _checked(
+        RolloutDataModule,
         build(cfg.data.task),
         sampler,
         evaluation_sampler,
@@ -199,6 +208,16 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     )
     protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=build(cfg.tools).specs)
     return module, DemonstrationDataModule(task, protocol, policy.tokenizer, cfg.coldstart.batch_size)
+
+
+def _checked(target: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+    """Construct a part; a value that it refuses is a mistake of the configuration."""
+    try:
+        return target(*arguments, **settings)
+    except AepoError:
+        raise
+    except (ValueError, MisconfigurationException) as error:
+        raise ConfigError(str(error)) from error
 
 
 def _plain(node: DictConfig, without: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ tokenizer's chat template, so other models' templates work too if they place too
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -23,9 +23,10 @@ from aepo_lightning.types import FinishReason, Message, ToolCall
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _CALL = re.compile(f"{_OPEN}(.*?)(?:{_CLOSE}|(?={_OPEN})|$)", re.DOTALL)
-_CONTROL = (_OPEN, _CLOSE, "<tool_response>", "</tool_response>", "<think>", "</think>", "<tools>", "</tools>")
 _ANSWER, _RESULTS = "XYANSWERYX", ("XYFIRSTYX", "XYSECONDYX")
 _MAX_QUOTED = 80
+_MAX_DEPTH = 64
+"""Of lists and objects inside one another. Python gives up at some hundreds, in places that no call can foresee."""
 
 
 def function_schema(spec: ToolSpec) -> dict[str, Any]:
@@ -51,7 +52,8 @@ class HermesFormat:
             raise ConfigError("The tokenizer must have a chat template, but got none. Set `tokenizer.chat_template`.")
         if hidden := {_OPEN, _CLOSE} & set(tokenizer.all_special_tokens):
             raise ConfigError(f"{sorted(hidden)} must not be special tokens, because decoding leaves those out.")
-        self._codec = TextCodec(tokenizer, _CONTROL, [function_schema(spec) for spec in specs])
+        own_tags = [spec.name for spec in specs]
+        self._codec = TextCodec(tokenizer, own_tags, [function_schema(spec) for spec in specs])
         self._before, self._between, self._after = _frames(tokenizer)
 
     @classmethod
@@ -105,22 +107,47 @@ def _parse(body: str, is_closed: bool) -> ToolCall:
     if not is_closed:
         return ToolCall(tool="", text=text, problem=f"{_OPEN} without {_CLOSE} after it.")
     try:
-        call = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = getattr(error, "msg", "it is nested too deeply")
-        return ToolCall(tool="", text=text, problem=f"the call is not JSON: {reason}.")
+        call = _load(text)
+    except ValueError as error:
+        return ToolCall(tool="", text=text, problem=f"the call is not JSON: {getattr(error, 'msg', error)}.")
     name = call.get("name") if isinstance(call, dict) else None
     if not isinstance(name, str) or not name:
         return ToolCall(tool="", text=text, problem='the call must be an object with a "name".')
     arguments = call.get("arguments", {})
     if isinstance(arguments, str):  # some models write the arguments as JSON inside JSON
         try:
-            arguments = json.loads(arguments)
-        except (json.JSONDecodeError, RecursionError):
+            arguments = _load(arguments)
+        except ValueError:
             arguments = None
     if not isinstance(arguments, dict):
         return ToolCall(tool=name[:_MAX_QUOTED], text=text, problem='"arguments" must be an object.')
     return ToolCall(tool=name, text=text, arguments=arguments)
+
+
+def _load(text: str) -> Any:
+    """Read JSON that this process can also write, compare and show.
+
+    Raises:
+        ValueError: If it is none, or nested too deeply, or holds a number with thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise ValueError("it holds a number that is too long") from None
+    inside = [value]
+    for _ in range(_MAX_DEPTH):
+        inside = [each for outer in inside if isinstance(outer, dict | list) for each in _members(outer)]
+        if not inside:
+            return value
+    raise ValueError("it is nested too deeply")
+
+
+def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _frames(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:

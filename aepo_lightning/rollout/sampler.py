@@ -41,8 +41,8 @@ class RolloutSampler:
         if max_concurrent_questions < 1:
             raise ValueError(f"`max_concurrent_questions` must be at least 1, but got {max_concurrent_questions}.")
         self.parts = parts
+        self.journal = journal
         self._max_concurrent_questions = max_concurrent_questions
-        self._journal = journal
 
     def rollout(
         self,
@@ -91,9 +91,9 @@ class RolloutSampler:
         try:
             if isinstance(self.parts.tools, BranchingToolRunner):
                 await self.parts.tools.start()
-            if self._journal is None:
+            if self.journal is None:
                 return await growth.run(questions, None)
-            with self._journal.open(name, seed, growth.stamp) as session:
+            with self.journal.open(name, seed, growth.stamp) as session:
                 trees = await growth.run(questions, session)
                 session.is_complete = True
                 return trees

@@ -42,6 +42,10 @@ class RolloutSettings:
         for name in ("budget", "max_response_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        if not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ValueError(
+                f"`top_p` must be in (0, 1] and `top_k` 0 (off) or positive, but got {self.top_p} and {self.top_k}."
+            )
         if self.max_tool_calls < 0:
             raise ValueError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
         if not self.temperature >= 0 or (self.temperature == 0 and self.budget > 1):

@@ -14,6 +14,7 @@ from aepo_lightning.rollout.chat_format import ChatFormat
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.seeds import derive_seed
 from aepo_lightning.rollout.settings import RolloutSettings
+from aepo_lightning.tool_spec import ToolState
 from aepo_lightning.types import (
     Generation,
     Question,
@@ -89,21 +90,41 @@ class ChainSteps:
     async def answer(self, chain: Chain, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]] | None:
         """Return a turn's tool calls and their answers, or None if the chain may not call any more.
 
-        The calls of one turn run at the same time. Those beyond the chain's limit are answered with a message.
+        The calls of one turn run at the same time, but those to one tool with a state in their order, each with those
+        before it in its history. Those beyond the chain's limit are answered with a message.
         """
         first, settings = chain.num_tool_calls, self.parts.settings
         if first >= settings.max_tool_calls and settings.on_call_limit == "stop":
             return None
-        return list(
-            await asyncio.gather(*(self._answer_one(chain, first + place, call) for place, call in enumerate(calls)))
-        )
+        lanes: dict[object, list[int]] = {}
+        stateful = self._stateful_tools()
+        for place, call in enumerate(calls):
+            lanes.setdefault(call.tool if call.tool in stateful else place, []).append(place)
+        answered: dict[int, tuple[ToolCall, ToolResult]] = {}
 
-    async def _answer_one(self, chain: Chain, index: int, call: ToolCall) -> tuple[ToolCall, ToolResult]:
+        async def run(places: Sequence[int]) -> None:
+            earlier: tuple[tuple[ToolCall, ToolResult], ...] = ()
+            for place in places:
+                answered[place] = await self._answer_one(chain, first + place, calls[place], earlier)
+                earlier += (answered[place],)
+
+        await asyncio.gather(*map(run, lanes.values()))
+        return [answered[place] for place in range(len(calls))]
+
+    def _stateful_tools(self) -> set[str]:
+        tools = self.parts.tools
+        specs = tools.specs if isinstance(tools, BranchingToolRunner) else ()
+        return {spec.name for spec in specs if spec.state is not ToolState.STATELESS}
+
+    async def _answer_one(
+        self, chain: Chain, index: int, call: ToolCall, earlier: tuple[tuple[ToolCall, ToolResult], ...]
+    ) -> tuple[ToolCall, ToolResult]:
         if index >= self.parts.settings.max_tool_calls:
             return _refuse(call, self.parts.settings.max_tool_calls)
         if (recorded := self.record.result(chain.seed_path, index, call)) is not None:
             return call, recorded
-        result = await self.parts.tools.call(call, self.context(chain, index))
+        context = self.context(chain, index)
+        result = await self.parts.tools.call(call, replace(context, history=context.history + earlier))
         if self.on_event is not None:
             self.on_event(call_event(chain.seed_path, index, call, result))
         return call, result

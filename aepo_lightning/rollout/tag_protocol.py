@@ -10,12 +10,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.rollout.text_codec import TextCodec
+from aepo_lightning.rollout.text_codec import CALL_TAGS, TextCodec
 from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.types import FinishReason, Message, ToolCall
-
-CALL_TAGS = ("search", "python", "browse")
-"""Tags that the protocol knows as tool calls, whether or not the run has such a tool."""
 
 
 class TagProtocol:
@@ -43,8 +40,7 @@ class TagProtocol:
         self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
-        written = (*self._tags, "think", "result", "answer")
-        self._codec = TextCodec(tokenizer, {f"{opening}{tag}>" for tag in written for opening in ("<", "</")})
+        self._codec = TextCodec(tokenizer, self._tags)
 
     @classmethod
     def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "TagProtocol":

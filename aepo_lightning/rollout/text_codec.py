@@ -9,27 +9,38 @@ from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.types import Message
 
+CALL_TAGS = ("search", "python", "browse")
+"""Tags that the paper's protocol knows as tool calls, whether or not the run has such a tool."""
+_TAGS = (*CALL_TAGS, "think", "result", "answer", "tool_call", "tool_response", "tools")
+"""Names that steer a parser, a reward or the policy itself, whatever the format: none comes from a tool."""
+
 
 class TextCodec:
     """What all chat formats do with text. Nothing is ever encoded twice."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, control_texts: Iterable[str], tools: Sequence[Any] = ()
+        self, tokenizer: PreTrainedTokenizerBase, own_tags: Iterable[str] = (), tools: Sequence[Any] = ()
     ) -> None:
         """Prepare the codec.
 
         Args:
             tokenizer: Tokenizer of the policy.
-            control_texts: Tags of the format. Tool results never contain them, nor special tokens.
+            own_tags: Names of tags that this run has beside those that every run has. Tool results never contain any
+                of them, nor special tokens.
             tools: Function schemas for the chat template.
         """
         self._tokenizer = tokenizer
         self._tools = list(tools)
-        guarded = {*control_texts, *tokenizer.all_special_tokens}
+        guarded = set(tokenizer.all_special_tokens)
         # Some chat markers are in no list of special tokens: those Llama 3 reserves, Qwen's `<tool_call>`.
         added = tokenizer.added_tokens_decoder.values()
-        guarded.update(token.content for token in added if token.special or token.content.startswith("<"))
-        self._guarded = re.compile("|".join(map(re.escape, sorted(guarded, key=len, reverse=True))))
+        guarded.update(token.content for token in added if token.special or token.content.startswith(("<", "[")))
+        names = "|".join(map(re.escape, sorted({*_TAGS, *own_tags})))
+        texts = map(re.escape, sorted(guarded - {""}, key=len, reverse=True))
+        # Parsers take tags as they are spelt; a policy may well take them with spaces and capitals.
+        self._guarded = re.compile("|".join((*texts, rf"<\s*/?\s*(?:{names})\s*/?\s*>")), re.IGNORECASE)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._normalizer = None if backend is None else backend.normalizer
         # Procedural tasks write the same few prompts and results over and over.
         self._encode = lru_cache(maxsize=8192)(self._encode_text)
         self._write = lru_cache(maxsize=8192)(self._write_prompt)
@@ -70,4 +81,19 @@ class TextCodec:
 
     def neutralise(self, text: str) -> str:
         """Replace the first character of every control tag and special token by an entity."""
-        return self._guarded.sub(lambda match: f"&#{ord(match[0][0])};{match[0][1:]}", text)
+        harmless = self._guarded.sub(_defuse, text)
+        if self._normalizer is None or not self._guarded.search(self._normalizer.normalize_str(harmless)):
+            return harmless
+        # The tokenizer turns other characters into those of a tag, or leaves some out.
+        return self._guarded.sub(_defuse, "".join(map(self._spell_out, harmless)))
+
+    def _spell_out(self, character: str) -> str:
+        """Return an entity for what the tokenizer would replace by plain ASCII characters, or by nothing."""
+        if (character.isascii() and character.isprintable()) or character.isspace():
+            return character
+        assert self._normalizer is not None, "it has changed something"
+        return f"&#{ord(character)};" if self._normalizer.normalize_str(character).isascii() else character
+
+
+def _defuse(match: re.Match[str]) -> str:
+    return f"&#{ord(match[0][0])};{match[0][1:]}"

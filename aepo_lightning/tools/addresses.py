@@ -7,6 +7,14 @@ from typing import Any
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# Not public, whatever the version of `ipaddress` says: local NAT64, IPv4 in old disguises, site-local, documentation,
+# segment routing, protocol assignments.
+_FORBIDDEN = tuple(
+    map(
+        ipaddress.ip_network,
+        ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96", "fec0::/10", "3fff::/20", "5f00::/16", "192.0.0.0/24"),
+    )
+)
 
 
 class ForbiddenAddressError(OSError):
@@ -25,7 +33,12 @@ def is_public(text: str) -> bool:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return all(each.is_global and not each.is_multicast for each in _all_of(address))
+    if getattr(address, "scope_id", None):
+        return False
+    return all(
+        each.is_global and not each.is_multicast and not any(each in network for network in _FORBIDDEN)
+        for each in _all_of(address)
+    )
 
 
 def _all_of(address: IPAddress) -> list[IPAddress]:

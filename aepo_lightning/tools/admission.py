@@ -18,13 +18,13 @@ class Desk:
     """Admits the calls of one tool in one event loop.
 
     Args:
-        limits: Of the tool.
-        max_concurrent_calls: Slots, if the tool's limits name none.
+        limits: Of the tool, with a number of slots and of places in the queue.
         breaker: Of what stands behind the tool, which other tools may share.
     """
 
-    def __init__(self, limits: ToolLimits, max_concurrent_calls: int, breaker: CircuitBreaker) -> None:
-        self._slots = asyncio.Semaphore(limits.max_concurrent_calls or max_concurrent_calls)
+    def __init__(self, limits: ToolLimits, breaker: CircuitBreaker) -> None:
+        assert limits.max_concurrent_calls is not None, "the runtime has filled it in"
+        self._slots = asyncio.Semaphore(limits.max_concurrent_calls)
         self._max_queued = limits.max_queued_calls
         self._num_queued = 0
         rate = limits.calls_per_second

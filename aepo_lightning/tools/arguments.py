@@ -1,17 +1,21 @@
 """What a call means to a tool: its arguments, checked, and the key under which equal calls are the same."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from aepo_lightning.tool_spec import ToolSpec, ToolState
-from aepo_lightning.types import ToolCall, ToolContext
+from aepo_lightning.types import Question, ToolCall, ToolContext, ToolResult, ToolStatus
 
 _MAX_QUOTED = 100
+RAN = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR})
+"""Calls that reached the tool and came back: a replay makes them again. What was cut off is not repeated."""
 
 
 class BadArgumentsError(Exception):
@@ -41,7 +45,8 @@ class ArgumentReader:
                 f"properties, but got {sorted(properties)}. Set `text_parameter`."
             )
         self._text_parameter = spec.text_parameter
-        self._validator = Draft202012Validator(spec.parameters)
+        # An empty registry: nothing that a schema refers to is ever fetched.
+        self._validator = Draft202012Validator(spec.parameters, registry=Registry())
         text_schema = properties.get(spec.text_parameter, {})
         # Text between tags then fits whatever it is.
         self._takes_any_text = (
@@ -61,7 +66,10 @@ class ArgumentReader:
             arguments = {self._text_parameter: call.text} if self._text_parameter else {}
             if self._takes_any_text:
                 return arguments
-        error = best_match(self._validator.iter_errors(dict(arguments)))
+        try:
+            error = best_match(self._validator.iter_errors(dict(arguments)))
+        except Unresolvable as missing:
+            raise BadArgumentsError(f"the schema of the tool refers to {missing.ref!r}, which is not there.") from None
         if error is not None:
             raise BadArgumentsError(_explain(error))
         return arguments
@@ -73,15 +81,26 @@ def _explain(error: ValidationError) -> str:
     return f"{place}: {text}" if place else text
 
 
+def ran(name: str, history: Sequence[tuple[ToolCall, ToolResult]]) -> list[ToolCall]:
+    """Return the calls to a tool that its state has seen, or would have to see."""
+    return [call for call, result in history if call.tool == name and result.status in RAN]
+
+
 def call_key(spec: ToolSpec, arguments: Mapping[str, Any], context: ToolContext) -> str:
     """Return a digest that two calls share if and only if their answers are the same.
 
-    It holds the tool and its version, the arguments, the question where the answer depends on it, and the tool's calls
-    before this one where it remembers them.
+    It holds the tool and its version, the arguments, the question where the answer depends on it, and the calls before
+    this one that the tool remembers, if it does.
     """
     parts: list[Any] = [spec.name, spec.version, arguments]
-    parts.append(context.question.question_id if spec.is_question_bound else None)
+    parts.append(_identity(context.question) if spec.is_question_bound else None)
     if spec.state is not ToolState.STATELESS:
-        parts.append([[call.text, call.arguments] for call, _ in context.history if call.tool == spec.name])
+        parts.append([[call.text, call.arguments] for call in ran(spec.name, context.history)])
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=repr)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _identity(question: Question) -> list[Any]:
+    """Return what tells a question from all others: ids are unique within a run only, and runs share caches."""
+    messages = [[message.role, message.content] for message in question.messages]
+    return [question.question_id, messages, sorted(question.documents.items())]

@@ -12,6 +12,7 @@ import stamina
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
 from aepo_lightning.protocols import Tool
 from aepo_lightning.tool_spec import RetryPolicy, ToolSpec
+from aepo_lightning.tools.deadline import CutOffError, cut_off
 from aepo_lightning.types import ToolContext, ToolStatus
 
 _MAX_BACKOFF_S = 30.0
@@ -49,25 +50,29 @@ async def attempt_call(
         The outcome. Only cancellation passes through.
     """
     started, name = time.perf_counter(), tool.spec.name
+    ends_at = asyncio.get_running_loop().time() + deadline_s
     failures: list[Exception] = []
     answer: object = None
     num_attempts = 0
-    deadline = asyncio.timeout(deadline_s)
+
+    async def work() -> object:
+        nonlocal num_attempts
+        # Setting a retry loop up takes longer than many a request, and most first attempts succeed.
+        first: list[Exception] = []
+        num_attempts = 1
+        with boundary(first.append):
+            return await tool(arguments, context)
+        async for attempt in _attempts(retry, ends_at):
+            with attempt:
+                if first:
+                    raise first.pop()
+                num_attempts += 1
+                return await tool(arguments, context)
+        raise AssertionError("the last attempt returns or raises")
+
     with boundary(failures.append):
-        async with deadline:
-            # Setting a retry loop up takes longer than many a request, and most first attempts succeed.
-            first: list[Exception] = []
-            num_attempts = 1
-            with boundary(first.append):
-                answer = await tool(arguments, context)
-            if first:
-                async for attempt in _attempts(retry):
-                    with attempt:
-                        if first:
-                            raise first.pop()
-                        num_attempts += 1
-                        answer = await tool(arguments, context)
-    if deadline.expired():
+        answer = await cut_off(work(), deadline_s, f"Tool({name})")
+    if failures and isinstance(failures[0], CutOffError):
         outcome = Outcome(status=ToolStatus.TIMEOUT, text=f"Error: Tool({name}) timed out after {deadline_s:g} s.")
     elif failures:
         outcome = describe_failure(name, failures[0])
@@ -76,15 +81,18 @@ async def attempt_call(
     return replace(outcome, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
 
 
-def _attempts(policy: RetryPolicy) -> AsyncIterator[AbstractContextManager[object]]:
-    """Yield a context for each attempt; it swallows an error that another attempt follows."""
+def _attempts(policy: RetryPolicy, ends_at: float) -> AsyncIterator[AbstractContextManager[object]]:
+    """Yield a context for each attempt; it swallows an error that another attempt before the deadline follows."""
+    loop = asyncio.get_running_loop()
 
     def pause(error: Exception) -> bool | float:
         names = {kind.__name__ for kind in type(error).__mro__}
         if names.isdisjoint(policy.errors):
             return False
         asked: float | None = getattr(error, "retry_after_s", None)
-        return True if asked is None else asked
+        if asked is None:
+            return True
+        return asked if loop.time() + asked < ends_at else False
 
     contexts: AsyncIterator[AbstractContextManager[object]] = aiter(
         stamina.retry_context(
@@ -105,14 +113,16 @@ def _describe_answer(spec: ToolSpec, answer: object) -> Outcome:
         kind = type(answer).__name__
         text = f"Error: Tool({name}) failed: it returned {kind} instead of text."
         return Outcome(status=ToolStatus.ERROR, text=text)
-    if not answer.strip():
+    if not answer or answer.isspace():
         return Outcome(status=ToolStatus.EMPTY, text=spec.empty_answer or f"Tool({name}) returned empty output.")
     return Outcome(status=ToolStatus.OK, text=answer)
 
 
 def describe_failure(name: str, error: Exception) -> Outcome:
     """Return the outcome of a call that raised."""
-    message = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}, which cannot say what it is."
+    with boundary(lambda _: None):
+        message = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
     status = ToolStatus.ERROR
     if isinstance(error, TimeoutError):
         status = ToolStatus.TIMEOUT

@@ -58,7 +58,9 @@ class PageSummary:
         Raises:
             ToolUnavailableError: If the endpoint failed.
         """
-        prompt = _PROMPT.format(question=question, text=text[: self.max_input_chars], bar=_BAR)
+        # A bar of the page's own would end what is treated as data.
+        data = text[: self.max_input_chars].replace(_BAR, "=")
+        prompt = _PROMPT.format(question=question, text=data, bar=_BAR)
         body = {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
@@ -69,9 +71,12 @@ class PageSummary:
         url = f"{self.url.rstrip('/')}/chat/completions"
         answer = await self._client.send(HttpRequest(url=url, method="POST", headers=headers, body=body))
         try:
-            return str(answer["choices"][0]["message"]["content"] or "")
+            said = answer["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
             raise ToolUnavailableError("the summarising model answered in an unknown shape.") from None
+        if not isinstance(said, str) or not said.strip():
+            raise ToolUnavailableError("the summarising model said nothing.")
+        return said
 
     async def close(self) -> None:
         """Close the connections of the running event loop."""
@@ -111,6 +116,16 @@ class Browse:
             empty_answer="The page has no text.",
             limits=self.limits,
         )
+
+    async def start(self) -> None:
+        """Have the extractor make ready, where it needs to.
+
+        Raises:
+            ConfigError: If it cannot work here.
+        """
+        start = getattr(self.extractor, "start", None)
+        if start is not None:
+            await start()
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Answer with a page's text, or its summary for the question.

@@ -1,14 +1,15 @@
 """Offline search over a corpus in JSONL or parquet files: a BM25 index on disk, built once."""
 
+import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import tantivy
 from tqdm.auto import tqdm
@@ -65,10 +66,23 @@ class CorpusIndex:
         self._fields = fields or CorpusFields()
         self._folder = Path(folder)
         self._show_progress = show_progress
-        digest = self._digest()
-        if self._stored_digest() != digest:
-            self._build(digest)
-        self._index = tantivy.Index.open(str(self._folder))
+        self.digest = self._digest()
+        """Names the files and the fields: another corpus has another one."""
+        self._make()
+
+    def _make(self) -> None:
+        """Open the index, built if need be. Of several processes, one builds and the others wait for it."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with self._folder.with_name(f".{self._folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
+            if self._stored_digest() != self.digest:
+                self._build(self.digest)
+            try:
+                self._index = tantivy.Index.open(str(self._folder))
+            except ValueError as error:
+                raise DataError(f"`folder` must hold a whole index, but {self._folder}: {error}. Remove it.") from None
+        if not len(self):
+            raise DataError(f"`files` must hold a document, but {[str(file) for file in self._files]} hold none.")
 
     def __len__(self) -> int:
         """Return the number of documents."""
@@ -103,9 +117,9 @@ class CorpusIndex:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _stored_digest(self) -> str | None:
-        if not self._folder.exists() or not any(self._folder.iterdir()):
-            return None
         try:
+            if not self._folder.exists() or not any(self._folder.iterdir()):
+                return None
             stored: str = json.loads((self._folder / _META).read_text())["digest"]
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(
@@ -115,7 +129,7 @@ class CorpusIndex:
 
     def _build(self, digest: str) -> None:
         """Build beside the folder and put the whole in place: a build that is cut off leaves no half index."""
-        partial = self._folder.with_name(f"{self._folder.name}.partial-{os.getpid()}")
+        partial = self._folder.with_name(f"{self._folder.name}.partial")  # what a killed process left goes
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -140,19 +154,28 @@ class CorpusIndex:
             for number, row in rows:
                 text = row.get(self._fields.text)
                 if not isinstance(text, str):
-                    raise DataError(f"{file}, row {number}: `{self._fields.text}` must be text, but got {text!r:.80}.")
+                    raise DataError(
+                        f"{file}, row {number}: `{self._fields.text}` must be text, but got {text!r:.80}. "
+                        f"It has {sorted(map(str, row))[:20]}: set `fields.text` to one of them."
+                    )
                 title, url = (
                     str(row.get(name) or "") if name else "" for name in (self._fields.title, self._fields.url)
                 )
-                yield {_TEXT: text, _TITLE: title, _URL: url}
+                yield {_TEXT: _clean(text), _TITLE: _clean(title), _URL: _clean(url)}
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()  # half a surrogate pair, which JSON can write, is no text
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
-                row = json.loads(line)
-            except ValueError as error:
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{file}, line {number} must be JSON, but: {error}.") from None
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number} must be an object, but got {type(row).__name__}.")
@@ -161,11 +184,14 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     number = 0
-    with pq.ParquetFile(file) as opened:
-        for batch in opened.iter_batches(_PARQUET_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
+    try:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{file} must be a whole parquet file, but: {str(error)[:200]}.") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,15 +216,24 @@ class IndexSearch:
     not_found: str = "No search results found."
     limits: ToolLimits = field(default_factory=ToolLimits)
 
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        for name in ("max_results", "max_snippet_chars"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}. Raise it.")
+        if self.style not in ("paper", "structured"):
+            raise ValueError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
+
     @property
     def spec(self) -> ToolSpec:
-        """Name and schema: one query."""
+        """Name and schema: one query. Another corpus or style is another version for the cache."""
         return ToolSpec(
             name=self.name,
             description="Search the corpus and read the best passages.",
             parameters=QUERY_SCHEMA,
             text_parameter="query",
             empty_answer=self.not_found,
+            version=repr((self.index.digest, self.max_results, self.max_snippet_chars, self.style)),
             limits=self.limits,
         )
 

@@ -2,9 +2,10 @@
 
 import base64
 import json
+from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.errors import ToolError, ToolUnavailableError
+from aepo_lightning.errors import ConfigError, ToolError, ToolUnavailableError
 from aepo_lightning.tools.jail import ExitKind, PoolSettings, PythonPool
 from aepo_lightning.tools.page_fetcher import Page
 
@@ -14,6 +15,10 @@ import base64, io, json, sys
 def html(data, charset, max_chars, max_pages):
     from resiliparse.extract.html2text import extract_plain_text
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+    try:
+        b"x".decode(charset or "", "replace")
+    except (LookupError, ValueError):
+        charset = None
     text = bytes_to_str(data, charset or detect_encoding(data))
     return extract_plain_text(text, main_content=True, alt_texts=False, links=False)
 
@@ -29,7 +34,10 @@ def pdf(data, charset, max_chars, max_pages):
     return "\\n".join(pieces)
 
 def text(data, charset, max_chars, max_pages):
-    return data.decode(charset or "utf-8", "replace")
+    try:
+        return data.decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):
+        return data.decode("utf-8", "replace")
 
 job = json.loads(sys.stdin.readline())
 data = base64.b64decode(sys.stdin.read())
@@ -40,7 +48,8 @@ except Exception as error:
     answer = {"problem": f"{type(error).__name__}: {error}"[:200]}
 print(json.dumps(answer))
 """
-_BYTES_PER_CHAR = 6  # of JSON
+_BYTES_PER_CHAR = 12  # of JSON: a character beyond 16 bits is written as two
+_MAX_INPUT_BYTES = 8 << 20  # as much as a worker takes
 _MODULES = ("resiliparse.extract.html2text", "resiliparse.parse.encoding", "pypdf")
 
 
@@ -82,9 +91,20 @@ class JailedExtractor:
                 timeout_s=timeout_s,
                 preload=_MODULES,
                 max_output_bytes=_BYTES_PER_CHAR * max_chars + 1000,
-                max_input_bytes=16 << 20,
+                max_input_bytes=_MAX_INPUT_BYTES,
             )
         )
+
+    async def start(self) -> None:
+        """Open the pool.
+
+        Raises:
+            ConfigError: If no isolation can be had, or the packages that read pages are missing.
+        """
+        missing = [name for name in _MODULES if find_spec(name.partition(".")[0]) is None]
+        if missing:
+            raise ConfigError(f"Pages need the `browse` extra: pip install 'aepo-lightning[browse]' (no {missing[0]}).")
+        await self._pool.start()
 
     async def __call__(self, page: Page) -> str:
         """Return the text of a page.
@@ -100,6 +120,8 @@ class JailedExtractor:
             "max_pages": self._max_pages,
         }
         stdin = json.dumps(job) + "\n" + base64.b64encode(page.content).decode()
+        if len(stdin) > _MAX_INPUT_BYTES:
+            raise ToolError(f"the page of {len(page.content)} bytes is too long to be read.")
         done = await self._pool.run(_PROGRAM, stdin=stdin)
         if done.exit is ExitKind.LOST:
             raise ToolUnavailableError("the page could not be read: the sandbox failed.")

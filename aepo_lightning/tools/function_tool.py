@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, overload
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints, overload
 
 from transformers.utils.chat_template_utils import (
     DocstringParsingException,
@@ -18,6 +19,8 @@ from transformers.utils.chat_template_utils import (
 from aepo_lightning.errors import ConfigError, boundary
 from aepo_lightning.tool_spec import ToolLimits, ToolSpec
 from aepo_lightning.types import ToolContext
+
+_JSON_TYPES = (str, int, float, bool, list, dict, tuple, NoneType, UnionType)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ class FunctionTool:
     spec: ToolSpec = field()
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
-        """Call the function and return its answer as text.
+        """Call the function and return its answer as text; None is no text.
 
         Raises:
             Exception: Whatever the function raises. A `ToolError` reaches the model with its message alone.
@@ -46,6 +49,10 @@ class FunctionTool:
             answer = await self.function(**arguments, **own)
         else:
             answer = await _in_thread(partial(self.function, **arguments, **own))
+            if inspect.isawaitable(answer):  # of a callable that does not look like an `async` function
+                answer = await answer
+        if answer is None:
+            return ""
         return answer if isinstance(answer, str) else str(answer)
 
 
@@ -57,7 +64,9 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
     def settle(failure: list[Exception], value: Any) -> None:
         if answer.cancelled():
             return
-        if failure:
+        if failure and isinstance(failure[0], StopIteration):  # no future takes it
+            answer.set_exception(RuntimeError("the function raised StopIteration."))
+        elif failure:
             answer.set_exception(failure[0])
         else:
             answer.set_result(value)
@@ -66,7 +75,10 @@ async def _in_thread(function: Callable[[], Any]) -> Any:
         failure: list[Exception] = []
         value: Any = None
         with boundary(failure.append):
-            value = function()
+            try:
+                value = function()
+            except SystemExit as error:  # ends a thread without a word
+                raise RuntimeError("the function tried to end the process.") from error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, failure, value)
 
@@ -136,30 +148,76 @@ def tool(
 
 
 def _schema(function: Callable[..., Any]) -> dict[str, Any]:
-    name = getattr(function, "__name__", repr(function))
-    visible = function
-    if "context" in inspect.signature(function).parameters:
-        visible = _without_context(function)
+    name = getattr(function, "__name__", None)
+    if name is None:
+        raise ConfigError(f"A tool must be a function, but got {function!r}. Write a function that calls it.")
     try:
+        visible = _visible(function)
         schema: dict[str, Any] = get_json_schema(visible)["function"]
-    except (DocstringParsingException, TypeHintParsingException, ValueError) as error:
+    except (DocstringParsingException, TypeHintParsingException, ValueError, TypeError, NameError) as error:
         raise ConfigError(
             f"{name!r} must have a docstring with an `Args:` section and a type hint for each parameter to be a tool, "
             f"but: {error}"
         ) from None
     if not schema["parameters"].get("properties"):
         raise ConfigError(f"{name!r} must have a parameter to be a tool, but has none.")
+    schema["parameters"] = _with_null(schema["parameters"])
     return schema
 
 
-def _without_context(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return something with the function's name, docstring and parameters, except `context`."""
+def _visible(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return something with the function's name, docstring and parameters, except `context`.
+
+    Raises:
+        TypeError: If the function yields, or has a parameter that JSON has no value for or that has no name.
+    """
 
     def visible() -> None: ...
 
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError("it yields. Return the whole answer.")
     signature = inspect.signature(function)
     kept = [parameter for parameter in signature.parameters.values() if parameter.name != "context"]
-    visible.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    for parameter in kept:
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise TypeError(f"{parameter} is {parameter.kind.description}, and arguments come by name.")
+    # A hint of `context` may be an import for type checkers only, so it is not looked at.
+    plain = inspect.unwrap(function)
+    hints = {key: hint for key, hint in function.__annotations__.items() if key not in ("context", "return")}
+    holder = type("Hints", (), {"__annotations__": hints})
+    visible.__annotations__ = get_type_hints(holder, getattr(plain, "__globals__", {}))
+    for key, hint in visible.__annotations__.items():
+        _check_hint(key, hint)
+    visible.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[each.replace(annotation=hints.get(each.name, each.empty)) for each in kept]
+    )
     visible.__name__, visible.__doc__ = function.__name__, function.__doc__
-    visible.__annotations__ = {k: v for k, v in function.__annotations__.items() if k != "context"}
     return visible
+
+
+def _check_hint(name: str, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        return
+    kind = get_origin(hint) or hint
+    if isinstance(kind, type) and kind not in _JSON_TYPES:
+        raise TypeError(
+            f"`{name}` is {kind.__name__}, which JSON has no value for. Take text or a dict, and convert it."
+        )
+    for part in get_args(hint):
+        _check_hint(name, part)
+
+
+def _with_null(schema: Any) -> Any:
+    """Say in JSON schema what `nullable` says in another dialect: `Optional` parameters take null."""
+    if isinstance(schema, list):
+        return [_with_null(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _with_null(value) for key, value in schema.items() if key != "nullable" or value is not True}
+    if len(plain) < len(schema):
+        kinds = plain.get("type", [])
+        if "type" in plain:
+            plain["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
+        if "enum" in plain:
+            plain["enum"] = [*plain["enum"], None]
+    return plain

@@ -18,10 +18,9 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 _MAX_RETRY_AFTER_S = 300.0
-_REFUSED = (401, 402, 403)
+_REFUSED = (401, 402, 403, 432, 433)  # the last two: limits of a plan, by Tavily
 _TOO_MANY = 429
-_SERVER_ERROR = 500
-_BAD_REQUEST = 400
+_BAD_REQUEST = (400, 413, 414, 422, 431)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +81,7 @@ class JsonClient:
             raise ToolUnavailableError(f"{host} could not be reached ({type(error).__name__}).") from error
         try:
             return json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ToolUnavailableError(f"{host} answered with something that is not JSON.") from None
 
     def _check_status(self, response: aiohttp.ClientResponse, host: str) -> None:
@@ -92,10 +91,10 @@ class JsonClient:
         if status in _REFUSED:
             logger.error("%s refused a request with status %d. Check the key and the account.", host, status)
             raise ToolUnavailableError(f"{host} refused the request (status {status}).")
-        if status >= _SERVER_ERROR:
-            raise ToolUnavailableError(f"{host} failed (status {status}).", retry_after_s=_retry_after(response))
-        if status >= _BAD_REQUEST:
+        if status in _BAD_REQUEST:
             raise ToolError(f"{host} did not understand the request (status {status}).")
+        if status >= 400:  # 404, 405, ...: the address in the configuration is wrong, and no other query would help
+            raise ToolUnavailableError(f"{host} failed (status {status}).", retry_after_s=_retry_after(response))
         if status >= 300:
             raise ToolUnavailableError(f"{host} sent the request elsewhere (status {status}).")
 

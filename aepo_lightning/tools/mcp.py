@@ -1,15 +1,22 @@
 """Tools of an MCP server as tools of the policy."""
 
 import json
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tool_spec import ToolLimits, ToolSpec, ToolState
 from aepo_lightning.tools.mcp_server import MCPServer
 from aepo_lightning.types import ToolContext
+
+logger = logging.getLogger(__name__)
 
 _MAX_DESCRIPTION_CHARS = 2000
 
@@ -31,14 +38,16 @@ class MCPTool:
 
     async def open(self, context: ToolContext) -> str:
         """Return the name of the chain's own session, which is opened at its first call."""
-        return "/".join(map(str, (context.question.question_id, *context.seed_path)))
+        session = "/".join(map(str, (context.question.question_id, *context.seed_path)))
+        await self.server.begin_session(session)
+        return session
 
     async def fork(self, state: str) -> str:
         """Refuse: nobody can copy a server's state."""
         raise ToolError(f"the state of {state} cannot be copied.")
 
     async def release(self, state: str) -> None:
-        """Close the chain's own session."""
+        """Close the chain's own session, unless other tools of the server still use it."""
         await self.server.end_session(state)
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
@@ -74,41 +83,102 @@ def mcp_tools(
             that have called it do not branch.
 
     Raises:
-        ConfigError: If a name is not among the server's.
+        ConfigError: If a name is not among the server's, or two of them become one.
         ToolUnavailableError: If the server cannot be reached.
     """
     found = {each.name: each for each in server.list_tools()}
     missing = sorted(set(names or ()) - set(found))
     if missing:
         raise ConfigError(f"`names` must be tools of {server.name}, but {missing} are not. It has {sorted(found)}.")
+    chosen = list(found) if names is None else list(names)
+    twice = [name for name, count in Counter(map(_tag, chosen)).items() if count > 1]
+    if twice:
+        raise ConfigError(
+            f"`names` must become distinct lower-case names, but several tools of {server.name} become {twice}. "
+            f"Choose among {sorted(found)}."
+        )
     state = ToolState.UNFORKABLE if is_stateful else ToolState.STATELESS
     return [
         MCPTool(
-            server=server, remote_name=name, spec=_spec(found[name], server.name, prefix, limits or ToolLimits(), state)
+            server=server,
+            remote_name=name,
+            spec=_spec(found[name], server.identity, prefix, limits or ToolLimits(), state),
         )
-        for name in (found if names is None else names)
+        for name in chosen
     ]
 
 
+def _tag(name: str) -> str:
+    return re.sub("[^a-z0-9_]+", "_", name.lower())
+
+
 def _spec(remote: Any, server: str, prefix: str, limits: ToolLimits, state: ToolState) -> ToolSpec:
-    schema = {"type": "object", "properties": {}, **(remote.input_schema or {})}
+    name = prefix + _tag(remote.name)
+    schema = _schema(remote)
     return ToolSpec(
-        name=prefix + re.sub("[^a-z0-9_]+", "_", remote.name.lower()),
+        name=f"_{name}" if name[0].isdigit() else name,
         description=(remote.description or "")[:_MAX_DESCRIPTION_CHARS],
         parameters=schema,
         text_parameter=_text_parameter(schema),
         state=state,
         # A server that changes a tool's schema has changed the tool.
-        version=json.dumps(schema, sort_keys=True),
+        version=json.dumps([server, remote.name, schema], sort_keys=True),
         limits=limits,
         provider=server,
     )
 
 
+def _schema(remote: Any) -> dict[str, Any]:
+    """Return the schema of a tool's arguments, or their names alone if it cannot be used: the server checks them too.
+
+    Servers write other drafts of JSON schema, regular expressions of other languages, and references to other places.
+    """
+    schema = {"type": "object", **(remote.input_schema or {})}
+    properties = schema.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    schema["properties"] = {
+        name: each if isinstance(each, dict) else {} for name, each in properties.items() if each is not False
+    }
+    try:
+        Draft202012Validator.check_schema(schema)
+        for key, value in _keywords(schema):
+            if key in ("$ref", "$dynamicRef"):
+                _look_up(schema, value)
+            else:
+                re.compile(value)
+    except (SchemaError, re.error, LookupError, ValueError, TypeError, RecursionError) as error:
+        logger.warning("Arguments of %s are left to the server to check: %s", remote.name, str(error)[:200])
+        return {"type": "object", "properties": {name: {} for name in schema["properties"]}}
+    return schema
+
+
+def _keywords(schema: Any) -> Iterator[tuple[str, str]]:
+    """Yield the references and regular expressions of a schema."""
+    if isinstance(schema, list):
+        for each in schema:
+            yield from _keywords(each)
+    elif isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in ("$ref", "$dynamicRef", "pattern") and isinstance(value, str):
+                yield key, value
+            elif key == "patternProperties" and isinstance(value, dict):
+                yield from (("pattern", pattern) for pattern in value)
+            yield from _keywords(value)
+
+
+def _look_up(schema: Any, reference: str) -> None:
+    """Follow a reference within a schema; one to another place would be fetched from there."""
+    if reference != "#" and not reference.startswith("#/"):
+        raise LookupError(f"{reference[:80]} is not within the schema.")
+    for part in reference.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        schema = schema[int(name)] if isinstance(schema, list) else schema[name]
+
+
 def _text_parameter(schema: Mapping[str, Any]) -> str:
     """Return the first required parameter that takes text, or the first that does, or the first."""
     properties: Mapping[str, Any] = schema["properties"]
-    texts = [name for name, each in properties.items() if isinstance(each, dict) and each.get("type") == "string"]
+    texts = [name for name, each in properties.items() if each.get("type") == "string"]
     required = [name for name in texts if name in schema.get("required", ())]
     return next(iter((*required, *texts, *properties)), "")
 

@@ -5,40 +5,33 @@ chain waiting. `mcp` is imported here and nowhere else.
 """
 
 import asyncio
-import logging
+import hashlib
+import json
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
-from aepo_lightning.errors import ConfigError, ToolError, ToolUnavailableError, boundary
-
-logger = logging.getLogger(__name__)
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools.mcp_sessions import Sessions, SessionSettings
 
 T = TypeVar("T")
-_CONNECTION_CLOSED, _REQUEST_TIMEOUT = -32000, -32001
 _CLOSE_S = 10.0
-
-
-@dataclass(eq=False, slots=True)
-class _Session:
-    """One open session. It is entered and left by one task, as the client asks for."""
-
-    client: Any
-    ending: asyncio.Event = field(default_factory=asyncio.Event)
-    keeper: asyncio.Task[None] | None = None
-    num_calls: int = 0
-    """Calls that run on it now."""
+_MIN_SECRET_CHARS = 4
 
 
 class MCPServer:
     """Sessions with one server, over stdio or streamable HTTP.
 
-    Sessions are opened when they are needed. One whose call fails, is cut off or is cancelled is closed, and the next
-    call opens another: nobody knows what it would still receive.
+    Sessions are opened when they are needed. One whose call fails, is cut off or is cancelled takes no further calls,
+    and the next call opens another: nobody knows what it would still receive. Messages name a server without its
+    arguments, the rest of its address and its variables: these may be secrets.
     """
 
     def __init__(
@@ -64,7 +57,7 @@ class MCPServer:
             ConfigError: If the settings do not name one server, or the `mcp` package is missing.
         """
         if bool(command) == bool(url):
-            raise ConfigError(f"One of `command` and `url` must be given, but got {list(command)} and {url!r}.")
+            raise ConfigError(f"One of `command` and `url` must be given, but got {'both' if url else 'neither'}.")
         if num_sessions < 1 or not connect_timeout_s > 0:
             raise ConfigError(
                 "`num_sessions` must be at least 1 and `connect_timeout_s` positive, but got "
@@ -74,25 +67,31 @@ class MCPServer:
             self._mcp: Any = import_module("mcp")
         except ImportError as error:
             raise ConfigError(f"MCP tools need the `mcp` extra: pip install 'aepo-lightning[mcp]' ({error}).") from None
-        self.name = url or " ".join(command)
         self._command, self._url, self._env = list(command), url, dict(env or {})
-        self._num_sessions = num_sessions
-        self._connect_timeout_s = connect_timeout_s
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._shared: list[_Session] = []
-        self._own: dict[str, _Session] = {}
-        self._opening: asyncio.Lock | None = None
+        self.name = _name(self._command, url)
+        settings = SessionSettings(
+            connect=partial(_client, self._mcp, self._command, url, self._env),
+            name=self.name,
+            hide=partial(_hide, _secrets(self._command, url, self._env)),
+            num_shared=num_sessions,
+            connect_timeout_s=connect_timeout_s,
+        )
+        self._thread = _SessionThread(settings)
+        self._finalizer = weakref.finalize(self, self._thread.close)
 
-    # Called from any thread ----------------------------------------------------------------------------------------
+    @property
+    def identity(self) -> str:
+        """The name, and what tells servers of the same name apart."""
+        digest = hashlib.sha256(json.dumps([self._command, self._url, sorted(self._env.items())]).encode())
+        return f"{self.name} {digest.hexdigest()[:8]}"
 
     def list_tools(self) -> list[Any]:
         """Return the server's tools, as the `mcp` package describes them.
 
         Raises:
-            ToolUnavailableError: If the server cannot be reached.
+            ToolUnavailableError: If the server cannot be reached, or does not answer within `connect_timeout_s`.
         """
-        return self._submit(self._list_tools()).result()
+        return self._thread.submit(lambda sessions: sessions.list_tools()).result()
 
     async def call(self, name: str, arguments: Mapping[str, Any], session: str = "") -> Any:
         """Call a tool and return the result, as the `mcp` package describes it.
@@ -103,143 +102,104 @@ class MCPServer:
             session: Name of a session of one's own; empty for any of the shared ones.
 
         Raises:
-            ToolUnavailableError: If the server died, cannot be reached or speaks another protocol.
+            ToolUnavailableError: If the server died, cannot be reached or speaks another protocol, or the session was
+                lost in an earlier call.
             ToolError: If the server refuses the call.
         """
-        return await asyncio.wrap_future(self._submit(self._call(name, dict(arguments), session)))
+        return await asyncio.wrap_future(
+            self._thread.submit(lambda sessions: sessions.call(name, dict(arguments), session))
+        )
+
+    async def begin_session(self, session: str) -> None:
+        """Say that one more tool uses a session of one's own. It is opened at the first call."""
+        await asyncio.wrap_future(self._thread.submit(lambda sessions: sessions.begin(session)))
 
     async def end_session(self, session: str) -> None:
-        """Close a session of one's own."""
-        await asyncio.wrap_future(self._submit(self._end_own(session)))
+        """Say that one tool less uses a session of one's own. It is closed after the last."""
+        await asyncio.wrap_future(self._thread.submit(lambda sessions: sessions.end(session)))
 
     def close(self) -> None:
-        """Close all sessions and end the thread. Calling it twice is allowed; a later call starts again."""
+        """Close all sessions and end the thread. Calling it twice is allowed; a later call starts again.
+
+        It also happens when the server is forgotten, and at the end of the process.
+        """
+        self._thread.close()
+
+
+class _SessionThread:
+    """The thread in which sessions live. It starts with the first piece of work."""
+
+    def __init__(self, settings: SessionSettings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._running: tuple[asyncio.AbstractEventLoop, Sessions, threading.Thread] | None = None
+
+    def submit(self, work: Callable[[Sessions], Coroutine[Any, Any, T]]) -> Future[T]:
         with self._lock:
-            loop, self._loop = self._loop, None
-        if loop is None:
+            if self._running is None:
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=_run, args=(loop,), name="aepo-mcp", daemon=True)
+                self._running = loop, Sessions(self._settings), thread
+                thread.start()
+            loop, sessions, _ = self._running
+            return asyncio.run_coroutine_threadsafe(work(sessions), loop)
+
+    def close(self) -> None:
+        with self._lock:
+            running, self._running = self._running, None
+        if running is None:
             return
+        loop, sessions, thread = running
         with suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(self._end_all(), loop).result(_CLOSE_S)
+            asyncio.run_coroutine_threadsafe(sessions.close(), loop).result(_CLOSE_S)
         loop.call_soon_threadsafe(loop.stop)
-
-    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._run, args=(self._loop,), name="aepo-mcp", daemon=True).start()
-            return asyncio.run_coroutine_threadsafe(work, self._loop)
-
-    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        asyncio.set_event_loop(loop)
-        loop.run_forever()
-        loop.close()
-
-    # Inside the thread ---------------------------------------------------------------------------------------------
-
-    async def _list_tools(self) -> list[Any]:
-        session = await self._pick("")
-        with self._used(session):
-            return list((await session.client.list_tools()).tools)
-
-    async def _call(self, name: str, arguments: dict[str, Any], own: str) -> Any:
-        session = await self._pick(own)
-        with self._used(session):
-            return await session.client.call_tool(name, arguments)
-
-    def _used(self, session: _Session) -> "_Use":
-        return _Use(self, session)
-
-    async def _pick(self, own: str) -> _Session:
-        if self._opening is None:
-            self._opening = asyncio.Lock()
-        async with self._opening:
-            if own:
-                if own not in self._own:
-                    self._own[own] = await self._open()
-                return self._own[own]
-            idle = [session for session in self._shared if not session.num_calls]
-            if not idle and len(self._shared) < self._num_sessions:
-                self._shared.append(await self._open())
-                return self._shared[-1]
-            return min(self._shared, key=lambda session: session.num_calls)
-
-    async def _open(self) -> _Session:
-        opened: asyncio.Future[_Session] = asyncio.get_running_loop().create_future()
-        keeper = asyncio.ensure_future(self._keep(opened))
-        failure: list[Exception] = []
-        with boundary(failure.append):
-            async with asyncio.timeout(self._connect_timeout_s):
-                session = await asyncio.shield(opened)
-                session.keeper = keeper
-                return session
-        keeper.cancel()
-        reason = _reason(failure[0])
-        logger.warning("The MCP server %s could not be reached: %s", self.name, reason)
-        raise ToolUnavailableError(f"the server could not be reached ({reason}).")
-
-    async def _keep(self, opened: asyncio.Future[_Session]) -> None:
-        """Enter a client, hand it over, and leave it when it is no longer wanted."""
-
-        def report(error: Exception) -> None:
-            if not opened.done():
-                opened.set_exception(error)
-            else:
-                logger.info("A session with %s ended with %s", self.name, _reason(error))
-
-        with boundary(report):
-            async with self._mcp.Client(self._target()) as client:
-                session = _Session(client)
-                opened.set_result(session)
-                await session.ending.wait()
-
-    def _target(self) -> Any:
-        if self._url:
-            return self._url
-        return self._mcp.StdioServerParameters(command=self._command[0], args=self._command[1:], env=self._env)
-
-    def drop(self, session: _Session) -> None:
-        """Close a session once; those who use it see it closed."""
-        if session in self._shared:
-            self._shared.remove(session)
-        for name in [name for name, own in self._own.items() if own is session]:
-            del self._own[name]
-        session.ending.set()
-
-    async def _end_own(self, name: str) -> None:
-        session = self._own.pop(name, None)
-        if session is not None:
-            session.ending.set()
-
-    async def _end_all(self) -> None:
-        sessions = [*self._shared, *self._own.values()]
-        for session in sessions:
-            self.drop(session)
-        await asyncio.gather(*(session.keeper for session in sessions if session.keeper), return_exceptions=True)
+        thread.join(_CLOSE_S)
 
 
-class _Use:
-    """One call on a session: counted, and the session dropped if the call did not come back."""
-
-    def __init__(self, server: MCPServer, session: _Session) -> None:
-        self._server, self._session = server, session
-
-    def __enter__(self) -> None:
-        self._session.num_calls += 1
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._session.num_calls -= 1
-        if error is None:
-            return
-        code = getattr(getattr(error, "error", None), "code", None)
-        if code is not None and code not in (_CONNECTION_CLOSED, _REQUEST_TIMEOUT):
-            raise ToolError(f"the server refused the call: {str(error)[:300]}") from error
-        self._server.drop(self._session)
-        if isinstance(error, Exception):
-            raise ToolUnavailableError(f"the server failed ({_reason(error)}).") from error
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    loop.run_forever()
+    rest = asyncio.all_tasks(loop)
+    for task in rest:
+        task.cancel()
+    if rest:
+        loop.run_until_complete(asyncio.wait(rest, timeout=_CLOSE_S))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
 
 
-def _reason(error: BaseException) -> str:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+def _name(command: Sequence[str], url: str) -> str:
+    """Name a server for messages by its host or its program: the rest of either may hold a key."""
+    if url:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    rest = f" with {len(command) - 1} arguments" if len(command) > 1 else ""
+    return Path(command[0]).name + rest
+
+
+def _client(mcp: Any, command: Sequence[str], url: str, env: Mapping[str, str]) -> Any:
+    if url:
+        return mcp.Client(url)
+    # One byte that is no UTF-8 must not end the session.
+    target = mcp.StdioServerParameters(command=command[0], args=command[1:], env=env, encoding_error_handler="replace")
+    return mcp.Client(target)
+
+
+def _secrets(command: Sequence[str], url: str, env: Mapping[str, str]) -> list[str]:
+    """Return what must not stand in a message, longest first: what any of it contains may be a key."""
+    parts = urlsplit(url)
+    of_url = [
+        url,
+        parts.netloc.rpartition("@")[0],
+        parts.path,
+        parts.query,
+        *(value for _, value in parse_qsl(parts.query)),
+    ]
+    found = {each for each in (*of_url, *command[1:], *env.values()) if len(each) >= _MIN_SECRET_CHARS}
+    return sorted(found, key=len, reverse=True)
+
+
+def _hide(secrets: Sequence[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return text

@@ -75,6 +75,7 @@ class PythonTool:
     is_stateful: bool = False
     limits: ToolLimits = field(default_factory=ToolLimits)
     _pool: PythonPool = field(init=False, repr=False, compare=False)
+    _reported: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing runs; nothing is started yet."""
@@ -105,14 +106,16 @@ class PythonTool:
         )
 
     async def start(self) -> None:
-        """Open the pool, and say in the log what walls stand.
+        """Open the pool, and say in the log, once, what walls stand.
 
         Raises:
             ConfigError: If no isolation can be had.
         """
         isolation = await self._pool.start()
-        log = logger.warning if isolation.level == "none" else logger.info
-        log("Tool(%s): %s", self.name, isolation.description)
+        if isolation.description not in self._reported:
+            self._reported.add(isolation.description)
+            log = logger.warning if isolation.level == "none" else logger.info
+            log("Tool(%s): %s", self.name, isolation.description)
 
     async def open(self, context: ToolContext) -> PythonSession:
         """Return a session for a chain."""

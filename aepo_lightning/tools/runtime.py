@@ -1,9 +1,10 @@
 """Runs tool calls of many chains at once and turns every failure into an observation for the model."""
 
 import asyncio
+import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,13 +12,16 @@ from aepo_lightning.errors import boundary
 from aepo_lightning.protocols import StatefulTool, Tool
 from aepo_lightning.tool_spec import ToolLimits, ToolSpec, ToolState
 from aepo_lightning.tools.admission import Desk, QueueFullError
-from aepo_lightning.tools.arguments import ArgumentReader, BadArgumentsError, call_key
+from aepo_lightning.tools.arguments import ArgumentReader, BadArgumentsError, call_key, ran
 from aepo_lightning.tools.attempts import Outcome, attempt_call, describe_failure
 from aepo_lightning.tools.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.circuit_breaker import CircuitBreaker, CircuitOpenError
+from aepo_lightning.tools.deadline import cut_off
 from aepo_lightning.tools.single_flight import SingleFlight
-from aepo_lightning.tools.states import ChainStates, ran
+from aepo_lightning.tools.states import ChainStates
 from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
+
+logger = logging.getLogger(__name__)
 
 _MAX_QUOTED_NAME = 50
 
@@ -25,15 +29,25 @@ _MAX_QUOTED_NAME = 50
 class _LoopState:
     """What belongs to one event loop."""
 
-    def __init__(self, specs: Sequence[ToolSpec], max_concurrent_calls: int) -> None:
+    def __init__(self, runtime: "ToolRuntime") -> None:
         breakers: dict[str, CircuitBreaker] = {}
         self.desks: dict[str, Desk] = {}
-        for spec in specs:
+        for spec in runtime.specs:
             # Tools of one provider fail together.
             breaker = breakers.setdefault(spec.provider or spec.name, _breaker_of(spec.limits))
-            self.desks[spec.name] = Desk(spec.limits, max_concurrent_calls, breaker)
+            limits = replace(
+                spec.limits,
+                max_concurrent_calls=spec.limits.max_concurrent_calls or runtime.max_concurrent_calls,
+                max_queued_calls=_first(spec.limits.max_queued_calls, runtime.max_queued_calls),
+            )
+            self.desks[spec.name] = Desk(limits, breaker)
         self.flights: SingleFlight[Outcome] = SingleFlight()
-        self.states = ChainStates()
+        deadlines_s = {spec.name: spec.limits.deadline_s or runtime.timeout_s for spec in runtime.specs}
+        self.states = ChainStates(deadlines_s)
+
+
+def _first(own: int | None, otherwise: int) -> int:
+    return otherwise if own is None else own
 
 
 def _breaker_of(limits: ToolLimits) -> CircuitBreaker:
@@ -71,6 +85,8 @@ class ToolRuntime:
         max_result_chars: Longer texts are cut there, and end with a note that says how much is missing.
         max_concurrent_calls: Calls of each tool that run at the same time in one event loop, for tools that name no
             number; further calls wait in order.
+        max_queued_calls: Calls of each tool that may wait for a slot, for tools that name no number. One more is
+            answered at once that the tool is busy.
         cache: Keeps answers of tools whose limits ask for it. None keeps none.
 
     Raises:
@@ -81,6 +97,7 @@ class ToolRuntime:
     timeout_s: float = 30.0
     max_result_chars: int = 4000
     max_concurrent_calls: int = 64
+    max_queued_calls: int = 65_536
     cache: ToolCache | None = None
     _loops: dict[asyncio.AbstractEventLoop, _LoopState] = field(
         init=False, repr=False, compare=False, default_factory=dict
@@ -102,6 +119,10 @@ class ToolRuntime:
         for limit in ("max_result_chars", "max_concurrent_calls"):
             if getattr(self, limit) < 1:
                 raise ValueError(f"`{limit}` must be at least 1, but got {getattr(self, limit)}. Raise it.")
+        if self.max_queued_calls < 0:
+            raise ValueError(
+                f"`max_queued_calls` must not be negative, but got {self.max_queued_calls}. 0 queues none."
+            )
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -144,7 +165,7 @@ class ToolRuntime:
     async def _answer(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         limits = known.spec.limits
         max_chars = limits.max_result_chars or self.max_result_chars
-        is_kept = self.cache is not None and limits.cache_ttl_s != 0
+        is_kept = self.cache is not None and (limits.cache_ttl_s, limits.cache_empty_ttl_s) != (0, 0)
         may_share = known.spec.state is not ToolState.UNFORKABLE
         if not (may_share and (is_kept or limits.is_single_flight)):
             return self._result(max_chars, await self._admit(known, arguments, context))
@@ -172,7 +193,14 @@ class ToolRuntime:
             self.cache.put(key, spec.name, answer, ttl[outcome.status])
 
     async def _admit(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
-        """Wait for a slot, run the call, and tell the circuit breaker how it went."""
+        """Wait for the chain's turn with the tool, then for a slot, and run the call."""
+        if known.stateful is None:
+            return await self._run(known, arguments, context)
+        async with self._here().states.turn(known.tool, context):
+            return await self._run(known, arguments, context)
+
+    async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        """Run the call in a slot, and tell the circuit breaker how it went."""
         name = known.spec.name
         desk = self._here().desks[name]
         loop = asyncio.get_running_loop()
@@ -180,7 +208,7 @@ class ToolRuntime:
         try:
             async with desk.slot() as permit:
                 queue_s = loop.time() - asked
-                outcome = await self._run(known, arguments, context)
+                outcome = await self._attempt(known, arguments, context)
                 permit.is_failure = outcome.is_infrastructure_failure
                 return replace(outcome, queue_s=queue_s)
         except QueueFullError:
@@ -190,28 +218,26 @@ class ToolRuntime:
             text = f"Error: Tool({name}) is unavailable at the moment."
             return Outcome(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
 
-    async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+    async def _attempt(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        deadline_s = known.spec.limits.deadline_s or self.timeout_s
         if known.stateful is None:
-            deadline_s = known.spec.limits.deadline_s or self.timeout_s
             return await attempt_call(known.tool, arguments, context, deadline_s, known.spec.limits.retry)
-        async with self._here().states.turn(known.tool, context):
-            return await self._run_with_state(known, known.stateful, arguments, context)
-
-    async def _run_with_state(
-        self, known: _Known, tool: StatefulTool, arguments: Mapping[str, Any], context: ToolContext
-    ) -> Outcome:
-        deadline_s, states = known.spec.limits.deadline_s or self.timeout_s, self._here().states
+        states, tool = self._here().states, known.stateful
         failures: list[Exception] = []
         outcome: Outcome | None = None
         try:
             with boundary(failures.append):
-                context = replace(context, state=await states.bring(tool, context, deadline_s))
+                context = replace(context, state=await states.bring(tool, context))
                 outcome = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
         finally:
             # A call that was cancelled or could not be prepared leaves a state that nobody knows.
             status = ToolStatus.UNAVAILABLE if outcome is None else outcome.status
             await states.note(tool, context, status)
-        return outcome or describe_failure(known.spec.name, failures[0])
+        if outcome is not None:
+            return outcome
+        failed = describe_failure(known.spec.name, failures[0])
+        # The call itself did not run, so it is nothing to replay.
+        return replace(failed, status=ToolStatus.UNAVAILABLE) if failed.status is ToolStatus.ERROR else failed
 
     def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
         """Return why a chain with these calls must not branch, or None if it may."""
@@ -247,19 +273,24 @@ class ToolRuntime:
         for known in self._by_name.values():
             close = getattr(known.tool, "close", None)
             if close is not None:
-                await close()
+                await self._close(known.spec, close)
         if self.cache is not None:
             self.cache.flush()
+
+    async def _close(self, spec: ToolSpec, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # What has been answered is not lost because a tool cannot tidy up.
+        with boundary(lambda error: logger.warning("Tool(%s) could not be closed: %r", spec.name, error)):
+            await cut_off(close(), spec.limits.deadline_s or self.timeout_s, f"Tool({spec.name})")
 
     def _stateful(self) -> list[StatefulTool]:
         return [known.stateful for known in self._by_name.values() if known.stateful is not None]
 
     def _result(self, max_chars: int, outcome: Outcome) -> ToolResult:
+        num_cut = len(outcome.text) - max_chars
         # Half a surrogate pair is a legal str, but tokenizers refuse it.
-        text = outcome.text.encode("utf-8", "replace").decode("utf-8")
-        num_cut = len(text) - max_chars
+        text = outcome.text[:max_chars].encode("utf-8", "replace").decode("utf-8")
         if num_cut > 0:
-            text = f"{text[:max_chars]}\n[{num_cut} of {len(text)} characters cut]"
+            text = f"{text}\n[{num_cut} of {len(outcome.text)} characters cut]"
         return ToolResult(
             text=text,
             status=outcome.status,
@@ -273,7 +304,8 @@ class ToolRuntime:
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             # It belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
-            for finished in [known for known in self._loops if known.is_closed()]:
-                del self._loops[finished]
-            self._loops[loop] = _LoopState(self.specs, self.max_concurrent_calls)
+            # Other threads may do the same at this moment.
+            for finished in [known for known in list(self._loops) if known.is_closed()]:
+                self._loops.pop(finished, None)
+            self._loops[loop] = _LoopState(self)
         return self._loops[loop]

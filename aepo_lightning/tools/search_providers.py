@@ -35,8 +35,14 @@ class SearchProvider(Protocol):
         ...
 
 
+_SIGNS_OF_FAILURE = ("error", "errors", "error_code", "detail", "message")
+
+
 def _entries(answer: Any, *path: str) -> list[Mapping[str, Any]]:
     """Return the list of objects below some keys. A provider that found nothing leaves the keys out."""
+    if isinstance(answer, dict) and path[0] not in answer and any(answer.get(sign) for sign in _SIGNS_OF_FAILURE):
+        # Its text may repeat the key, so it is not passed on.
+        raise ToolUnavailableError("the search provider answered with an error instead of results.")
     for key in path:
         if not isinstance(answer, dict):
             raise ToolUnavailableError("the search provider answered in an unknown shape.")
@@ -55,6 +61,11 @@ def _hit(entry: Mapping[str, Any], snippet: str, title: str = "title", url: str 
 def _check_key(key: str, name: str) -> None:
     if not key.strip():
         raise ConfigError(f"`api_key` of {name} must not be empty. Set the environment variable that the config reads.")
+    if not (key.isascii() and key.isprintable()) or key != key.strip():
+        raise ConfigError(
+            f"`api_key` of {name} must be printable ASCII without white space around it. Look for a line break at its "
+            "end, and set it again."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +104,8 @@ class Tavily:
         _check_key(self.api_key, "Tavily")
 
     def request(self, query: str, max_results: int) -> HttpRequest:
-        """Return what to send."""
-        body = {"query": query, "max_results": max_results, "search_depth": self.search_depth}
+        """Return what to send. The provider takes at most 400 characters and 20 results."""
+        body = {"query": query[:400], "max_results": min(max_results, 20), "search_depth": self.search_depth}
         return HttpRequest(url=self.url, method="POST", headers={"Authorization": f"Bearer {self.api_key}"}, body=body)
 
     def read(self, answer: Any) -> list[SearchHit]:
@@ -115,8 +126,13 @@ class Brave:
         _check_key(self.api_key, "Brave")
 
     def request(self, query: str, max_results: int) -> HttpRequest:
-        """Return what to send. The provider takes at most 400 characters and 20 results."""
-        params = {"q": query[:400], "count": str(min(max_results, 20)), "country": self.country}
+        """Return what to send. The provider takes at most 400 characters, 50 words and 20 results."""
+        params = {
+            "q": " ".join(query.split()[:50])[:400],
+            "count": str(min(max_results, 20)),
+            "country": self.country,
+            "text_decorations": "false",  # no `<strong>` around the words of the query
+        }
         headers = {"X-Subscription-Token": self.api_key, "Accept": "application/json"}
         return HttpRequest(url=self.url, headers=headers, params=params)
 
@@ -164,8 +180,11 @@ class SearXNG:
         return HttpRequest(url=f"{self.url.rstrip('/')}/search", params=params)
 
     def read(self, answer: Any) -> list[SearchHit]:
-        """Return the results."""
-        return [_hit(entry, "content") for entry in _entries(answer, "results")]
+        """Return the results. None at all while an engine did not answer is a failure, not an answer."""
+        found = _entries(answer, "results")
+        if not found and answer.get("unresponsive_engines"):
+            raise ToolUnavailableError("the engines behind the search server did not answer.")
+        return [_hit(entry, "content") for entry in found]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 import tantivy
 
@@ -68,5 +69,6 @@ def plain_words(query: str) -> list[str]:
 
     That is punctuation, and AND, OR, NOT, IN and TO in upper case.
     """
-    plain = "".join(character if character.isalnum() else " " for character in query.lower())
+    # Marks, such as the vowel signs of Hindi, belong to their word.
+    plain = "".join(each if each.isalnum() or category(each).startswith("M") else " " for each in query.lower())
     return plain.split()[:_MAX_QUERY_WORDS]

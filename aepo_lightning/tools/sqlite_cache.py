@@ -41,10 +41,13 @@ class _Row:
     answer: CachedAnswer
     expires: float | None
 
-    def values(self, now: float) -> tuple[object, ...]:
+    def values(self, now: float) -> tuple[str, str, str, bytes, float, float | None, int]:
         body = zlib.compress(self.answer.text.encode("utf-8", "surrogatepass"), 1)
         size = len(body) + len(self.key) + len(self.tool)
         return (self.key, self.tool, str(self.answer.status), body, now, self.expires, size)
+
+
+_Queue = queue.SimpleQueue[_Row | Future[None] | None]
 
 
 class SQLiteCache:
@@ -83,9 +86,10 @@ class SQLiteCache:
         self._lock = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: threading.Thread | None = None
-        self._rows: queue.SimpleQueue[_Row | Future[None] | None] = queue.SimpleQueue()
+        self._rows: _Queue = queue.SimpleQueue()
         self._unwritten: dict[str, _Row] = {}
         self._failure: Exception | None = None
+        self._has_warned = False
 
     def get(self, key: str) -> CachedAnswer | None:
         """Return the answer under a key, or None if there is none or its time is up.
@@ -102,12 +106,21 @@ class SQLiteCache:
                 if self._is_read_only and not self._path.exists():
                     return None
                 self._reader = self._open()
-            found = self._reader.execute("SELECT status, body, expires FROM answers WHERE key = ?", (key,)).fetchone()
-        if found is None or (found[2] is not None and found[2] <= self._clock()):
+            return self._read(self._reader, key)
+
+    def _read(self, reader: sqlite3.Connection, key: str) -> CachedAnswer | None:
+        try:
+            found = reader.execute("SELECT status, body, expires FROM answers WHERE key = ?", (key,)).fetchone()
+            if found is None or (found[2] is not None and found[2] <= self._clock()):
+                return None
+            text = zlib.decompress(found[1]).decode("utf-8", "surrogatepass")
+            return CachedAnswer(status=ToolStatus(found[0]), text=text)
+        except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
+            # The tool is asked again, as if there were no answer: a spoilt file must not stop a run.
+            if not self._has_warned:
+                logger.warning("%s has answers that cannot be read, so tools are asked again: %s", self._path, error)
+            self._has_warned = True
             return None
-        return CachedAnswer(
-            status=ToolStatus(found[0]), text=zlib.decompress(found[1]).decode("utf-8", "surrogatepass")
-        )
 
     def put(self, key: str, tool: str, answer: CachedAnswer, ttl_s: float | None) -> None:
         """Keep an answer. It is written soon, and can be read at once."""
@@ -121,17 +134,20 @@ class SQLiteCache:
                 return
             self._unwritten[key] = row
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write_all, name="aepo-tool-cache", daemon=True)
+                self._writer = threading.Thread(
+                    target=self._write_all, args=(self._rows,), name="aepo-tool-cache", daemon=True
+                )
                 self._writer.start()
-        self._rows.put(row)
+            self._rows.put(row)
 
     def flush(self) -> None:
         """Return when everything that was kept before is in the file."""
+        done: Future[None] = Future()
         with self._lock:
+            self._follow_fork()
             if self._writer is None:
                 return
-        done: Future[None] = Future()
-        self._rows.put(done)
+            self._rows.put(done)
         done.result()
 
     def forget(self, tool: str) -> int:
@@ -154,9 +170,11 @@ class SQLiteCache:
     def close(self) -> None:
         """Write what has not been written and close the file. A later call opens it again."""
         with self._lock:
+            self._follow_fork()
             writer, self._writer = self._writer, None
+            rows, self._rows = self._rows, queue.SimpleQueue()
         if writer is not None:
-            self._rows.put(None)
+            rows.put(None)
             writer.join()
         with self._lock:
             if self._reader is not None:
@@ -187,20 +205,21 @@ class SQLiteCache:
             raise DataError(f"{self._path} must be a cache of tool answers, but: {error}. Use another file.") from None
         return connection
 
-    def _write_all(self) -> None:
+    def _write_all(self, rows: _Queue) -> None:
         """Write rows until told to stop: what has gathered meanwhile goes into one transaction."""
         connection: sqlite3.Connection | None = None
-        num_written = 0
+        num_written = num_bytes = 0
         stop = False
         while not stop:
-            batch, waiting, stop = self._next_batch()
+            batch, waiting, stop = _next_batch(rows)
             try:
                 connection = connection or self._open()
                 if batch:
-                    self._write(connection, batch)
+                    num_bytes += self._write(connection, batch)
                     num_written += len(batch)
-                if num_written >= _TRIM_EVERY or (stop and num_written):
-                    num_written = 0
+                is_much = num_written >= _TRIM_EVERY or num_bytes >= (1 - _SLACK) * self._max_bytes
+                if is_much or (stop and num_written):
+                    num_written = num_bytes = 0
                     self._trim(connection)
             except (sqlite3.Error, DataError) as error:
                 # A cache that cannot be written must not stop a run: from here on nothing is kept.
@@ -215,30 +234,13 @@ class SQLiteCache:
         if connection is not None:
             connection.close()
 
-    def _next_batch(self) -> tuple[list[_Row], list[Future[None]], bool]:
-        batch: list[_Row] = []
-        waiting: list[Future[None]] = []
-        item = self._rows.get()
-        while True:
-            if item is None:
-                return batch, waiting, True
-            if isinstance(item, _Row):
-                batch.append(item)
-            else:
-                waiting.append(item)
-            if len(batch) >= _BATCH:
-                return batch, waiting, False
-            try:
-                item = self._rows.get_nowait()
-            except queue.Empty:
-                return batch, waiting, False
-
-    def _write(self, connection: sqlite3.Connection, batch: Iterable[_Row]) -> None:
+    def _write(self, connection: sqlite3.Connection, batch: Iterable[_Row]) -> int:
+        """Write rows; return their size."""
         now = self._clock()
+        values = [row.values(now) for row in batch]
         with connection:
-            connection.executemany(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", [row.values(now) for row in batch]
-            )
+            connection.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+        return sum(size for *_, size in values)
 
     def _trim(self, connection: sqlite3.Connection) -> None:
         """Remove what has expired and, beyond the size bound, the oldest."""
@@ -254,6 +256,25 @@ class SQLiteCache:
                 doomed.append((key,))
                 excess -= size
             connection.executemany("DELETE FROM answers WHERE key = ?", doomed)
+
+
+def _next_batch(rows: _Queue) -> tuple[list[_Row], list[Future[None]], bool]:
+    batch: list[_Row] = []
+    waiting: list[Future[None]] = []
+    item = rows.get()
+    while True:
+        if item is None:
+            return batch, waiting, True
+        if isinstance(item, _Row):
+            batch.append(item)
+        else:
+            waiting.append(item)
+        if len(batch) >= _BATCH:
+            return batch, waiting, False
+        try:
+            item = rows.get_nowait()
+        except queue.Empty:
+            return batch, waiting, False
 
 
 def import_official_cache(path: str | Path, cache: SQLiteCache, key_of: Callable[[str], str], tool: str) -> int:

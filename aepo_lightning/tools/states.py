@@ -2,26 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aepo_lightning.errors import ToolUnavailableError, boundary
 from aepo_lightning.protocols import StatefulTool, Tool
 from aepo_lightning.tool_spec import ToolState
-from aepo_lightning.tools.arguments import ArgumentReader
-from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
+from aepo_lightning.tools.arguments import RAN, ArgumentReader, ran
+from aepo_lightning.tools.deadline import cut_off
+from aepo_lightning.types import ToolCall, ToolContext, ToolStatus
 
 logger = logging.getLogger(__name__)
 
-_RAN = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR})
-"""Calls that reached the tool and came back: a replay makes them again. What was cut off is not repeated."""
 _Key = tuple[str, str, tuple[int | str, ...]]
-
-
-def ran(name: str, history: Sequence[tuple[ToolCall, ToolResult]]) -> list[ToolCall]:
-    """Return the calls to a tool that its state has seen, or would have to see."""
-    return [call for call, result in history if call.tool == name and result.status in _RAN]
 
 
 @dataclass(slots=True)
@@ -40,9 +34,14 @@ class _Held:
 
 
 class ChainStates:
-    """The states of all chains in one event loop."""
+    """The states of all chains in one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        deadlines_s: By tool, how long it may take to open, copy or free a state.
+    """
+
+    def __init__(self, deadlines_s: Mapping[str, float]) -> None:
+        self._deadlines_s = deadlines_s
         self._held: dict[_Key, _Held] = {}
         self._turns: dict[_Key, asyncio.Lock] = {}
 
@@ -50,17 +49,20 @@ class ChainStates:
         """Return what a call holds while it uses the chain's state: the calls of one turn use it in their order."""
         return self._turns.setdefault(_key(tool, context), asyncio.Lock())
 
-    async def bring(self, tool: StatefulTool, context: ToolContext, deadline_s: float) -> Any:
+    async def _within_deadline(self, tool: Tool, work: Coroutine[Any, Any, Any]) -> Any:
+        name = tool.spec.name
+        return await cut_off(work, self._deadlines_s[name], f"Tool({name})")
+
+    async def bring(self, tool: StatefulTool, context: ToolContext) -> Any:
         """Return the chain's state with all its calls so far in it, replaying those that are missing.
 
         Args:
             tool: Whose state.
             context: The chain, before its next call.
-            deadline_s: Seconds for each replayed call.
 
         Raises:
             ToolUnavailableError: If the state is lost and cannot be built again.
-            TimeoutError: If a replayed call takes too long.
+            TimeoutError: If the opening or a replayed call takes too long.
         """
         held = self._held.setdefault(_key(tool, context), _Held(tool))
         if held.readers:
@@ -71,10 +73,9 @@ class ChainStates:
         if missing and tool.spec.state is ToolState.UNFORKABLE:
             raise ToolUnavailableError("its state was lost.")
         if not held.is_open:
-            held.value, held.is_open = await tool.open(context), True
+            held.value, held.is_open = await self._within_deadline(tool, tool.open(context)), True
         for call in missing:
-            async with asyncio.timeout(deadline_s):
-                await _replay(tool, call, replace(context, state=held.value))
+            await self._within_deadline(tool, _replay(tool, call, replace(context, state=held.value)))
             held.num_calls += 1
         return held.value
 
@@ -88,7 +89,7 @@ class ChainStates:
 
     async def note(self, tool: StatefulTool, context: ToolContext, status: ToolStatus) -> None:
         """Keep in mind that a call was made. One that was cut off leaves nobody knows what, so its state goes."""
-        if status in _RAN:
+        if status in RAN:
             self._held[_key(tool, context)].num_calls += 1
         else:
             await self._drop(_key(tool, context))
@@ -107,7 +108,7 @@ class ChainStates:
             is_there = held is not None and held.is_open and held.num_calls == shared
             if held is None or not (is_there and shared and tool.spec.state is ToolState.FORKABLE):
                 continue
-            copy = asyncio.ensure_future(tool.fork(held.value))
+            copy = asyncio.ensure_future(self._within_deadline(tool, tool.fork(held.value)))
             held.readers.add(copy)
             copy.add_done_callback(held.readers.discard)
             self._held[_key(tool, target)] = _Held(tool, num_calls=shared, copy=copy)
@@ -133,7 +134,7 @@ class ChainStates:
             await self._take_copy(held)
         if held.is_open:
             with boundary(lambda error: logger.warning("A state of %s could not be freed: %r", held.tool, error)):
-                await held.tool.release(held.value)
+                await self._within_deadline(held.tool, held.tool.release(held.value))
 
 
 async def _replay(tool: StatefulTool, call: ToolCall, context: ToolContext) -> None:

@@ -93,7 +93,8 @@ class WebSearch:
             ToolError: If the provider did not take the query.
         """
         del context
-        query = " ".join(str(arguments["query"]).split())
+        # Half a surrogate pair, which JSON can write, fits into no address.
+        query = " ".join(str(arguments["query"]).encode("utf-8", "replace").decode().split())
         if not query:
             return ""
         answer = await self._client.send(self.provider.request(query, self.max_results))
@@ -113,9 +114,15 @@ def write_hits(hits: Sequence[SearchHit], style: str, max_snippet_chars: int) ->
     """Return results as the policy reads them; empty if there are none."""
     pieces = []
     for number, hit in enumerate(hits, start=1):
-        snippet = " ".join(hit.snippet.split())[:max_snippet_chars]
+        snippet = _squeeze(hit.snippet)[:max_snippet_chars]
         if style == "paper":
             pieces.append(f"Page {number}: {snippet}")
         else:
-            pieces.append("\n".join(filter(None, (f"[{number}] {hit.title}".strip(), hit.url, snippet))))
+            pieces.append(
+                "\n".join(filter(None, (f"[{number}] {_squeeze(hit.title)}".strip(), _squeeze(hit.url), snippet)))
+            )
     return ("\n" if style == "paper" else "\n\n").join(pieces)
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())

@@ -8,8 +8,8 @@ from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.rollout import HermesFormat, difference, record_of, tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.sampler import run_in_event_loop
-from aepo_lightning.tool_spec import ToolState
-from aepo_lightning.tools import ToolRuntime
+from aepo_lightning.tool_spec import ToolLimits, ToolState
+from aepo_lightning.tools import SQLiteCache, ToolRuntime
 from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
 from tests.builders import RecordingBranchPolicy, ScriptedEngine, Turn, grow, make_parts, make_question
 from tests.rollout.chatml import chatml_tokenizer
@@ -44,9 +44,9 @@ def make_engine(turns):
     return ScriptedEngine(script, tokenizer=TOKENIZER, max_model_len=4000)
 
 
-def roll(turns, tool, **changes):
+def roll(turns, tool, cache=None, **changes):
     engine = make_engine(turns)
-    runtime = ToolRuntime(tools=[tool])
+    runtime = ToolRuntime(tools=[tool], cache=cache)
     changes = {"budget": 1, "max_response_tokens": 3000, "max_tool_calls": 20, "reward": AnyReward()} | changes
     (tree,) = grow(engine, tools=runtime, protocol=HermesFormat(TOKENIZER, runtime.specs), **changes)
     return tree
@@ -110,6 +110,41 @@ def test_each_chain_sees_its_own_calls_and_those_of_its_trunk(state):
         assert results(tree, leaf) == [",".join(made[: place + 1]) for place in range(len(made))]
     assert len({leaf.segment_id for leaf in tree.leaves}) == 4
     assert tool.num_open == 0
+
+
+@pytest.mark.parametrize("status", [ToolStatus.TIMEOUT, ToolStatus.OK], ids=["cut_off", "all_ran"])
+def test_the_calls_of_a_turn_to_a_tool_with_a_state_follow_one_another_whatever_becomes_of_them(status):
+    tool = Ledger(limits=ToolLimits(deadline_s=0.2))
+    middle = "hang" if status is ToolStatus.TIMEOUT else "b"
+    tree = roll([["a", middle, "c"], ["d"]], tool)
+    (leaf,) = tree.leaves
+    assert [s.tool_result.status for s in tree.segments if s.tool_result] == [ToolStatus.OK, status] + [
+        ToolStatus.OK
+    ] * 2
+    seen = "a,c" if status is ToolStatus.TIMEOUT else "a,b,c"
+    assert results(tree, leaf)[-2:] == [seen, f"{seen},d"]
+
+
+def test_answers_of_a_tool_with_a_state_are_kept_under_the_calls_of_the_same_turn_too(tmp_path):
+    cache = SQLiteCache(tmp_path / "answers.sqlite")
+    limits = ToolLimits(cache_ttl_s=None)
+    first = roll([["a", "x"], ["b"]], Ledger(limits=limits), cache=cache)
+    again = roll([["a", "x"], ["b"]], Ledger(limits=limits), cache=cache)
+    other = roll([["x"], ["b"]], Ledger(limits=limits), cache=cache)
+    cache.close()
+    assert results(first, first.leaves[0]) == results(again, again.leaves[0]) == ["a", "a,x", "a,x,b"]
+    assert all(s.tool_result.is_cached for s in again.segments if s.tool_result)
+    assert results(other, other.leaves[0]) == ["x", "x,b"]
+
+
+def test_a_state_catches_up_with_answers_of_its_turn_that_came_from_the_cache(tmp_path):
+    cache = SQLiteCache(tmp_path / "answers.sqlite")
+    limits = ToolLimits(cache_ttl_s=None)
+    roll([["a"]], Ledger(limits=limits), cache=cache)
+    tree = roll([["a", "b"], ["c"]], Ledger(limits=limits), cache=cache)
+    cache.close()
+    assert [s.tool_result.is_cached for s in tree.segments if s.tool_result] == [True, False, False]
+    assert results(tree, tree.leaves[0]) == ["a", "a,b", "a,b,c"]
 
 
 def test_chains_of_an_unforkable_tool_do_not_branch_and_the_refusals_are_counted():

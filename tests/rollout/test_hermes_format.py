@@ -85,6 +85,26 @@ def test_a_call_that_cannot_be_read_says_why(text, problem):
     assert problem in found.problem
 
 
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("1" * 5000, "a number that is too long"), ("[" * 900 + "]" * 900, "nested too deeply")],
+    ids=["digits", "depth"],
+)
+@pytest.mark.parametrize("is_text", [False, True], ids=["arguments", "json_in_json"])
+def test_json_that_python_cannot_handle_is_a_malformed_call(value, problem, is_text):
+    arguments = f'{{"x": {value}}}'
+    body = f'{{"name": "f", "arguments": {json.dumps(arguments) if is_text else arguments}}}'
+    (call,) = FORMAT.parse_calls(f"<tool_call>{body}</tool_call>", FinishReason.EOS)
+    assert ("must be an object" if is_text else problem) in call.problem
+
+
+def test_arguments_may_be_nested_as_deeply_as_anybody_writes_them():
+    arguments = json.loads('{"x": ' + "[" * 40 + "]" * 40 + "}")
+    body = json.dumps({"name": "f", "arguments": arguments})
+    (call,) = FORMAT.parse_calls(f"<tool_call>{body}</tool_call>", FinishReason.EOS)
+    assert (call.problem, call.arguments) == ("", arguments)
+
+
 def test_an_open_call_before_a_good_one_hides_nothing():
     found = parse("<tool_call>{" + call(query="a"))
     assert [bool(each.problem) for each in found] == [True, False]

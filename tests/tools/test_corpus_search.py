@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -85,7 +87,7 @@ def test_a_build_that_fails_leaves_the_index_before_it(tmp_path):
         open_index(path)
     write(path)
     assert len(open_index(path)) == 3
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["corpus.jsonl", "index"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".index.lock", "corpus.jsonl", "index"]
 
 
 @pytest.mark.parametrize(
@@ -131,3 +133,86 @@ def test_the_tool_answers_in_both_styles(file):
     assert ask(IndexSearch(index=index, style="structured"), "spree").text == "[1] Berlin\nBerlin lies on the Spree."
     nothing = ask(tool, "zebra")
     assert (nothing.status, nothing.text) == (ToolStatus.EMPTY, "No search results found.")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("c.jsonl", b"", "must hold a document"),
+        ("c.jsonl", b"\n \n", "must hold a document"),
+        ("c.jsonl", b'{"contents": "\xff"}', "line 1 must be JSON"),
+        ("c.jsonl", b"[" * 100_000, "line 1 must be JSON"),
+        ("c.jsonl", b'{"body": "x", "id": 1}', r"It has \['body', 'id'\]: set `fields.text`"),
+        ("c.parquet", b"no parquet", "must be a whole parquet file"),
+        ("c.parquet", b"", "must be a whole parquet file"),
+    ],
+    ids=["empty", "blank", "charset", "nested", "column", "no-parquet", "empty-parquet"],
+)
+def test_a_file_that_is_no_corpus_is_named(tmp_path, name, content, match):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        open_index(tmp_path / name)
+
+
+def test_blank_lines_a_mark_at_the_start_and_half_pairs_are_no_problem(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"contents": "Seine \\ud800 long"}\n\n')
+    assert open_index(path).search("seine", 1)[0].snippet == "Seine ? long"
+
+
+@pytest.mark.parametrize("query", ["हिन्दी", "café", "日本語", "Привет", "\ud800", "\x00", "a" * 100_000], ids=ascii)
+def test_words_of_every_script_are_found(tmp_path, query):
+    path = tmp_path / "c.jsonl"
+    write(path, [{"contents": "a हिन्दी b"}, {"contents": "a café"}, {"contents": "日本語"}, {"contents": "Привет, b"}])
+    found = open_index(path).search(query, 5)
+    assert [query in hit.snippet for hit in found] == ([True] if query.isprintable() and len(query) < 10 else [])
+
+
+def test_processes_that_open_it_at_the_same_time_build_it_once(tmp_path):
+    path = tmp_path / "c.jsonl"
+    write(path, [{"contents": f"word{n}"} for n in range(20_000)])
+    (tmp_path / "index.partial").mkdir()
+    (tmp_path / "index.partial" / "left").touch()
+    program = (
+        "import sys; from aepo_lightning.tools import CorpusFields, CorpusIndex; "
+        "index = CorpusIndex([sys.argv[1]], sys.argv[2], CorpusFields(text='contents'), show_progress=False); "
+        "print(len(index), len(index.search('word7', 1)))"
+    )
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "index")]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [each.communicate(timeout=60)[0].strip() for each in builders] == ["20000 1"] * 3
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".index.lock", "c.jsonl", "index"]
+
+
+def test_an_open_index_outlives_the_one_that_takes_its_place(tmp_path):
+    path = tmp_path / "c.jsonl"
+    write(path)
+    first = open_index(path)
+    write(path, ROWS[:1])
+    os.utime(path, ns=(1, 1))
+    second = open_index(path)
+    assert titles(first, "spree") == ["Berlin"]
+    assert titles(second, "spree") == []
+
+
+def test_a_damaged_index_is_named(tmp_path):
+    path = tmp_path / "c.jsonl"
+    write(path)
+    open_index(path)
+    (tmp_path / "index" / "meta.json").write_text("{")
+    with pytest.raises(DataError, match=r"must hold a whole index, but .* Remove it\."):
+        open_index(path)
+
+
+def test_another_corpus_or_style_is_another_version(tmp_path):
+    write(tmp_path / "a.jsonl")
+    write(tmp_path / "b.jsonl", ROWS[:2])
+    one, other = (open_index(tmp_path / f"{name}.jsonl", folder=tmp_path / name) for name in "ab")
+    tools = [IndexSearch(index=one), IndexSearch(index=other), IndexSearch(index=one, style="structured")]
+    assert len({tool.spec.version for tool in tools}) == 3
+
+
+@pytest.mark.parametrize("settings", [{"max_results": 0}, {"max_snippet_chars": 0}], ids=str)
+def test_settings_without_meaning_are_refused(file, settings):
+    with pytest.raises(ValueError, match="must be"):
+        IndexSearch(index=open_index(file), **settings)

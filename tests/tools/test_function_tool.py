@@ -1,15 +1,19 @@
 """Functions as tools: hints and docstring become the schema, and calls run without holding others up."""
 
 import asyncio
+import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
+from typing import Literal, Optional
 
 import pytest
 
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.protocols import Tool
-from aepo_lightning.tool_spec import ToolLimits
-from aepo_lightning.tools import ToolRuntime, tool
+from aepo_lightning.tool_spec import ToolLimits, ToolSpec
+from aepo_lightning.tools import FunctionTool, ToolRuntime, tool
 from aepo_lightning.types import ToolCall, ToolStatus
 from tests.tools.parts import make_context
 
@@ -97,6 +101,41 @@ def test_a_tool_error_reaches_the_model_with_its_message():
     assert (result.status, result.text) == (ToolStatus.ERROR, "Error: Tool(who) failed: nobody")
 
 
+@tool
+def search_nothing(text: str) -> str:
+    """Look for something.
+
+    Args:
+        text: What.
+    """
+    return next(word for word in () if word == text)
+
+
+@tool
+def leave(text: str) -> str:
+    """Go.
+
+    Args:
+        text: Where.
+    """
+    sys.exit(text)
+
+
+@pytest.mark.parametrize("function", [search_nothing, leave], ids=["stop_iteration", "exit"])
+def test_what_ends_a_thread_is_answered_at_once(function):
+    result = ask(function, text="x")
+    assert result.status is ToolStatus.ERROR
+    assert result.duration_s < 5  # not the deadline of 30 s
+
+
+def test_a_callable_that_answers_with_a_coroutine_is_awaited():
+    async def shout(text: str) -> str:
+        return text.upper()
+
+    function = FunctionTool(function=partial(shout), spec=ToolSpec(name="shout"))
+    assert ask(function, text="x").text == "X"
+
+
 def test_slow_functions_run_beside_each_other():
     @tool
     def nap(text: str) -> str:
@@ -161,7 +200,126 @@ def without_parameters():
     """Do."""
 
 
-@pytest.mark.parametrize("function", [undocumented, unhinted, without_parameters])
+def yields(a: int):
+    """Do.
+
+    Args:
+        a: Number.
+    """
+    yield a
+
+
+def positional(a: int, /):
+    """Do.
+
+    Args:
+        a: Number.
+    """
+
+
+def many(*a: int):
+    """Do.
+
+    Args:
+        a: Numbers.
+    """
+
+
+def named(**a: int):
+    """Do.
+
+    Args:
+        a: Numbers.
+    """
+
+
+def unknown_hint(a: "Nowhere"):  # noqa: F821
+    """Do.
+
+    Args:
+        a: Number.
+    """
+
+
+def no_json(a: list[Path] | None):
+    """Do.
+
+    Args:
+        a: Files.
+    """
+
+
+@pytest.mark.parametrize(
+    "function",
+    [undocumented, unhinted, without_parameters, yields, positional, many, named, unknown_hint, no_json],
+)
 def test_a_function_that_cannot_be_described_is_refused(function):
     with pytest.raises(ConfigError, match=f"'{function.__name__}' must have a"):
         tool(function)
+
+
+def test_what_has_no_name_is_refused():
+    with pytest.raises(ConfigError, match=r"must be a function, but got functools\.partial"):
+        tool(partial(undocumented, a=1))
+
+
+@tool
+def every_kind(
+    word: str,
+    kind: Literal["a", "b"] = "a",
+    numbers: list[int] | None = None,
+    maybe: Optional[str] = "x",  # noqa: UP045
+    either: int | str = 0,
+    level: Literal[1, 2] | None = None,
+) -> str:
+    """Say what came.
+
+    Args:
+        word: Any.
+        kind: One of two.
+        numbers: Some.
+        maybe: Perhaps.
+        either: Of two types.
+        level: One of two, or none.
+    """
+    return repr((word, kind, numbers, maybe, either, level))
+
+
+def test_hints_of_every_kind_are_checked_and_passed_on():
+    assert ask(every_kind, word="t").text == "('t', 'a', None, 'x', 0, None)"
+    full = {"word": "t", "kind": "b", "numbers": [1], "maybe": None, "either": "e", "level": 2}
+    assert ask(every_kind, **full).text == "('t', 'b', [1], None, 'e', 2)"
+    assert ask(every_kind, **full | {"numbers": None, "level": None}).status is ToolStatus.OK
+    for wrong in ({"kind": "c"}, {"kind": None}, {"numbers": ["1"]}, {"maybe": 3}, {"either": []}, {"level": 3}):
+        assert ask(every_kind, **full | wrong).status is ToolStatus.MALFORMED
+    assert ask(every_kind, **full | {"surplus": 1}).status is not ToolStatus.OK
+
+
+def test_hints_may_be_written_as_text_also_beside_a_context():
+    # As `from __future__ import annotations` writes them; the context's is for a type checker only.
+    @tool
+    def choose(kind: "Literal['a', 'b']", context: "ToolContext") -> "str":  # noqa: F821
+        """Choose.
+
+        Args:
+            kind: One of two.
+        """
+        return kind + context.question.question_id
+
+    assert choose.spec.parameters["properties"]["kind"]["enum"] == ["a", "b"]
+    assert ask(choose, text="a").text == "aq"
+
+
+def test_a_function_that_answers_nothing_is_empty():
+    @tool
+    def quiet(text: str) -> None:
+        """Do something.
+
+        Args:
+            text: Ignored.
+        """
+
+    assert (ask(quiet, text="x").status, ask(quiet, text="x").text) == (
+        ToolStatus.EMPTY,
+        "Tool(quiet) returned empty output.",
+    )

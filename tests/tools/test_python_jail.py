@@ -101,6 +101,7 @@ def test_having_no_wall_must_be_written_out_and_is_logged(caplog):
     tool = PythonTool(isolation="unsafe")
     with caplog.at_level(logging.WARNING):
         asyncio.run(ToolRuntime(tools=[tool]).start())
-    assert "no isolation" in caplog.text
+        asyncio.run(tool.start())
+    assert caplog.text.count("no isolation") == 1, "once, and not at every rollout"
     assert ask(tool, "1 + 1").text == "2"
     tool.shut_down()

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from aepo_lightning.errors import ToolError, ToolUnavailableError
-from aepo_lightning.tool_spec import RetryPolicy, ToolLimits, ToolSpec
+from aepo_lightning.tool_spec import RetryPolicy, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.tools.arguments import call_key
 from aepo_lightning.tools.cache import ToolCache
-from aepo_lightning.types import Question, ToolCall, ToolStatus
+from aepo_lightning.types import Message, Question, ToolCall, ToolResult, ToolStatus
 from tests.tools.parts import CountingTool, call_of, make_context
 
 OTHER = Question(question_id="other", messages=(), answers=("x",))
@@ -70,11 +70,20 @@ def test_the_last_attempt_speaks():
 
 def test_the_deadline_ends_waits_between_attempts_too():
     tool = CountingTool(
-        script=[ToolUnavailableError("wait", retry_after_s=60.0)],
-        limits=ToolLimits(deadline_s=0.1, retry=RetryPolicy(max_attempts=2)),
+        script=[ToolUnavailableError("wait")],
+        limits=ToolLimits(deadline_s=0.1, retry=RetryPolicy(max_attempts=2, backoff_s=60.0)),
     )
     (result,) = ask(ToolRuntime(tools=[tool]), tool, "x")
     assert (result.status, result.num_attempts) == (ToolStatus.TIMEOUT, 1)
+
+
+def test_a_server_that_asks_for_more_time_than_there_is_is_believed_at_once():
+    tool = CountingTool(
+        script=[ToolUnavailableError("status 429.", retry_after_s=3600.0)],
+        limits=ToolLimits(deadline_s=1800.0, retry=RetryPolicy(max_attempts=2)),
+    )
+    (result,) = ask(ToolRuntime(tools=[tool]), tool, "x")
+    assert (result.status, result.text) == (ToolStatus.UNAVAILABLE, "Error: Tool(probe) failed: status 429.")
 
 
 # Queue ----------------------------------------------------------------------------------------------------------------
@@ -280,10 +289,57 @@ def test_keys_differ_exactly_where_answers_may():
     assert len({key, *others}) == 6
 
 
+def test_keys_of_tools_bound_to_a_question_tell_questions_of_one_id_apart():
+    spec = ToolSpec(name="probe", is_question_bound=True)
+    same_id = [
+        Question(question_id="train-0", messages=(Message(role="user", content="a"),), answers=()),
+        Question(question_id="train-0", messages=(Message(role="user", content="b"),), answers=()),
+        Question(question_id="train-0", messages=(), answers=(), documents={"a": "1"}),
+        Question(question_id="train-0", messages=(), answers=(), documents={"a": "2"}),
+    ]
+    assert len({call_key(spec, {"a": 1}, make_context(question=each)) for each in same_id}) == 4
+
+
+def test_keys_of_tools_with_a_state_hold_what_the_state_has_seen():
+    spec = ToolSpec(name="probe", state=ToolState.REPLAYABLE)
+    call = ToolCall(tool="probe", text="x = 1")
+
+    def key(*statuses):
+        history = [(call, ToolResult(text="t", status=status)) for status in statuses]
+        return call_key(spec, {"text": "x"}, make_context(history))
+
+    assert key() == key(ToolStatus.TIMEOUT) == key(ToolStatus.UNAVAILABLE)
+    assert len({key(), key(ToolStatus.OK), key(ToolStatus.OK, ToolStatus.ERROR)}) == 3
+
+
+def test_a_schema_that_refers_to_nothing_is_an_observation_and_nothing_is_fetched():
+    class Tool(CountingTool):
+        @property
+        def spec(self):
+            reference = {"$ref": "http://127.0.0.1:9/schema.json"}
+            return ToolSpec(name="probe", parameters={"type": "object", "properties": {"text": reference}})
+
+    (result,) = ask(ToolRuntime(tools=[Tool()]), Tool(), "x")
+    assert result.status is ToolStatus.MALFORMED
+    assert "refers to 'http://127.0.0.1:9/schema.json'" in result.text
+
+
+def test_empty_answers_can_be_all_that_is_kept():
+    tool = CountingTool(script=["", "", "a"], limits=ToolLimits(cache_empty_ttl_s=60.0))
+    runtime = ToolRuntime(tools=[tool], cache=DictCache())
+    assert [ask(runtime, tool, "x")[0].is_cached for _ in range(3)] == [False, True, True]
+    assert len(tool.calls) == 1
+
+
 @pytest.mark.parametrize("settings", [{"max_attempts": 0}, {"backoff_s": -1.0}], ids=str)
 def test_a_retry_policy_without_meaning_is_refused(settings):
     with pytest.raises(ValueError, match="`max_attempts` must be at least 1 and `backoff_s` not negative"):
         RetryPolicy(**settings)
+
+
+def test_the_names_of_errors_are_a_list():
+    with pytest.raises(ValueError, match=r"must be a list of names, but got 'ToolError'\. Write \[ToolError\]"):
+        RetryPolicy(errors="ToolError")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+import threading
 import time
 
 import pytest
@@ -84,6 +85,48 @@ def test_beyond_the_bound_the_oldest_go(path):
     kept = [number for number in range(40) if cache.get(f"k{number:02}") is not None]
     assert kept == list(range(40 - len(kept), 40))
     assert 15 <= len(kept) <= 36  # 20 KiB of rows of about 570 bytes
+
+
+def test_the_bound_holds_while_a_run_goes_on(path):
+    cache = SQLiteCache(path, max_mb=1.0)
+    for number in range(60):
+        cache.put(f"k{number}", "search", text(os.urandom(50_000).hex()), None)
+        cache.flush()
+    with sqlite3.connect(path) as connection:
+        (size,) = connection.execute("SELECT SUM(size) FROM answers").fetchone()
+    connection.close()
+    cache.close()
+    assert size <= 1.1 * 2**20  # 3 MB were written; it may go beyond the bound by the tenth after which it is looked at
+
+
+@pytest.mark.parametrize("column", ["body = x'00'", "status = 'nonsense'"], ids=["body", "status"])
+def test_an_answer_that_cannot_be_read_counts_as_none(cache, path, caplog, column):
+    for key in "ab":
+        cache.put(key, "search", text("x"), None)
+    cache.flush()
+    with sqlite3.connect(path) as connection:
+        connection.execute(f"UPDATE answers SET {column}")
+    connection.close()
+    assert (cache.get("a"), cache.get("b")) == (None, None)
+    assert caplog.text.count("answers that cannot be read") == 1
+    cache.put("a", "search", text("y"), None)
+    cache.flush()
+    assert cache.get("a") == text("y")
+
+
+def test_threads_that_keep_and_close_at_the_same_time_neither_hang_nor_lose_anything(cache):
+    def keep(thread):
+        for number in range(50):
+            cache.put(f"{thread}-{number}", "search", text("x"), None)
+            cache.flush() if number % 2 else cache.close()
+
+    threads = [threading.Thread(target=keep, args=(number,), daemon=True) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert cache.counts() == {"search": 200}
 
 
 def test_a_tool_can_be_forgotten(cache):

@@ -35,6 +35,7 @@ ENVIRONMENT = {
 }
 
 
+_ASK_S = 30.0
 _SITE_FOLDER = f"{JAIL_FOLDER}/site"
 
 
@@ -68,12 +69,17 @@ class Bubblewrap:
 
 
 def find_bubblewrap() -> Bubblewrap | None:
-    """Return the installed bubblewrap, or None. That it can start is another question."""
+    """Return the installed bubblewrap, or None. That it can start is another question.
+
+    Raises:
+        OSError: If what is installed is no program.
+        TimeoutExpired: If it does not answer.
+    """
     path = shutil.which("bwrap")
     if path is None:
         return None
     version, options = (
-        subprocess.run([path, flag], capture_output=True, text=True, env={}, check=False).stdout
+        subprocess.run([path, flag], capture_output=True, text=True, env={}, check=False, timeout=_ASK_S).stdout
         for flag in ("--version", "--help")
     )
     return Bubblewrap(path=path, version=version.strip(), options=frozenset(re.findall(r"--[a-z][a-z-]+", options)))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import platform
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tools.jail.bubblewrap import Bubblewrap, find_bubblewrap, find_interpreter
+from aepo_lightning.tools.jail.bubblewrap import Bubblewrap, Interpreter, find_bubblewrap, find_interpreter
 from aepo_lightning.tools.jail.execution import Execution, Isolation, SandboxUnavailableError
 from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.self_test import self_test
@@ -36,12 +37,8 @@ class Jail:
     """
 
     def __init__(self, settings: PoolSettings) -> None:
-        found = find_bubblewrap()
-        if found is None:
-            raise SandboxUnavailableError("bubblewrap is not installed")
-        self._bubblewrap: Bubblewrap = found
+        self._bubblewrap, self._interpreter = _find_parts(settings)
         self._settings = settings
-        self._interpreter = find_interpreter(settings.preload)
         self._queue = SlotQueue[Worker](max_active=settings.active, max_waiting=settings.max_waiting)
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
@@ -51,7 +48,7 @@ class Jail:
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="python-pool")
         try:
             first = self._threads.submit(self._start_worker).result()
-        except WorkerError as error:
+        except (WorkerError, OSError, ConfigError) as error:
             self.close()
             raise SandboxUnavailableError(f"bubblewrap: {error}") from None
         except BaseException:
@@ -167,3 +164,13 @@ class Jail:
             description=f"{'; '.join(walls)}; {self.num_attacks} attacks tried and withstood; "
             f"{self._settings.workers} workers with {packages} preloaded",
         )
+
+
+def _find_parts(settings: PoolSettings) -> tuple[Bubblewrap, Interpreter]:
+    try:
+        bubblewrap, interpreter = find_bubblewrap(), find_interpreter(settings.preload)
+    except (ConfigError, OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxUnavailableError(f"bubblewrap: {error}") from None
+    if bubblewrap is None:
+        raise SandboxUnavailableError("bubblewrap is not installed")
+    return bubblewrap, interpreter

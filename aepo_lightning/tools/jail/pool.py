@@ -15,7 +15,7 @@ from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.jail import Jail
 from aepo_lightning.tools.jail.remote import RemoteSandbox
 from aepo_lightning.tools.jail.session import PythonSession
-from aepo_lightning.tools.jail.settings import PoolSettings
+from aepo_lightning.tools.jail.settings import PoolSettings, check_seconds
 from aepo_lightning.tools.jail.unsafe import UnsafeRunner
 
 _ADVICE = (
@@ -101,6 +101,7 @@ class PythonPool:
             PoolBusyError: If too many calls wait already.
             SandboxUnavailableError: If there is no isolation to be had.
             ToolError: If the code is too long.
+            ConfigError: If `timeout_s` cannot be kept.
         """
         num_bytes = len(code.encode("utf-8", "replace")) + len(stdin.encode("utf-8", "replace"))
         if num_bytes > self.settings.max_input_bytes:
@@ -123,6 +124,7 @@ class PythonPool:
         return PythonSession(self._execute, timeout_s=self.settings.timeout_s, max_bytes=self.settings.max_input_bytes)
 
     async def _execute(self, job: Job) -> Execution:
+        check_seconds("timeout_s", job.timeout_s)
         if not self._opening.is_open:
             await self.start()
         return await self._opening.backend.run(job)

@@ -62,7 +62,7 @@ class RemoteSandbox:
         try:
             reply = await self._post(job)
             stdout, stderr, kind, code = self._read(reply)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             stdout, stderr, kind, code = "", f"The remote sandbox failed: {reason}", ExitKind.LOST, None
         finally:

@@ -1,15 +1,18 @@
 """Settings of a pool, checked."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools.jail.inside.framing import MAX_BODY_BYTES
 
 ISOLATION_MODES = ("auto", "bubblewrap", "remote", "unsafe")
 _MIN_MEMORY_MB = 256
 _MIN_SPARE_WORKERS = 4
+_MAX_SECONDS = 86_400.0
+# What a message between pool and worker holds: both outputs, or text in which each byte may take six.
+_MAX_OUTPUT_BYTES, _MAX_INPUT_BYTES = (MAX_BODY_BYTES - 1) // 2, MAX_BODY_BYTES // 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,7 @@ class PoolSettings:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         for name in ("timeout_s", "demote_after_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"`{name}` must be positive and finite, but got {value}. Give seconds.")
+            check_seconds(name, getattr(self, name))
         for name in (
             "num_workers",
             "num_active",
@@ -67,6 +68,9 @@ class PoolSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but got {value}. Raise it.")
+        for name, most in (("max_output_bytes", _MAX_OUTPUT_BYTES), ("max_input_bytes", _MAX_INPUT_BYTES)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"`{name}` must be at most {most}, but got {getattr(self, name)}. Lower it.")
         if self.memory_mb < _MIN_MEMORY_MB:
             raise ConfigError(
                 f"`memory_mb` must be at least {_MIN_MEMORY_MB}, but got {self.memory_mb}. Python with its packages "
@@ -88,6 +92,18 @@ class PoolSettings:
     def active(self) -> int:
         """Number of calls that may be in their first moments at a time."""
         return min(self.workers, self.num_active or num_cores())
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Refuse a time limit that no call could keep.
+
+    Raises:
+        ConfigError: If it is not positive, or longer than a day.
+    """
+    if not 0 < value <= _MAX_SECONDS:
+        raise ConfigError(
+            f"`{name}` must be positive and finite, at most {_MAX_SECONDS:g}, but got {value}. Give seconds."
+        )
 
 
 def num_cores() -> int:

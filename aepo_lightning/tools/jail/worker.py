@@ -83,6 +83,9 @@ class Worker:
                 pass_fds=(theirs.fileno(), their_info),
                 process_group=0,
             )
+        except BaseException:
+            self._free(info)
+            raise
         finally:
             theirs.close()
             os.close(their_info)
@@ -93,6 +96,14 @@ class Worker:
             raise
         finally:
             os.close(info)
+
+    def _free(self, info: int) -> None:
+        """Give back what is held for a process that never came to be."""
+        os.close(info)
+        self._control.close()
+        self._complaints.close()
+        if self._user:
+            self._user.close()
 
     @property
     def pid(self) -> int:
@@ -270,10 +281,12 @@ class Worker:
 
 
 def _read_answer(header: dict[str, Any], body: bytes) -> Execution:
-    num_stdout = int(header["num_stdout"])
+    num_stdout, failure = int(header["num_stdout"]), header.get("failure")
     return Execution(
         stdout=body[:num_stdout].decode("utf-8", "replace"),
-        stderr=body[num_stdout:].decode("utf-8", "replace"),
+        stderr=f"The sandbox could not be closed: {failure}"
+        if failure
+        else body[num_stdout:].decode("utf-8", "replace"),
         exit=ExitKind(header["exit"]),
         exit_code=int(header["code"]),
         duration_s=float(header["duration_s"]),

@@ -1,24 +1,7 @@
 """What hostile code tries, and what must come of it."""
 
-from dataclasses import dataclass
-
-DENIED = "PermissionError|FileNotFoundError|Read-only file system"
-
-
-@dataclass(frozen=True)
-class Attack:
-    """Code, how it must end, and what it must have written (a regular expression over stdout and stderr)."""
-
-    name: str
-    code: str
-    exits: str
-    writes: str = ""
-    timeout_s: float = 20.0  # those that need their deadline set a short one; the rest must not depend on the load
-
-
-def denied(name, code):
-    return Attack(name, code, "error", DENIED)
-
+from tests.tools.jail.attack import DENIED, Attack, denied
+from tests.tools.jail.attacks_by_endings import CRASHES, ECHO, OUTPUT, SOURCE, TIME
 
 READS = [
     denied(f"read {path}", f"open({path!r}).read()")
@@ -48,6 +31,12 @@ PROCESSES = [
     denied("shell", "import subprocess\nsubprocess.run('id', shell=True)"),
     denied("spawn", "import os\nos.posix_spawn('/bin/true', ['true'], {})"),
     denied("multiprocessing", "import multiprocessing as m\nm.get_context('fork').Process(target=print).start()"),
+    denied(
+        "daemon", "import os\nif os.fork() == 0:\n    os.setsid()\n    os.fork() or os.execv('/bin/sleep', ['x', '9'])"
+    ),
+    denied("session of its own", "import os\nos.setsid()"),
+    denied("group of its own", "import os\nos.setpgid(0, 0)"),
+    denied("group of the zygote", "import os\nos.setpgid(0, 1)"),
     Attack("pty", "import pty\npty.fork()", "error", "OSError|" + DENIED),
     denied("set-user file", "import os\nopen('s', 'w')\nos.chmod('s', 0o6755)\nos.execv('s', ['s'])"),
     Attack(
@@ -73,6 +62,17 @@ PROCESSES = [
 SIGNALS = [
     denied(f"signal {target}", f"import os\nos.kill({target}, 9)") for target in (1, -1, 0, "os.getppid()", 2, 3)
 ] + [
+    denied("stop the zygote", "import os\nos.kill(os.getppid(), 19)"),
+    denied("signal itself", "import signal\nsignal.raise_signal(9)"),
+    denied("slow the zygote down", "import os\nos.setpriority(os.PRIO_PROCESS, os.getppid(), 19)"),
+    Attack(
+        "priority back",
+        "import os, time\nwhile time.process_time() < 0.3:\n    pass\ntime.sleep(0.2)\n"
+        "print('nice', os.getpriority(os.PRIO_PROCESS, 0))\n"
+        "os.setpriority(os.PRIO_PROCESS, 0, 0)",
+        "error",
+        r"(?s)nice (5|10|15).*PermissionError",
+    ),
     denied("signal group", "import os\nos.killpg(1, 9)"),
     denied("handle of a process", "import os\nos.pidfd_open(1)"),
     denied("lower nice", "import os\nos.nice(-5)"),
@@ -94,6 +94,26 @@ MEMORY = [
         "memory",
         "MemoryError",
     ),
+    Attack(
+        "10 GB shared mapping",
+        "import mmap\nmmap.mmap(-1, 10**10, mmap.MAP_SHARED)",
+        "error",
+        "Cannot allocate|OSError",
+    ),
+    Attack(
+        "grow its input",
+        "import os\nf = os.open('/proc/self/fd/0', os.O_RDWR)\nwhile True:\n    os.write(f, bytes(1 << 20))",
+        "error",
+        "too large",
+    ),
+    Attack(
+        "full pipes",
+        "import fcntl, os\nfor i in range(99):\n    r, w = os.pipe()\n    os.set_blocking(w, False)\n"
+        "    try:\n        fcntl.fcntl(w, 1031, 1 << 20)\n    except OSError:\n        pass\n"
+        "    os.write(w, bytes(1 << 20))",
+        "error",
+        "Too many open files",
+    ),
     Attack("deep recursion", "f = lambda: f()\nf()", "error", "RecursionError"),
     Attack(
         "raise the limit",
@@ -112,66 +132,6 @@ NUMPY = [
     Attack("10 GB array", "import numpy\nnumpy.ones(10**10 // 8)", "memory", "MemoryError"),
     Attack(
         "array leak", "import numpy\nk = []\nwhile True:\n    k.append(numpy.ones(1 << 19))", "memory", "MemoryError"
-    ),
-]
-TIME = [
-    Attack("endless loop", "while True:\n    pass", "timeout", timeout_s=0.4),
-    Attack(
-        "deaf loop",
-        "import signal\nfor s in range(1, 65):\n    try:\n        signal.signal(s, signal.SIG_IGN)\n"
-        "    except Exception:\n        pass\nwhile True:\n    pass",
-        "timeout",
-        timeout_s=0.4,
-    ),
-    Attack("endless sleep", "import time\ntime.sleep(999)", "timeout", timeout_s=0.3),
-    Attack("huge power", "x = 9**9**8", "timeout", timeout_s=0.4),
-    Attack("slow pattern", "import re\nre.match('(a+)+$', 'a' * 99 + 'b')", "timeout", timeout_s=0.4),
-    Attack("waits for input", "import os\nr, w = os.pipe()\nos.read(r, 1)", "timeout", timeout_s=0.3),
-    Attack(
-        "hangs at exit",
-        "import atexit, time\natexit.register(time.sleep, 99)\nprint('done')",
-        "timeout",
-        "done",
-        timeout_s=0.5,
-    ),
-    Attack(
-        "thread hangs at exit",
-        "import threading, time\nthreading.Thread(target=time.sleep, args=(99,)).start()",
-        "timeout",
-        timeout_s=0.5,
-    ),
-    Attack("closes its streams", "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(99)", "timeout", timeout_s=0.4),
-    Attack(
-        "catches everything",
-        "while True:\n    try:\n        while True:\n            pass\n    except BaseException:\n        pass",
-        "timeout",
-        timeout_s=0.4,
-    ),
-]
-OUTPUT = [
-    Attack(
-        "1 GB of output",
-        "import sys\nfor _ in range(1024):\n    sys.stdout.write('x' * (1 << 20))",
-        "output",
-        "x{65536}",
-    ),
-    Attack(
-        "1 GB of errors",
-        "import sys\nfor _ in range(1024):\n    sys.stderr.write('x' * (1 << 20))",
-        "output",
-        "x{65536}",
-    ),
-    Attack("1 GB by descriptor", "import os\nwhile True:\n    os.write(1, b'x' * (1 << 16))", "output", "x{65536}"),
-    Attack("endless lines", "while True:\n    print('line')", "output", "line\nline"),
-    Attack("not UTF-8", "import os\nos.write(1, bytes(range(128, 256)))\nNone", "ok", "\ufffd+None"),
-    Attack("half a surrogate", "print('\\ud800')", "ok", "ud800"),
-    Attack("zero bytes", "print('a\\0b')", "ok", "a\0b"),
-    Attack(
-        "no descriptors to write to",
-        "import os\nfor d in range(3, 128):\n    try:\n        os.write(d, b'x')\n"
-        "        print('open', d)\n    except OSError:\n        pass",
-        "ok",
-        r"\A\Z",
     ),
 ]
 DISK = [
@@ -210,6 +170,16 @@ DISK = [
     Attack(
         "3000 folders deep", "import os\nfor i in range(3000):\n    os.mkdir('d' * 200)\n    os.chdir('d' * 200)", "ok"
     ),
+    Attack("sparse files", "for i in range(99):\n    open(str(i), 'wb').truncate(30 << 20)", "ok"),
+    Attack(
+        "deleted files",
+        "import os\nk = []\nfor i in range(999):\n    k.append(open('f', 'w'))\n    os.unlink('f')",
+        "error",
+        "Too many open files",
+    ),
+    Attack("move the work folder", "import os\nos.rename('/jail/work', '/jail/w')", "error", "OSError|" + DENIED),
+    denied("named pipe out", "import os\nos.mkfifo('/jail/p')"),
+    denied("times of the work folder", "import os\nos.utime('/jail', (1, 1))"),
     Attack("device node", "import os\nos.mknod('d', 0o20666, os.makedev(1, 1))", "error", DENIED),
     Attack("link out", "import os\nos.symlink('/etc/shadow', 's')\nopen('s').read()", "error", DENIED),
     Attack("hard link out", "import os\nos.link('/usr/bin/env', 'l')", "error", "OSError|" + DENIED),
@@ -224,32 +194,6 @@ DISK = [
         "ok",
     ),
 ]
-CRASHES = [
-    Attack("segmentation fault", "import ctypes\nctypes.string_at(0)", "killed"),
-    Attack("abort", "import os\nos.abort()", "killed"),
-    Attack(
-        "stack overflow",
-        "import sys\nsys.setrecursionlimit(10**9)\nf = lambda: f()\nf()",
-        "killed|memory|error|timeout",
-        timeout_s=0.5,
-    ),
-    Attack("blames the sandbox", "import sys\nsys.exit(242)", "error"),
-    Attack("will not exit", "import os\nos._exit = lambda code: None\nprint('x')", "ok", r"\Ax$"),
-    Attack("exit code", "import os\nos._exit(7)", "error"),
-    Attack(
-        "no builtins",
-        "__builtins__.clear() if isinstance(__builtins__, dict) else __builtins__.__dict__.clear()\n1",
-        "error",
-    ),
-    Attack("no streams", "import sys\ndel sys.stdout, sys.stderr\n1/0", "error"),
-    Attack(
-        "raises while it is reported",
-        "class E(Exception):\n    def __str__(self):\n        raise self\nraise E",
-        "error",
-        "E",
-    ),
-    Attack("interrupts itself", "raise KeyboardInterrupt", "error", "KeyboardInterrupt"),
-]
 FORBIDDEN_CALLS = {  # x86_64
     "socketpair": 53, "ptrace": 101, "personality": 135, "pivot_root": 155, "chroot": 161, "mount": 165,
     "umount2": 166, "swapon": 167, "reboot": 169, "sethostname": 170, "iopl": 172, "ioperm": 173, "init_module": 175,
@@ -263,7 +207,13 @@ FORBIDDEN_CALLS = {  # x86_64
     "landlock_create_ruleset": 444, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "setuid": 105,
     "setresuid": 117, "capset": 126, "setsid": 112, "setpriority": 141, "sched_setaffinity": 203, "vmsplice": 278,
     "splice": 275, "tee": 276, "timer_create": 222, "syslog": 103, "mlock": 149, "chown": 92, "mknod": 133,
-    "setxattr": 188, "clone3": 435, "execveat": 322, "fork": 57, "vfork": 58, "seccomp": 317, "after the last": 470,
+    "setxattr": 188, "clone3": 435, "execveat": 322, "fork": 57, "vfork": 58, "seccomp": 317,
+    "after the last": 470,
+    "kill": 62, "setpgid": 109, "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
+    "ioprio_set": 251,
+    "process_mrelease": 448, "landlock_restrict_self": 446, "clock_settime": 227, "adjtimex": 159, "setgid": 106,
+    "socket": 41, "connect": 42, "accept": 43, "sendto": 44, "sendmsg": 46, "recvmsg": 47, "bind": 49, "listen": 50,
+    "shmat": 30, "semop": 65, "msgsnd": 69, "fchown": 93, "utime": 132, "prlimit beyond": 0x40000000 | 302,
     "x32 write": 0x40000001, "x32 fork": 0x40000039,
 }  # fmt: skip
 CALLS_IN_C = f"""
@@ -326,5 +276,6 @@ EVERYWHERE = [
     ),
 ]
 ALL = [
-    *READS, *LISTS, *WRITES, *SOCKETS, *PROCESSES, *SIGNALS, *MEMORY, *TIME, *OUTPUT, *DISK, *CRASHES, *EVERYWHERE,
+    *READS, *LISTS, *WRITES, *SOCKETS, *PROCESSES, *SIGNALS, *MEMORY, *TIME, *OUTPUT, *DISK, *CRASHES,
+    *ECHO, *SOURCE, *EVERYWHERE,
 ]  # fmt: skip

@@ -44,6 +44,11 @@ def test_is_contained_by_the_filter(pool, attack):
     check(pool, attack)
 
 
+def test_temporary_files_of_the_host_are_not_there(pool, tmp_path):
+    (tmp_path / "secret").write_text("do-not-leak")
+    assert re.search(attacks.DENIED, run(pool, f"open({str(tmp_path / 'secret')!r})").stderr)
+
+
 @pytest.mark.parametrize("path", [ROOT, ROOT / "pyproject.toml", Path.home(), Path(__file__)], ids=str)
 def test_files_of_the_host_are_not_there(pool, path):
     execution = run(pool, f"open({str(path)!r})")
@@ -72,6 +77,22 @@ def test_variables_of_the_host_are_not_there(pool):
         pytest.param("import math\nmath.pi = 3", "import math\nmath.pi", "3.141592653589793", id="module"),
         pytest.param("import builtins\nbuiltins.len = lambda x: 1", "len([])", "0", id="builtin"),
         pytest.param("import os\nos.mkdir('d')\nos.chdir('d')", "import os\nos.getcwd()", "/jail/work", id="folder"),
+        pytest.param(
+            "import os, threading\ndef write():\n    while True:\n        open('t', 'w').close()\n"
+            "threading.Thread(target=write, daemon=True).start()",
+            "import os\nos.listdir()",
+            "[]",
+            id="thread",
+        ),
+        pytest.param(
+            "import sys\nsys.setrecursionlimit(500)", "import sys\nsys.getrecursionlimit()", "1000", id="depth"
+        ),
+        pytest.param(
+            "import signal\nsignal.signal(2, signal.SIG_IGN)",
+            "import signal\nsignal.getsignal(2) is signal.default_int_handler",
+            "True",
+            id="handler",
+        ),
         pytest.param("import sys\nsys.path.clear()", "import decimal\ndecimal.Decimal(1)", "1", id="path"),
         pytest.param("import os\nos.umask(0o777)", "import os\noct(os.umask(0))", "0o22", id="umask"),
     ],

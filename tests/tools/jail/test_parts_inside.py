@@ -1,10 +1,12 @@
 """Small parts of the zygote that need no jail: messages, wiping, user numbers."""
 
 import os
+import socket
 
 import pytest
 
 from aepo_lightning.tools.jail.inside.framing import FrameBuffer, pack_frame
+from aepo_lightning.tools.jail.inside.scratch import Scratch
 from aepo_lightning.tools.jail.inside.wipe import wipe
 from aepo_lightning.tools.jail.uids import UserLease
 
@@ -40,6 +42,38 @@ def test_wiping_takes_everything_but_the_folder(tmp_path):
     assert wipe(str(tmp_path))
     assert os.listdir(tmp_path) == []
     assert os.path.isdir("/etc")
+
+
+def test_wiping_forgets_the_times_of_the_folder(tmp_path):
+    os.utime(tmp_path, (12345, 67890))
+    assert wipe(str(tmp_path))
+    assert os.stat(tmp_path).st_mtime == 0
+
+
+def test_scratch_takes_what_fits_and_gives_its_memory_back():
+    ours, theirs = os.pipe()
+    os.write(theirs, b"abcdef")
+    os.close(theirs)
+    scratch = Scratch(4)
+    assert scratch.read(ours) == 4
+    assert scratch.read(ours) == 0  # no room
+    assert (len(scratch), bytes(scratch.view)) == (4, b"abcd")
+    scratch.truncate(2)
+    assert bytes(scratch.view) == b"ab"
+    scratch.close()
+    os.close(ours)
+    with pytest.raises(ValueError, match="released"):
+        bytes(scratch.view)
+
+
+def test_scratch_knows_whether_all_of_a_message_came():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(b"abcdef")
+        theirs.close()
+        assert Scratch(4).receive_all(ours)
+        assert not Scratch(4).receive_all(ours)
+        assert Scratch(0).receive_all(ours)
 
 
 def test_wiping_follows_no_link_out(tmp_path):

@@ -279,6 +279,12 @@ def test_a_loop_that_ends_in_the_middle_of_a_call_gives_its_worker_back(small):
     assert run(small, "1").stdout == "1\n"
 
 
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_time_that_no_call_can_keep_is_refused(pool, timeout_s):
+    with pytest.raises(ConfigError, match="`timeout_s` must be positive and finite"):
+        run(pool, "1", timeout_s=timeout_s)
+
+
 def test_code_that_is_too_long_is_refused(pool):
     with pytest.raises(ToolError, match="too long"):
         run(pool, "#" * (1 << 21))
@@ -289,6 +295,9 @@ def test_code_that_is_too_long_is_refused(pool):
     [
         ({"timeout_s": 0.0}, "`timeout_s` must be positive"),
         ({"timeout_s": float("inf")}, "`timeout_s` must be positive and finite"),
+        ({"timeout_s": 1e9}, "`timeout_s` must be positive and finite, at most 86400"),
+        ({"max_output_bytes": 1 << 26}, "`max_output_bytes` must be at most"),
+        ({"max_input_bytes": 1 << 26}, "`max_input_bytes` must be at most"),
         ({"num_workers": 0}, "`num_workers` must be at least 1"),
         ({"memory_mb": 10}, "`memory_mb` must be at least 256"),
         ({"isolation": "none"}, "`isolation` must be one of"),

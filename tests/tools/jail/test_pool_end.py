@@ -74,13 +74,16 @@ SCRIPT = """
 import asyncio, os, sys
 from aepo_lightning.tools.jail import PythonPool
 from tests.tools.jail.parts import descendants
+def say(*words):
+    # In one piece: the output of all owners is one pipe.
+    os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
 async def own(mode):
     pool = PythonPool(num_workers=1, preload=())
     await pool.start()
     call = asyncio.create_task(pool.run("while True: pass"))
     while len(descendants(os.getpid())) < 3:
         await asyncio.sleep(0.01)
-    print(mode, os.getpid(), *descendants(os.getpid()), flush=True)
+    say(mode, os.getpid(), *descendants(os.getpid()))
     if mode == "killed":
         await asyncio.sleep(60)
     if mode == "_exit":
@@ -92,10 +95,10 @@ async def own(mode):
             try:
                 await pool.run("1")
             except Exception as error:
-                print("fork", type(error).__name__, flush=True)
+                say("fork", type(error).__name__)
             os._exit(0)
         os.wait()
-        print("owner", (await pool.run("6 * 7")).stdout, end="", flush=True)
+        say("owner", (await pool.run("6 * 7")).stdout.strip())
     kept.append(pool)
 kept = []
 for mode in sys.argv[1:]:

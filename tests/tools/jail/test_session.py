@@ -33,7 +33,18 @@ def play(pool, *codes, seed=0):
         pytest.param(["x = 1\n1/0\nx = 2", "x"], "1\n", id="state-before-an-error"),
         pytest.param(["import sys\nx = 1\nsys.exit(0)", "x"], "1\n", id="state-before-an-exit"),
         pytest.param(["import os\nx = 1\nos._exit(0)", "x"], "1\n", id="state-before-a-hard-exit"),
-        pytest.param(["import sys\nsys.stdout = None", "sys.stdout = sys.__stdout__\n1"], "1\n", id="streams"),
+        pytest.param(["import sys\nsys.stdout = None", "print(1)"], "1\n", id="a-call-has-its-own-streams"),
+        pytest.param(["import sys, io\nsys.stdout = io.StringIO()", "1"], "1\n", id="also-after-a-redirection"),
+        pytest.param(["import sys\nsys.stdout.close()\nsys.stderr.close()", "1"], "1\n", id="also-after-closing-them"),
+        pytest.param(["import sys\nsys.stdout.detach()", "1"], "1\n", id="also-after-detaching-one"),
+        pytest.param(["import os\nos.close(1)\nos.close(2)\n0", "1"], "1\n", id="also-after-closing-descriptors"),
+        pytest.param(["print('half a line', end='')", "1"], "1\n", id="nor-half-a-line"),
+        pytest.param(["import atexit\natexit.register(print, 'bye')", "1"], "1\n", id="exit-functions-run-once"),
+        pytest.param([
+            "import threading, time\nx = []\nt = lambda: (time.sleep(0.1), x.append(1))\n"
+            "threading.Thread(target=t).start()", "x"
+        ], "[1]\n", id="threads-have-ended"),
+        pytest.param(["import signal\nsignal.alarm(1)", "import time\ntime.sleep(1.2)\n1"], "1\n", id="no-alarms"),
     ],
 )  # fmt: skip
 def test_a_call_finds_what_earlier_ones_left(pool, codes, output):

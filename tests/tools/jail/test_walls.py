@@ -24,7 +24,7 @@ from aepo_lightning.tools.jail.bubblewrap import (
 from aepo_lightning.tools.jail.inside.zygote import check_namespace, check_single_thread
 from aepo_lightning.tools.jail.self_test import self_test
 from aepo_lightning.tools.jail.worker import Worker, WorkerError
-from tests.tools.jail.parts import ROOT, inner, needs_bubblewrap, run
+from tests.tools.jail.parts import ROOT, inner, needs_bubblewrap, open_files, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
 INSTALLED = Bubblewrap(path="/usr/bin/bwrap", version="bubblewrap 0.8.0", options=frozenset({"--disable-userns"}))
@@ -195,7 +195,7 @@ def test_packages_that_are_not_there_are_left_out(pool):
 
 def fake_bubblewrap(folder, monkeypatch, script):
     program = folder / "bwrap"
-    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.write_text(script if "\0" in script else f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
 
@@ -207,6 +207,7 @@ def fake_bubblewrap(folder, monkeypatch, script):
         pytest.param("echo 'bwrap: No permissions to ...' >&2; exit 1", "No permissions", id="forbidden"),
         pytest.param("exit 3", "exit code 3", id="silent"),
         pytest.param("kill -9 $$", "exit code", id="dies"),
+        pytest.param("\0", "Exec format error", id="no-program"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("isolation", ["auto", "bubblewrap"])
@@ -221,6 +222,24 @@ def test_without_a_working_bubblewrap_nothing_is_run(tmp_path, monkeypatch, scri
     with pytest.raises(SandboxUnavailableError, match=reason):
         run(pool, "1")
     pool.close()
+
+
+@needs_bubblewrap
+def test_a_worker_that_cannot_be_started_holds_nothing():
+    before = open_files()
+    missing = replace(INSTALLED, path="/nowhere/bwrap")
+    for _ in range(3):
+        with pytest.raises(FileNotFoundError):
+            Worker(missing, find_interpreter(()), PoolSettings(preload=()))
+    assert open_files() == before
+
+
+def test_an_interpreter_that_cannot_be_mounted_is_a_reason_to_look_further(monkeypatch):
+    monkeypatch.setattr(sys, "base_prefix", "/root")
+    with pytest.raises(
+        SandboxUnavailableError, match=r"folder of its own.*no remote sandbox is set.*Install bubblewrap"
+    ):
+        asyncio.run(PythonPool().start())
 
 
 @needs_bubblewrap

@@ -12,11 +12,10 @@ from typing import Any
 
 from aepo_lightning.tools.jail.inside.child import EXIT_MEMORY, run_child
 from aepo_lightning.tools.jail.inside.config import WORK_FOLDER, ZygoteConfig
-from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown
 from aepo_lightning.tools.jail.inside.plumbing import Plumbing
+from aepo_lightning.tools.jail.inside.scratch import Scratch
 
-_CHUNK_BYTES = 1 << 16
 _LOOK_EVERY_S = 0.03
 _PRIORITIES = ((1, 5), (5, 10), (100, 15))
 """After so many times `demote_after_s` of processor time a call goes on with this priority (as `nice` counts): a third,
@@ -31,7 +30,7 @@ class Call:
     control: socket.socket
     deadline: float
     pid: int
-    outputs: dict[int, bytearray]
+    outputs: dict[int, Scratch]
     started: float = field(default_factory=time.monotonic)
     verdict: str | None = None
     is_abandoned: bool = False
@@ -48,7 +47,7 @@ class Call:
             while not has_ended and self.verdict is None:
                 for descriptor, _ in poller.poll(self._patience_ms()):
                     if descriptor in self.outputs:
-                        if self._read(descriptor) == b"":
+                        if self._read(descriptor) == 0:
                             poller.unregister(descriptor)
                     elif descriptor == ending:
                         has_ended = True
@@ -68,18 +67,17 @@ class Call:
     def _patience_ms(self) -> int:
         return max(0, math.ceil(1000 * min(_LOOK_EVERY_S, self.deadline - time.monotonic())))
 
-    def _read(self, descriptor: int) -> bytes | None:
-        """Take what is there: nothing at the end, None if more may come."""
+    def _read(self, descriptor: int) -> int | None:
+        """Take what is there and count it: nothing at the end, None if more may come."""
+        kept = self.outputs[descriptor]
         try:
-            chunk = os.read(descriptor, _CHUNK_BYTES)
+            num_bytes = kept.read(descriptor)
         except BlockingIOError:
             return None
-        kept = self.outputs[descriptor]
-        room = self.config.max_output_bytes - len(kept)
-        kept += chunk[:room]
-        if len(chunk) > room:
+        if len(kept) > self.config.max_output_bytes:
+            kept.truncate(self.config.max_output_bytes)
             self.verdict = self.verdict or "output"
-        return chunk
+        return num_bytes
 
     def _listen(self) -> None:
         """Any word from outside means that nobody wants the answer; silence for ever means that nobody is there."""
@@ -105,26 +103,30 @@ class Call:
 
 
 def run_call(
-    job: Job, config: ZygoteConfig, lockdown: Lockdown, control: socket.socket
-) -> tuple[dict[str, Any], bytes] | None:
+    timeout_s: float, request: Scratch, config: ZygoteConfig, lockdown: Lockdown, control: socket.socket
+) -> tuple[dict[str, Any], list[Scratch]] | None:
     """Run code in a child of this process and make sure that nothing of it keeps running.
 
     Args:
-        job: What to run.
+        timeout_s: Seconds that the code may run.
+        request: The job, packed: only the child reads it. Closed afterwards.
         config: Limits.
         lockdown: What the child gives up.
         control: Where a word from outside ends the call.
 
     Returns:
-        Header and body of the answer, or None if nobody is there to receive it.
+        Header of the answer, and standard output and error, for the caller to close; None if nobody is there to
+        receive it.
     """
-    plumbing = Plumbing.lay(job.stdin.encode("utf-8", "replace"))
+    plumbing = Plumbing.lay()
     pid = os.fork()
     if pid == 0:
-        run_child(job, lockdown, plumbing)
+        run_child(timeout_s, request, lockdown, plumbing)
+    request.close()
     plumbing.keep_parent_ends()
-    outputs = {plumbing.out[0]: bytearray(), plumbing.err[0]: bytearray()}
-    call = Call(config, control, time.monotonic() + job.timeout_s, pid, outputs)
+    # Room for one byte more than may be written: it tells a flood from what just fits.
+    outputs = {descriptor: Scratch(config.max_output_bytes + 1) for descriptor in (plumbing.out[0], plumbing.err[0])}
+    call = Call(config, control, time.monotonic() + timeout_s, pid, outputs)
     call.supervise()
     status = kill_everything(pid)
     duration_s = time.monotonic() - call.started
@@ -132,11 +134,10 @@ def run_call(
     failure = plumbing.close()
     if call.is_abandoned:
         return None
-    stdout, stderr = (bytes(data) for data in outputs.values())
     answer = {"exit": call.verdict or _name_exit(status), "code": status, "duration_s": duration_s}
     if failure:
-        answer, stderr = {**answer, "exit": "lost"}, b"The sandbox could not be closed: " + failure
-    return {**answer, "num_stdout": len(stdout)}, stdout + stderr
+        answer |= {"exit": "lost", "failure": failure.decode("utf-8", "replace")}
+    return answer, list(outputs.values())
 
 
 def kill_everything(pid: int | None = None) -> int:

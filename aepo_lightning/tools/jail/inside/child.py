@@ -12,12 +12,13 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from aepo_lightning.tools.jail.inside.config import WORK_FOLDER
 from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown
 from aepo_lightning.tools.jail.inside.plumbing import Plumbing
+from aepo_lightning.tools.jail.inside.scratch import Scratch
 from aepo_lightning.tools.python_child import echo_last_expression
 
 _FILENAME = "<python>"
@@ -26,34 +27,38 @@ EXIT_MEMORY = 241
 _end_process = os._exit  # code may put something else in its place
 
 
-def run_child(job: Job, lockdown: Lockdown, plumbing: Plumbing) -> NoReturn:
+def run_child(timeout_s: float, request: Scratch, lockdown: Lockdown, plumbing: Plumbing) -> NoReturn:
     """Lock this process down, run the code and end the process.
 
     Args:
-        job: What to run.
+        timeout_s: Seconds that the code may run.
+        request: The job, packed.
         lockdown: What to give up first.
         plumbing: Where to read and write. Why the lockdown failed goes to a descriptor that the code itself never
             has, so it cannot pretend that the sandbox is at fault.
     """
     code = 1
     try:
-        plumbing.keep_child_ends()
-        os.setpgid(0, 0)
-        os.chdir(WORK_FOLDER)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if _is_locked_down(lockdown, job.cpu_s, plumbing.failures[1]):
+        job = _prepare(timeout_s, request, lockdown, plumbing)
+        if job is not None:
             code = _run_to_the_end(job)
     finally:
         _end_process(code)
 
 
-def _is_locked_down(lockdown: Lockdown, cpu_s: int, failures: int) -> bool:
+def _prepare(timeout_s: float, request: Scratch, lockdown: Lockdown, plumbing: Plumbing) -> Job | None:
+    """Read the job and lock this process down, or report why that failed and return None."""
     try:
-        lockdown.enforce(cpu_s)
-    except OSError as error:
-        os.write(failures, str(error).encode())
-        return False
-    return True
+        job = Job.read(timeout_s, bytes(request.view))
+        plumbing.keep_child_ends(job.stdin.encode("utf-8", "replace"))
+        os.setpgid(0, 0)
+        os.chdir(WORK_FOLDER)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        lockdown.enforce(job.cpu_s)
+    except (OSError, ValueError, OverflowError) as error:
+        os.write(plumbing.failures[1], str(error).encode())
+        return None
+    return job
 
 
 def _run_to_the_end(job: Job) -> int:
@@ -61,6 +66,7 @@ def _run_to_the_end(job: Job) -> int:
     code = _run(job)
     with suppress(BaseException):
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the end of an interpreter does
+    with suppress(BaseException):
         atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(BaseException):
@@ -95,23 +101,56 @@ def _execute(source: str, module: ModuleType) -> None:
 
 def _replay(history: Sequence[tuple[str, int]], module: ModuleType) -> None:
     """Run earlier code again as it was run then. Nobody sees its output; an error ended only its own piece."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nothing, descriptor)
     os._exit = sys.exit  # type: ignore[assignment]  # what ended an earlier call must not end this one
     for source, seed in history:
+        _silence()
         _seed_generators(seed)
         with suppress(BaseException):
             _execute(source, module)
+        _end_piece()
     if os._exit is sys.exit:
         os._exit = _end_process
-    for descriptor, stream in zip((1, 2), (sys.stdout, sys.stderr), strict=True):
-        with suppress(BaseException):
-            stream.flush()
-        os.dup2(kept[descriptor - 1], descriptor)
-    for descriptor in (*kept, nothing):
+    _silence()
+    # Earlier code may have closed its streams or put something in their place: this call has its own all the same.
+    num_flushed = sum(map(_is_flushed, streams))
+    for target, descriptor in enumerate(kept, start=1):
+        os.dup2(descriptor, target)
         os.close(descriptor)
+    if num_flushed == len(streams):
+        sys.stdin, sys.stdout, sys.stderr = streams
+    else:
+        _open_streams()
+
+
+def _is_flushed(stream: TextIO) -> bool:
+    try:
+        stream.flush()
+    except (OSError, ValueError):  # closed or detached
+        return False
+    return True
+
+
+def _silence() -> None:
+    """Send output nowhere."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nothing, descriptor)
+    if nothing not in (1, 2):  # it is, if they were closed
+        os.close(nothing)
+
+
+def _end_piece() -> None:
+    """Do what happened at the end of an earlier call: its threads and exit functions ran, its timers were forgotten."""
+    with suppress(BaseException):
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.current_thread():
+                thread.join()
+    with suppress(BaseException):
+        atexit._run_exitfuncs()
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
 
 
 def _exit_code(code: Any) -> int:

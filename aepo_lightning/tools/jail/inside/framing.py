@@ -6,14 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 _LENGTHS = struct.Struct("!II")
+NUM_LENGTH_BYTES = _LENGTHS.size
 MAX_HEADER_BYTES = 1 << 16
 MAX_BODY_BYTES = 1 << 26
 
 
 def pack_frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
     """Encode one message."""
+    return pack_start(header, len(body)) + body
+
+
+def pack_start(header: Mapping[str, Any], num_body: int) -> bytes:
+    """Encode all of a message but its body."""
     encoded = json.dumps(header).encode()
-    return _LENGTHS.pack(len(encoded), len(body)) + encoded + body
+    return _LENGTHS.pack(len(encoded), num_body) + encoded
+
+
+def read_lengths(data: bytes | bytearray) -> tuple[int, int]:
+    """Read the number of bytes of header and body at the start of a message.
+
+    Raises:
+        ValueError: If one is beyond its limit.
+    """
+    num_header, num_body = _LENGTHS.unpack_from(data)
+    if num_header > MAX_HEADER_BYTES or num_body > MAX_BODY_BYTES:
+        raise ValueError(f"a message must stay within its limits, but got {num_header} and {num_body} bytes")
+    return num_header, num_body
 
 
 class FrameBuffer:
@@ -34,9 +52,7 @@ class FrameBuffer:
         """
         if len(self._data) < _LENGTHS.size:
             return None
-        num_header, num_body = _LENGTHS.unpack_from(self._data)
-        if num_header > MAX_HEADER_BYTES or num_body > MAX_BODY_BYTES:
-            raise ValueError(f"a message must stay within its limits, but got {num_header} and {num_body} bytes")
+        num_header, num_body = read_lengths(self._data)
         end = _LENGTHS.size + num_header + num_body
         if len(self._data) < end:
             return None

@@ -73,9 +73,12 @@ def _limit_resources(memory_mb: int, max_file_mb: int, cpu_s: int) -> None:
         resource.RLIMIT_CPU: cpu_s,
     }
     for kind, limit in limits.items():
+        # The first limit on processor time is a signal of its own, which says why the code ended; the second kills.
+        hard = limit + (kind == resource.RLIMIT_CPU)
         ceiling = resource.getrlimit(kind)[1]
-        value = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
-        resource.setrlimit(kind, (value, value))
+        if ceiling != resource.RLIM_INFINITY:
+            limit, hard = min(limit, ceiling), min(hard, ceiling)
+        resource.setrlimit(kind, (limit, hard))
 
 
 def _control_process(option: int, value: int) -> None:

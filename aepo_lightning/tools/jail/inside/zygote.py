@@ -1,25 +1,28 @@
 """The first process inside the jail: imports packages once, then forks a child for each call."""
 
+import _sitebuiltins
+import builtins
 import ctypes
 import gc
 import importlib
+import json
 import os
 import platform
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from aepo_lightning.tools.jail.inside import landlock, seccomp
 from aepo_lightning.tools.jail.inside.call import kill_everything, num_files_used, run_call
 from aepo_lightning.tools.jail.inside.config import DEVICES, JAIL_FOLDER, WORK_FOLDER, ZygoteConfig
-from aepo_lightning.tools.jail.inside.framing import FrameBuffer, pack_frame
-from aepo_lightning.tools.jail.inside.job import Job
+from aepo_lightning.tools.jail.inside.framing import NUM_LENGTH_BYTES, pack_start, read_lengths
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown, become_user, give_up_privileges
+from aepo_lightning.tools.jail.inside.scratch import Scratch
 from aepo_lightning.tools.jail.inside.warm_up import warm_up
 from aepo_lightning.tools.jail.inside.wipe import wipe
 
-_CHUNK_BYTES = 1 << 16
 _OWN_PACKAGE = "aepo_lightning"
 _COLLECT_AFTER = (20_000, 20, 20)  # children are short-lived and bounded in memory, so they collect seldom
 
@@ -45,7 +48,6 @@ class _RefusalError(Exception):
 class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._received = FrameBuffer()
 
     def prepare(self) -> None:
         """Become the process that all calls are forked from, and say what it is."""
@@ -69,28 +71,49 @@ class _Zygote:
 
     def serve(self) -> None:
         """Run calls one after another."""
-        while (frame := self._receive()) is not None:
-            header, body = frame
-            if "cancel" in header:  # it came when the call was over
-                continue
-            answer = run_call(Job.read(float(header["timeout_s"]), body), self._config, self._lockdown, self._control)
-            if answer is None:
-                return
-            is_clean = wipe(WORK_FOLDER) and num_files_used() <= self._num_files_when_empty
-            self.send({**answer[0], "is_clean": is_clean}, answer[1])
+        while self._serve_once():
+            pass
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def _serve_once(self) -> bool:
+        frame = self._receive()
+        if frame is None:
+            return False
+        header, request = frame
+        if "cancel" in header:  # it came when the call was over
+            request.close()
+            return True
+        answer = run_call(float(header["timeout_s"]), request, self._config, self._lockdown, self._control)
+        if answer is None:
+            return False
+        is_clean = wipe(WORK_FOLDER) and num_files_used() <= self._num_files_when_empty
+        self.send({**answer[0], "is_clean": is_clean}, answer[1])
+        return True
+
+    def send(self, header: dict[str, Any], outputs: Sequence[Scratch] = ()) -> None:
+        header = {**header, "num_stdout": len(outputs[0])} if outputs else header
         with suppress(BrokenPipeError):
-            self._control.sendall(pack_frame(header, body))
+            self._control.sendall(pack_start(header, sum(map(len, outputs))))
+            for output in outputs:
+                self._control.sendall(output.view)
+        for output in outputs:
+            output.close()
 
-    def _receive(self) -> tuple[dict[str, Any], bytes] | None:
-        while (frame := self._received.next_frame()) is None:
-            chunk = self._control.recv(_CHUNK_BYTES)
-            if not chunk:
-                kill_everything()
-                return None
-            self._received.feed(chunk)
-        return frame
+    def _receive(self) -> tuple[dict[str, Any], Scratch] | None:
+        lengths = self._receive_all(NUM_LENGTH_BYTES)
+        if lengths is None:
+            return None
+        num_header, num_body = read_lengths(bytes(lengths.view))
+        header, body = self._receive_all(num_header), self._receive_all(num_body)
+        if header is None or body is None:
+            return None
+        return json.loads(bytes(header.view)), body
+
+    def _receive_all(self, num_bytes: int) -> Scratch | None:
+        scratch = Scratch(num_bytes)
+        if scratch.receive_all(self._control):
+            return scratch
+        kill_everything()
+        return None
 
 
 def check_namespace(host_pid_namespace: str) -> None:
@@ -120,6 +143,8 @@ def _share_memory() -> None:
 
 
 def _preload(config: ZygoteConfig) -> list[str]:
+    for name in ("exit", "quit"):  # an interpreter that loads `site` has them, so code is written with them
+        setattr(builtins, name, _sitebuiltins.Quitter(name, "Ctrl-D"))
     sys.path[:] = [path for path in sys.path if path != JAIL_FOLDER] + config.site_paths
     preloaded = []
     for name in config.preload:
