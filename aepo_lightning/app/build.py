@@ -23,8 +23,15 @@ from aepo_lightning.entropy import TurnEntropy
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.experience import ExperienceBuilder
 from aepo_lightning.module import AEPOModule
-from aepo_lightning.protocols import DemonstrationSource, Engine, PolicySource, Task
-from aepo_lightning.rollout import ChatFormat, RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
+from aepo_lightning.protocols import BranchingToolRunner, DemonstrationSource, Engine, PolicySource, Task
+from aepo_lightning.rollout import (
+    ChatFormat,
+    RolloutJournal,
+    RolloutParts,
+    RolloutSampler,
+    RolloutSettings,
+    run_in_event_loop,
+)
 from aepo_lightning.weights import WeightsArchive
 
 T = TypeVar("T")
@@ -196,7 +203,8 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     """Build the supervised stage.
 
     Raises:
-        ConfigError: If the task has no demonstrations.
+        ConfigError: If the task has no demonstrations, or a tool of the next stage cannot work here, such as code
+            without a sandbox: better now than after the minutes of this stage.
     """
     task: Task = build(cfg.data.task)
     if not isinstance(task, DemonstrationSource):
@@ -206,8 +214,15 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     module = ColdStartModule(
         policy, build(cfg.coldstart.optimizer), build(cfg.coldstart.scheduler), cfg.coldstart.max_grad_norm
     )
-    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=build(cfg.tools).specs)
+    tools: BranchingToolRunner = build(cfg.tools)
+    run_in_event_loop(_start_and_close(tools))
+    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
     return module, DemonstrationDataModule(task, protocol, policy.tokenizer, cfg.coldstart.batch_size)
+
+
+async def _start_and_close(tools: BranchingToolRunner) -> None:
+    await tools.start()
+    await tools.close()
 
 
 def _checked(target: Callable[..., T], *arguments: Any, **settings: Any) -> T:

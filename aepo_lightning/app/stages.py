@@ -4,7 +4,6 @@ Each stage leaves its result in the run folder (a Hugging Face folder, checkpoin
 continued takes what is there instead of doing it again.
 """
 
-import asyncio
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.hf_folder import FolderWriter, base_name
 from aepo_lightning.loading import together
 from aepo_lightning.policy import PretrainedPolicy
-from aepo_lightning.protocols import BranchingToolRunner, PolicySource
+from aepo_lightning.protocols import PolicySource
 from aepo_lightning.weights import low_rank_updates, trained_weights
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ def run_stages(cfg: DictConfig) -> RunReport:
     start = perf_counter()
     policy: PolicySource = build(cfg.model)
     if cfg.coldstart.num_steps:
-        _try_tools(cfg)
         policy = _cold_start(cfg, policy, folder)
     if checkpoint is not None:
         check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
@@ -83,17 +81,6 @@ def run_stages(cfg: DictConfig) -> RunReport:
     figures = ("before", "after", "training", "seconds")
     _write_json(folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
     return report
-
-
-def _try_tools(cfg: DictConfig) -> None:
-    """Let tools that cannot work here, such as code without a sandbox, say so before the minutes of the first stage."""
-    tools: BranchingToolRunner = build(cfg.tools)
-
-    async def start_and_close() -> None:
-        await tools.start()
-        await tools.close()
-
-    asyncio.run(start_and_close())
 
 
 def _cold_start(cfg: DictConfig, policy: PolicySource, folder: Path) -> PolicySource:

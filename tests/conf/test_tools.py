@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.build import build
+from aepo_lightning.app.build import build, build_cold_start
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.protocols import ToolRunner
 from aepo_lightning.rollout import ChatFormat, HermesFormat
@@ -90,6 +90,13 @@ def test_the_tools_of_a_server_are_built_with_limits(composed):
     runtime._by_name["say_it"].tool.server.close()
     assert result.text == "hello"
     assert {limits.deadline_s for limits in limits_of(runtime).values()} == {30.0}
+
+
+def test_tools_that_cannot_work_here_are_refused_before_the_cold_start(composed, monkeypatch):
+    cfg = composed("tools=python")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="bubblewrap is not installed"):
+        build_cold_start(cfg, build(cfg.model))
 
 
 def test_an_mcp_server_must_be_named(composed):

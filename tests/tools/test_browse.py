@@ -11,7 +11,6 @@ from aiohttp import web
 from aepo_lightning.protocols import Tool
 from aepo_lightning.tools import Browse, JailedExtractor, PageFetcher, PageSummary, ToolRuntime
 from aepo_lightning.types import Message, Question, ToolCall, ToolStatus
-from tests.tools.loopback import serve
 from tests.tools.parts import make_context
 
 pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
@@ -27,19 +26,6 @@ def extractor():
     extractor = JailedExtractor(timeout_s=3.0, num_workers=2)
     yield extractor
     extractor.close()
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with serve() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    shared.requests.clear()
-    shared.behave, shared.answer = None, {}
-    return shared
 
 
 def send(body, content_type="text/html"):

@@ -10,7 +10,6 @@ from aiohttp import web
 from aepo_lightning.errors import ToolError, ToolUnavailableError
 from aepo_lightning.tools.addresses import guarded_socket, is_public
 from aepo_lightning.tools.page_fetcher import PageFetcher
-from tests.tools.loopback import serve
 
 FORBIDDEN = (
     *("127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
@@ -32,19 +31,6 @@ def test_addresses_inside_any_network_are_not_public(address):
 @pytest.mark.parametrize("address", PUBLIC)
 def test_addresses_of_the_internet_are_public(address):
     assert is_public(address)
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with serve() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    shared.requests.clear()
-    shared.behave = None
-    return shared
 
 
 def fetch(url, **settings):

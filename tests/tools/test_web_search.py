@@ -26,7 +26,6 @@ from aepo_lightning.tools import (
     WebSearch,
 )
 from aepo_lightning.types import ToolCall, ToolStatus
-from tests.tools.loopback import serve
 from tests.tools.parts import make_context
 
 HITS = [("First", "https://a.example/1", "one\n two"), ("Second", "https://b.example/2", "three")]
@@ -34,19 +33,6 @@ HITS = [("First", "https://a.example/1", "one\n two"), ("Second", "https://b.exa
 
 def results(title, url, snippet):
     return [{title: t, url: u, snippet: s, "extra": 1} for t, u, s in HITS]
-
-
-@pytest.fixture(scope="module")
-def shared():
-    with serve() as server:
-        yield server
-
-
-@pytest.fixture
-def server(shared):
-    shared.requests.clear()
-    shared.answer, shared.behave = {}, None
-    return shared
 
 
 PROVIDERS = {
