@@ -3,7 +3,8 @@
     python -m benchmarks.branching [--policy FOLDER] [--budget 16] [--only simulated|quickstart]
 
 Two policies answer the same questions under each strategy, with the same seeds: the quickstart policy after its cold
-start, and a simulated one whose uncertainty comes in bursts (`benchmarks.simulated.BurstProcess`). For each strategy:
+start, and a simulated one whose uncertainty comes in bursts (`benchmarks.support.simulated.BurstProcess`). For each
+strategy:
 
 - concentration: share of a group's branches on its three root chains with the most branches
 - distinct: clusters of trajectories in a group. Two trajectories of the quickstart are in one cluster if they made the
@@ -25,15 +26,16 @@ import torch
 from aepo_lightning.app.build import build
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.engine import BranchPolicy, BudgetAllocator
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.protocols import BranchPolicy, BudgetAllocator
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol, summarise_trees
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, summarise_trees
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.tree import Leaf, RolloutTree
-from aepo_lightning.types import Question
-from benchmarks.common import describe_machine, print_result
-from benchmarks.policies import quickstart_config, quickstart_parts, quickstart_policy
-from benchmarks.simulated import BurstEngine, BurstProcess, BurstReward
+from benchmarks.support.common import describe_machine, print_result
+from benchmarks.support.policies import quickstart_config, quickstart_parts, quickstart_policy
+from benchmarks.support.simulated import BurstEngine, BurstProcess, BurstReward
 
 Decision = Literal["bernoulli", "threshold"]
 COLUMNS = ("concentration", "distinct", "reward", "best", "tokens", "reward_per_1000_tokens")

@@ -20,11 +20,11 @@ import torch
 from hydra import compose, initialize_config_module
 
 from aepo_lightning.app.build import build
+from aepo_lightning.contracts.engine import Engine, PolicySource
+from aepo_lightning.contracts.question import SamplingParams
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.engines.vllm_engine import VLLMEngine
-from aepo_lightning.protocols import Engine, PolicySource
-from aepo_lightning.types import SamplingParams
-from benchmarks.common import describe_machine, print_result
+from aepo_lightning.engines.vllm.engine import VLLMEngine
+from benchmarks.support.common import describe_machine, print_result
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCHES = (1, 16, 64)

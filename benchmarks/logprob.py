@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import print_result
-from benchmarks.peers import Peer
+from benchmarks.support.common import print_result
+from benchmarks.support.peers import Peer
 
 WIDTH, WORDS = 1024, 151936
 TOKENS = 4096

@@ -25,11 +25,12 @@ from typing import Any
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.question import Question, SamplingParams, ToolCall, ToolContext
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.types import Question, SamplingParams, ToolCall, ToolContext
-from benchmarks.common import describe_machine, print_result
-from benchmarks.simulated import ScriptedEngine, no_reward, place_question, place_tokenizer
+from benchmarks.support.common import describe_machine, print_result
+from benchmarks.support.simulated import ScriptedEngine, no_reward, place_question, place_tokenizer
 
 GROUP = 10
 """k: chains per question."""

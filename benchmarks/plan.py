@@ -4,7 +4,7 @@
 
 Small models run two optimiser steps of two micro-batches in this process, as rank 0 of N: real networks, real sharding
 (FSDP2), real loss and AdamW; collectives move nothing. Every storage of every tensor is counted
-(`benchmarks/memory_meter.py`), and the second step's peak is compared with the plan's, in total and part by part.
+(`benchmarks/support/memory_meter.py`), and the second step's peak is compared with the plan's, in total and by part.
 Qwen3-14B runs its own recipe (micro-batches of 16,384 tokens, bfloat16, checkpointing) on fake tensors, which have
 shapes only: with 4 of its 40 layers and an eighth of its vocabulary, or whole with `--full`. Where there is a GPU, one
 more model runs there and is compared with the peak of torch's allocator.
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import yaml
 
-from aepo_lightning.app.memory import UpdateMemory
-from aepo_lightning.app.model_size import model_size
-from aepo_lightning.app.plan_input import PlanInput
-from benchmarks.common import print_result
-from benchmarks.measured_update import NUM_MICRO_BATCHES, Measured, measure, measure_on_gpu
-from benchmarks.memory_meter import PARTS
+from aepo_lightning.app.plan.input import PlanInput
+from aepo_lightning.app.plan.model_size import model_size
+from aepo_lightning.app.plan.update_memory import UpdateMemory
+from benchmarks.support.common import print_result
+from benchmarks.support.measured_update import NUM_MICRO_BATCHES, Measured, measure, measure_on_gpu
+from benchmarks.support.memory_meter import PARTS
 
 RANKS = (1, 8, 16, 64)
 GOAL = 0.1

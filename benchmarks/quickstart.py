@@ -20,7 +20,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.common import describe_machine, print_result
+from benchmarks.support.common import describe_machine, print_result
 
 ROOT = Path(__file__).resolve().parent.parent
 SOLVED = 0.9

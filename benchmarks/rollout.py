@@ -28,16 +28,17 @@ from typing import Any
 import torch
 
 from aepo_lightning.app.build import build
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.engine import Engine, PolicySource, Tool
+from aepo_lightning.contracts.question import Question, ToolContext
+from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.protocols import Engine, PolicySource, Tool
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, TagProtocol
-from aepo_lightning.tool_spec import ToolSpec
+from aepo_lightning.rollout import RolloutParts, RolloutSampler
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.tree import RolloutTree
-from aepo_lightning.types import Question, ToolContext
-from benchmarks.common import describe_machine, print_result
-from benchmarks.lockstep import Barrier, LockStepEngine, LockStepTools, MeteredEngine
-from benchmarks.policies import quickstart_config, quickstart_parts, quickstart_policy
+from benchmarks.support.common import describe_machine, print_result
+from benchmarks.support.lockstep import Barrier, LockStepEngine, LockStepTools, MeteredEngine
+from benchmarks.support.policies import quickstart_config, quickstart_parts, quickstart_policy
 
 MEDIAN_S, P99_S, LONGEST_S = 0.3, 8.0, 30.0
 SIGMA = math.log(P99_S / MEDIAN_S) / statistics.NormalDist().inv_cdf(0.99)
@@ -130,7 +131,7 @@ def make_engine(kind: str, policy: PolicySource) -> Engine:
     """Make the engine of both sides."""
     if kind == "transformers":
         return TransformersEngine(policy, max_num_seqs=512, max_model_len=512, max_prefill_tokens=16384)
-    from aepo_lightning.engines.vllm_engine import VLLMEngine  # needs the `vllm` extra
+    from aepo_lightning.engines.vllm.engine import VLLMEngine
 
     return VLLMEngine(policy, max_model_len=512, max_num_seqs=512, dtype="float32")
 

@@ -22,11 +22,11 @@ from time import perf_counter
 
 import torch
 
-from aepo_lightning.engines.vllm_server import VLLMServerEngine
-from aepo_lightning.protocols import PolicySource
-from aepo_lightning.types import SamplingParams
-from benchmarks.common import describe_machine, print_result
+from aepo_lightning.contracts.engine import PolicySource
+from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
 from benchmarks.engine import MAX_MODEL_LEN, prompt, quickstart_policy
+from benchmarks.support.common import describe_machine, print_result
 
 NUM_REQUESTS = 48
 RESPONSE_LENGTH = 100
@@ -42,7 +42,7 @@ def launch(policy: PolicySource, folder: Path) -> tuple[subprocess.Popen[bytes],
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "aepo_lightning.engines.vllm_server_launch", str(folder / "model")]
+    command = [sys.executable, "-m", "aepo_lightning.engines.vllm_server.launch", str(folder / "model")]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-num-seqs", "64"]
     command += ["--max-model-len", str(MAX_MODEL_LEN), "--kv-cache-memory-bytes", "64M"]
     command += ["--disable-uvicorn-access-log"]

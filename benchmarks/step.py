@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from aepo_lightning.app.build import build
-from benchmarks.common import print_result
-from benchmarks.peers import Peer
-from benchmarks.policies import quickstart_config, quickstart_policy
+from benchmarks.support.common import print_result
+from benchmarks.support.peers import Peer
+from benchmarks.support.policies import quickstart_config, quickstart_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_QUESTIONS, QUESTIONS_PER_STEP, SAMPLES = 32, 8, 8

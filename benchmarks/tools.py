@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from benchmarks import tools_cache, tools_hangs, tools_mcp, tools_python, tools_search
-from benchmarks.common import describe_machine, print_result
-from benchmarks.tools_parts import Part
+from benchmarks.support import tools_cache, tools_hangs, tools_mcp, tools_python, tools_search
+from benchmarks.support.common import describe_machine, print_result
+from benchmarks.support.tools_parts import Part
 
 
 def bubblewrap_problem() -> str | None:

@@ -27,14 +27,14 @@ from time import perf_counter, process_time
 import torch
 from torch import Tensor
 
-from aepo_lightning.experience import ExperienceBuilder
-from aepo_lightning.module import AEPOModule
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.objectives import ClippedSurrogate
-from aepo_lightning.policy import ScratchPolicy
-from aepo_lightning.tokenizers import build_word_tokenizer
-from aepo_lightning.tree import RolloutTree
-from benchmarks.common import print_result
-from benchmarks.shared_prefixes import PROMPT_LENGTH, VOCABULARY, make_trees
+from aepo_lightning.policy.source import ScratchPolicy
+from aepo_lightning.policy.tokenizers import build_word_tokenizer
+from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.module import AEPOModule
+from benchmarks.support.common import print_result
+from benchmarks.support.shared_prefixes import PROMPT_LENGTH, VOCABULARY, make_trees
 
 PACKINGS = ("padded", "flat", "tree")
 SHARES = (0.0, 0.25, 0.5, 2 / 3, 0.75)
@@ -125,7 +125,7 @@ class TrlUpdate:
         module.policy.tokenizer.save_pretrained(folder)
         torch.save(trl_inputs(trees), folder / "rows.pt")
         self._folder = folder
-        script = Path(__file__).with_name("trl_update.py")
+        script = Path(__file__).parent / "support" / "trl_update.py"
         self._process = subprocess.Popen(
             [python, str(script), str(folder)],
             stdin=subprocess.PIPE,
@@ -156,7 +156,7 @@ class TrlUpdate:
         for line in self._process.stdout:
             if is_it(line):
                 return line
-        raise RuntimeError("The interpreter of `--trl` ended; run benchmarks/trl_update.py with it to see why.")
+        raise RuntimeError("The interpreter of `--trl` ended; run benchmarks/support/trl_update.py with it to see why.")
 
 
 def trl_inputs(trees: list[RolloutTree]) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import lightning as L
 
-from aepo_lightning.datamodule import RolloutDataModule
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.training.datamodule import RolloutDataModule
 
 
 def rollout_data(trainer: L.Trainer) -> RolloutDataModule:

@@ -23,8 +23,8 @@ from aepo_lightning.checkpoints import (
     remove,
     remove_partial,
 )
+from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.errors import ConfigError, TrainingError
-from aepo_lightning.ops.collectives import all_reduce, world_size
 
 logger = logging.getLogger(__name__)
 

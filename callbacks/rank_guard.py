@@ -9,8 +9,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
+from aepo_lightning.distributed.ranks import RankWatch, WatchTimes, start_watch, tick
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.ranks import RankWatch, WatchTimes, start_watch, tick
 
 
 class RankGuard(L.Callback):

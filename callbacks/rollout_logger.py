@@ -8,9 +8,9 @@ import lightning as L
 from typing_extensions import override
 
 from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tree import Leaf, RolloutTree, Segment
-from aepo_lightning.types import SegmentSource
 
 Decoder = Callable[[Sequence[int]], str]
 

@@ -2,7 +2,7 @@
 
     python examples/train_in_python.py [--iterations 40]
 
-Every part takes plain arguments and satisfies a small Protocol (`aepo_lightning/protocols.py`), so anything that has
+Every part takes plain arguments and satisfies a small Protocol (`aepo_lightning/contracts/`), so anything that has
 the right methods can stand in its place.
 """
 
@@ -16,19 +16,20 @@ import torch
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
-from aepo_lightning.datamodule import RolloutDataModule
+from aepo_lightning.chat_formats.tags import TagProtocol
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.experience import ExperienceBuilder
-from aepo_lightning.module import AEPOModule
 from aepo_lightning.objectives import ClippedSurrogate
-from aepo_lightning.policy import PretrainedPolicy, ScratchPolicy
-from aepo_lightning.publication import PublicationCheck
+from aepo_lightning.policy.publishing.check import PublicationCheck
+from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
+from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tasks import TrailTask
-from aepo_lightning.tokenizers import build_word_tokenizer
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.training.datamodule import RolloutDataModule
+from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.module import AEPOModule
 
 ARCHITECTURE = {
     "model_type": "qwen3",

@@ -11,4 +11,4 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items):
     """Tests that fork ranks run first: vLLM leaves a process group behind, which forked ranks would inherit."""
-    items.sort(key=lambda item: "distributed" not in item.path.parts and not item.get_closest_marker("distributed"))
+    items.sort(key=lambda item: not item.get_closest_marker("distributed"))

@@ -17,22 +17,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.checkpoints import EitherCheckpointIO
-from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
-from aepo_lightning.datamodule import RolloutDataModule
-from aepo_lightning.entropy import TurnEntropy
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.engine import BranchingToolRunner, DemonstrationSource, Engine, PolicySource, Task
 from aepo_lightning.errors import AepoError, ConfigError
-from aepo_lightning.experience import ExperienceBuilder
-from aepo_lightning.module import AEPOModule
-from aepo_lightning.protocols import BranchingToolRunner, DemonstrationSource, Engine, PolicySource, Task
-from aepo_lightning.rollout import (
-    ChatFormat,
-    RolloutJournal,
-    RolloutParts,
-    RolloutSampler,
-    RolloutSettings,
-    run_in_event_loop,
-)
-from aepo_lightning.weights import WeightsArchive
+from aepo_lightning.policy.publishing.publish import WeightsArchive
+from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, run_in_event_loop
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
+from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.training.datamodule import RolloutDataModule
+from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.module import AEPOModule
 
 T = TypeVar("T")
 

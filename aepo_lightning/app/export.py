@@ -18,7 +18,7 @@ from rich.console import Console
 from aepo_lightning.app.main import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, find_checkpoint, first_policy, load_config, saved_adapter
 from aepo_lightning.errors import AepoError, ConfigError
-from aepo_lightning.hf_folder import FolderWriter, base_name
+from aepo_lightning.policy.hf_folder import FolderWriter, base_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,11 @@ from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.overrides import config_keys, explain_override_error
 from aepo_lightning.app.plan import make_plan, render_plan
-from aepo_lightning.app.plan_config import plan_input
+from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.app.report import render_report
 from aepo_lightning.app.stages import RunReport, run_stages
+from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
-from aepo_lightning.ranks import guarded_process
 
 CONFIG_MODULE = "aepo_lightning.conf"
 

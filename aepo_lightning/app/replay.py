@@ -19,13 +19,16 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aepo_lightning.adapters import LoRA
 from aepo_lightning.app.build import build, build_samplers
 from aepo_lightning.app.main import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.checkpoints import find_checkpoints
+from aepo_lightning.contracts.engine import PolicySource
+from aepo_lightning.contracts.question import ToolCall, ToolContext, ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError, ConfigError
-from aepo_lightning.protocols import PolicySource
+from aepo_lightning.policy.lora import LoRA
+from aepo_lightning.policy.publishing.publish import WeightsArchive
 from aepo_lightning.rollout import (
     GroupRollout,
     RolloutJournal,
@@ -34,9 +37,6 @@ from aepo_lightning.rollout import (
     record_of,
     run_in_event_loop,
 )
-from aepo_lightning.tree import RolloutTree
-from aepo_lightning.types import ToolCall, ToolContext, ToolResult, ToolStatus
-from aepo_lightning.weights import WeightsArchive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

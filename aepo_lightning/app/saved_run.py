@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
-from aepo_lightning.adapters import LoRA, is_adapter, plain_name
 from aepo_lightning.app.build import build
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture, find_last, verify_checkpoint
+from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.ops.low_rank import merge_low_rank
-from aepo_lightning.policy import PretrainedPolicy
-from aepo_lightning.protocols import LowRankUpdate, PolicySource
+from aepo_lightning.policy.lora import LoRA, is_adapter, plain_name
+from aepo_lightning.policy.source import PretrainedPolicy
 
 _PREFIX, _SHARDED = "network.model.", "state_dict."
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"

@@ -2,8 +2,8 @@
 
 import math
 
+from aepo_lightning.contracts.engine import BranchContext
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BranchContext
 
 
 def entropy_change(context: BranchContext) -> float:

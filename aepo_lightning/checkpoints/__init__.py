@@ -19,8 +19,7 @@ from aepo_lightning.checkpoints.files import (
     remove,
     remove_partial,
 )
-from aepo_lightning.checkpoints.random_state import random_states, restore_random_states
-from aepo_lightning.checkpoints.record import (
+from aepo_lightning.checkpoints.identity import (
     RANDOM_KEY,
     RECORD_KEY,
     check_architecture,
@@ -28,6 +27,7 @@ from aepo_lightning.checkpoints.record import (
     check_shapes,
     describe,
 )
+from aepo_lightning.checkpoints.random_state import random_states, restore_random_states
 from aepo_lightning.checkpoints.sharded_io import EitherCheckpointIO
 from aepo_lightning.checkpoints.verification import CheckpointSummary, verify_checkpoint
 

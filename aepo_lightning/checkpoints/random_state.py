@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from aepo_lightning.ops.collectives import world_size
+from aepo_lightning.distributed.collectives import world_size
 
 
 def random_states() -> list[dict[str, Any]]:

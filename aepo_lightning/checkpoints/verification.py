@@ -11,7 +11,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from aepo_lightning.checkpoints.files import find_checkpoints
-from aepo_lightning.checkpoints.record import RECORD_KEY, check_format
+from aepo_lightning.checkpoints.identity import RECORD_KEY, check_format
 from aepo_lightning.errors import DataError
 
 _META = "meta.pt"

@@ -7,8 +7,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.ops.low_rank import merge_low_rank
-from aepo_lightning.protocols import LowRankUpdate
 
 _DOWN, _UP, _SCALE = ".down", ".up", ".scale"
 

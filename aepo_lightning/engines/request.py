@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
-from aepo_lightning.types import FinishReason, Generation, SamplingParams
 
 
 @dataclass(slots=True, eq=False)

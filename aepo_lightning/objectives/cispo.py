@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from aepo_lightning.contracts.question import ObjectiveInput, ObjectiveOutput
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
-from aepo_lightning.types import ObjectiveInput, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,11 @@ import math
 import re
 from dataclasses import dataclass
 
+from aepo_lightning.contracts.question import RewardInput, RewardOutput, ToolStatus
 from aepo_lightning.errors import RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, token_f1
-from aepo_lightning.types import RewardInput, RewardOutput, ToolStatus
 
 _EXECUTED = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR, ToolStatus.TIMEOUT})
 _MALFORMED_REWARD = -1.0

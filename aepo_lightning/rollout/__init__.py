@@ -6,10 +6,6 @@ chain.py         the state of one chain
 steps.py         what a chain asks of engine, tools and reward
 record.py        steps that were taken before: recovery and replay
 penalty.py       whether it was the penalty that kept a chain from branching
-chat_format.py   what the sampler asks of a chat format
-tag_protocol.py  the paper's tags
-hermes_format.py JSON calls through chat templates, several in a turn
-text_codec.py    text to tokens and back, made harmless
 settings.py      numbers and switches
 seeds.py         random numbers from where they are used
 plain.py         trees as plain values
@@ -17,9 +13,7 @@ journal.py       finished trees and steps on disk
 statistics.py    trees in numbers
 """
 
-from aepo_lightning.rollout.chat_format import ChatFormat
 from aepo_lightning.rollout.group import GroupRollout
-from aepo_lightning.rollout.hermes_format import HermesFormat, function_schema
 from aepo_lightning.rollout.journal import RolloutJournal
 from aepo_lightning.rollout.penalty import PenalisedBranchPolicy
 from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
@@ -29,24 +23,19 @@ from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
-from aepo_lightning.rollout.tag_protocol import TagProtocol
 
 __all__ = [
-    "ChatFormat",
     "GroupRecord",
     "GroupRollout",
-    "HermesFormat",
     "PenalisedBranchPolicy",
     "RolloutJournal",
     "RolloutParts",
     "RolloutSampler",
     "RolloutSettings",
-    "TagProtocol",
     "Tally",
     "derive_seed",
     "derive_uniform",
     "difference",
-    "function_schema",
     "pass_at_k",
     "pass_rates",
     "record_of",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from aepo_lightning.types import LeafOrigin, ToolCall, ToolResult
+from aepo_lightning.contracts.question import LeafOrigin, ToolCall, ToolResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

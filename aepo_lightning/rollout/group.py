@@ -12,14 +12,22 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from aepo_lightning.protocols import BranchContext
+from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.question import (
+    FinishReason,
+    Generation,
+    LeafOrigin,
+    Question,
+    SegmentSource,
+    StopReason,
+    ToolCall,
+)
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
 from aepo_lightning.rollout.seeds import derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
-from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
-from aepo_lightning.types import FinishReason, Generation, LeafOrigin, Question, SegmentSource, StopReason, ToolCall
 
 logger = logging.getLogger(__name__)
 

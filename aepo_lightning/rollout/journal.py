@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import DataError
 from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import Event, EventSink, GroupRecord, read_events
-from aepo_lightning.tree import RolloutTree
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.protocols import BranchContext, BranchPolicy
+from aepo_lightning.contracts.engine import BranchContext, BranchPolicy
 
 
 @runtime_checkable

@@ -3,9 +3,7 @@
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from aepo_lightning.errors import DataError
-from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree, Segment, UnusedCall
-from aepo_lightning.types import (
+from aepo_lightning.contracts.question import (
     LeafOrigin,
     Message,
     Question,
@@ -16,6 +14,8 @@ from aepo_lightning.types import (
     ToolResult,
     ToolStatus,
 )
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree, Segment, UnusedCall
+from aepo_lightning.errors import DataError
 
 
 def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:

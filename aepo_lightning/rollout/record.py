@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aepo_lightning.tree import BranchDecision, RolloutTree
-from aepo_lightning.types import FinishReason, Generation, SegmentSource, ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.question import FinishReason, Generation, SegmentSource, ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision, RolloutTree
 
 SeedPath = tuple[int | str, ...]
 Event = dict[str, Any]

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import uuid4
 
+from aepo_lightning.contracts.engine import BranchingToolRunner
+from aepo_lightning.contracts.question import Question, WeightsStamp
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError
-from aepo_lightning.protocols import BranchingToolRunner
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
 from aepo_lightning.rollout.steps import RolloutParts, signature
-from aepo_lightning.tree import RolloutTree
-from aepo_lightning.types import Question, WeightsStamp
 
 ResultT = TypeVar("ResultT")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_type_hints
 
-from aepo_lightning.entropy import TurnEntropy
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from aepo_lightning.protocols import BranchingToolRunner, BranchPolicy, BudgetAllocator, Engine, Reward, ToolRunner
-from aepo_lightning.rollout.chain import Chain
-from aepo_lightning.rollout.chat_format import ChatFormat
-from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
-from aepo_lightning.rollout.seeds import derive_seed
-from aepo_lightning.rollout.settings import RolloutSettings
-from aepo_lightning.tool_spec import ToolState
-from aepo_lightning.types import (
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.engine import (
+    BranchingToolRunner,
+    BranchPolicy,
+    BudgetAllocator,
+    Engine,
+    Reward,
+    ToolRunner,
+)
+from aepo_lightning.contracts.question import (
     Generation,
     Question,
     RewardInput,
@@ -27,6 +29,11 @@ from aepo_lightning.types import (
     ToolResult,
     ToolStatus,
 )
+from aepo_lightning.contracts.tool import ToolState
+from aepo_lightning.rollout.chain import Chain
+from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
+from aepo_lightning.rollout.seeds import derive_seed
+from aepo_lightning.rollout.settings import RolloutSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+from aepo_lightning.contracts.engine import Split
+from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Question, SegmentSource
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import Split
 from aepo_lightning.tasks._index import check_index
 from aepo_lightning.tasks.prompts import with_system
-from aepo_lightning.types import Demonstration, DemonstrationTurn, Question, SegmentSource
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aepo_lightning.contracts.engine import Split
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.protocols import Split
 from aepo_lightning.tasks._paths import find_file, row_error
 from aepo_lightning.tasks._splits import QuestionSplits, load_splits
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT, with_system
-from aepo_lightning.types import Question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """System prompts that tell a language model the trajectory protocol, for question files that carry none."""
 
-from aepo_lightning.types import Message
+from aepo_lightning.contracts.question import Message
 
 AGENT_SYSTEM_PROMPT = (
     "Answer the question step by step. You may use two tools: a search engine and a Python interpreter. "

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
+from aepo_lightning.contracts.engine import Split
+from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import Split
 from aepo_lightning.tasks._index import check_index
-from aepo_lightning.types import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
 
 _FRAME_WORDS = (
     "<think>",

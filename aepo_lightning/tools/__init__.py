@@ -29,20 +29,22 @@
 Every tool answers with text. Nothing here knows of engines, tokens or rewards.
 """
 
-from aepo_lightning.tools.browse import Browse, PageSummary
-from aepo_lightning.tools.cache import CachedAnswer, ToolCache
-from aepo_lightning.tools.child_process import ChildProcess
-from aepo_lightning.tools.corpus_search import CorpusFields, CorpusIndex, IndexSearch
-from aepo_lightning.tools.extraction import Extractor, JailedExtractor
-from aepo_lightning.tools.function_tool import FunctionTool, tool
-from aepo_lightning.tools.mcp import MCPTool, mcp_tools
-from aepo_lightning.tools.mcp_server import MCPServer
-from aepo_lightning.tools.page_fetcher import Page, PageFetcher
+from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
+from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
+from aepo_lightning.tools.browse.tool import Browse, PageSummary
+from aepo_lightning.tools.function import FunctionTool, tool
+from aepo_lightning.tools.jail.child_process import ChildProcess
+from aepo_lightning.tools.mcp.server import MCPServer
+from aepo_lightning.tools.mcp.tool import MCPTool, mcp_tools
 from aepo_lightning.tools.python import PythonTool
-from aepo_lightning.tools.runtime import ToolRuntime
-from aepo_lightning.tools.search import CorpusSearch
-from aepo_lightning.tools.search_cache import load_search_cache, split_snippets
-from aepo_lightning.tools.search_providers import (
+from aepo_lightning.tools.runtime.cache import CachedAnswer, ToolCache
+from aepo_lightning.tools.runtime.runtime import ToolRuntime
+from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
+from aepo_lightning.tools.runtime.timeout import ToolTimeoutError
+from aepo_lightning.tools.search.documents import CorpusSearch
+from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch
+from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets
+from aepo_lightning.tools.search.providers import (
     Brave,
     BrightDataBing,
     Retriever,
@@ -52,10 +54,8 @@ from aepo_lightning.tools.search_providers import (
     Serper,
     Tavily,
 )
-from aepo_lightning.tools.snippets import SnippetIndex
-from aepo_lightning.tools.sqlite_cache import SQLiteCache, import_official_cache
-from aepo_lightning.tools.timeout import ToolTimeoutError
-from aepo_lightning.tools.web_search import WebSearch
+from aepo_lightning.tools.search.snippets import SnippetIndex
+from aepo_lightning.tools.search.web import WebSearch
 
 __all__ = [
     "Brave",

@@ -12,18 +12,18 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
-from aepo_lightning.adapters import LoRA
 from aepo_lightning.app.export import export, main
 from aepo_lightning.app.saved_run import SavedPolicy
 from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.hf_folder import FolderWriter
-from aepo_lightning.policy import PretrainedPolicy
-from aepo_lightning.weights import named_weights
-from tests.distributed.ranks import run_ranks
-from tests.training import make_datamodule, make_module, make_run, small_policy
-from tests.vllm_parts import generate, make_engine, params, prompt
+from aepo_lightning.policy.hf_folder import FolderWriter
+from aepo_lightning.policy.lora import LoRA
+from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.source import PretrainedPolicy
+from tests.support.ranks import run_ranks
+from tests.support.training import make_datamodule, make_module, make_run, small_policy
+from tests.support.vllm_parts import generate, make_engine, params, prompt
 
 LORA = ["adapter=lora", "module.adapter.rank=3", "module.adapter.alpha=6.0"]
 pytestmark = [

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from tests.app.killed_runs import check_same, train_to_the_end, train_until_killed, train_until_seen
+from tests.support.killed_runs import check_same, train_to_the_end, train_until_killed, train_until_seen
 
 pytestmark = pytest.mark.slow
 
@@ -28,10 +28,10 @@ def points(seed, choices):
 
 
 UPDATE_PHASE = [
-    ("aepo_lightning.module:AEPOModule.score", (1, 4), {}),
-    ("aepo_lightning.module:AEPOModule.training_step", (1, 4), {}),
-    ("aepo_lightning.module:AEPOModule._log_step", (1, 4), {}),
-    ("aepo_lightning.module:AEPOModule.validation_step", (1, 1), {}),
+    ("aepo_lightning.training.module:AEPOModule.score", (1, 4), {}),
+    ("aepo_lightning.training.module:AEPOModule.training_step", (1, 4), {}),
+    ("aepo_lightning.training.module:AEPOModule._log_step", (1, 4), {}),
+    ("aepo_lightning.training.module:AEPOModule.validation_step", (1, 1), {}),
     (f"{SAVE}:put_in_place", (1, 1), {"cuts": True}),  # half of the file is written
     (f"{SAVE}:point_last_to", (1, 1), {}),  # it has its name, `last.ckpt` is the one before
     (f"{LIGHTNING_LOGS}.update_train_epoch_metrics", (2, 2), {}),  # saved, but not yet in the curves

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aepo_lightning.app.main import explain_bad_overrides
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = [
     "coldstart.num_steps=3",
     "coldstart.batch_size=4",

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +14,10 @@ from safetensors.torch import save_file
 
 from aepo_lightning.app.replay import replay_run
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.policy.publishing.publish import WeightsArchive
 from aepo_lightning.rollout import RolloutJournal
-from aepo_lightning.weights import WeightsArchive
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = [
     "coldstart.num_steps=3",
     "coldstart.batch_size=4",
@@ -156,7 +155,7 @@ def wait_for_steps(folder, name, number, process):
 
 def test_a_run_killed_in_the_middle_of_a_rollout_keeps_what_was_generated(run, tmp_path):
     folder, name = tmp_path / "killed", "train-00001-rank0"
-    slow = "engine._target_=tests.sleepy.SleepyEngine"
+    slow = "engine._target_=tests.support.sleepy.SleepyEngine"
     process = start(f"run_dir={folder}", slow)
     try:
         wait_for_steps(folder, name, 25, process)

@@ -1,8 +1,8 @@
 import pytest
 
 from aepo_lightning.branching.change import check_settings, entropy_change, penalty_factor
+from aepo_lightning.contracts.engine import BranchContext
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BranchContext
 
 NAN, INF = float("nan"), float("inf")
 

@@ -5,8 +5,8 @@ import random
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced
+from aepo_lightning.contracts.engine import BranchContext, BranchPolicy
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BranchContext, BranchPolicy
 
 NUM_DRAWS = 4_000
 

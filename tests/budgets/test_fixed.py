@@ -1,8 +1,8 @@
 import pytest
 
 from aepo_lightning.budgets import FixedBudget
+from aepo_lightning.contracts.engine import BudgetAllocator
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BudgetAllocator
 
 
 def test_is_a_budget_allocator_that_needs_no_probe():

@@ -3,8 +3,8 @@ import math
 import pytest
 
 from aepo_lightning.budgets import PreMonitoring
+from aepo_lightning.contracts.engine import BudgetAllocator
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BudgetAllocator
 
 OFFICIAL = PreMonitoring(rounding="floor_plus_one", includes_root_turn=True)
 

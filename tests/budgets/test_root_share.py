@@ -1,8 +1,8 @@
 import pytest
 
 from aepo_lightning.budgets import RootShare
+from aepo_lightning.contracts.engine import BudgetAllocator
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import BudgetAllocator
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,19 @@ from typing_extensions import override
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.datamodule import RolloutDataModule
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.question import RewardOutput
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.experience import ExperienceBuilder
-from aepo_lightning.module import AEPOModule
 from aepo_lightning.objectives import ClippedSurrogate
-from aepo_lightning.policy import ScratchPolicy
-from aepo_lightning.publication import PublicationCheck
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.policy.publishing.check import PublicationCheck
+from aepo_lightning.policy.source import ScratchPolicy
+from aepo_lightning.policy.tokenizers import build_word_tokenizer
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tasks import TrailTask
-from aepo_lightning.tokenizers import build_word_tokenizer
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.types import RewardOutput
+from aepo_lightning.training.datamodule import RolloutDataModule
+from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.module import AEPOModule
 
 LIGHTNING_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 asks torch 2.13 in the old way

@@ -12,7 +12,7 @@ from typing_extensions import override
 from aepo_lightning.callbacks import AtomicCheckpoint, BranchPenalty
 from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.errors import ConfigError, DataError, TrainingError
-from tests.training import flat, make_module, make_run, small_policy
+from tests.support.training import flat, make_module, make_run, small_policy
 
 
 class Draws(L.Callback):

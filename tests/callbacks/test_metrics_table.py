@@ -1,6 +1,5 @@
 import re
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +12,10 @@ from aepo_lightning.callbacks import (
     RolloutLogger,
     Throughput,
 )
-from aepo_lightning.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+from tests.support.paths import ROOT
 
-TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
+TABLE = ROOT / "docs" / "metrics.md"
 
 # What independent samples without a probe cannot have.
 ONLY_IN_TREES = {"val/branch_reward", "val/branch_concentration", "val/branch_depth", "val/tool_entropy"}

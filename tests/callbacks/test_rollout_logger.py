@@ -2,9 +2,7 @@ import pytest
 
 from aepo_lightning.callbacks import RolloutLogger
 from aepo_lightning.callbacks.rollout_logger import describe_tree
-from aepo_lightning.errors import ConfigError
-from aepo_lightning.tree import Leaf, RolloutTree
-from aepo_lightning.types import (
+from aepo_lightning.contracts.question import (
     LeafOrigin,
     Message,
     Question,
@@ -15,6 +13,8 @@ from aepo_lightning.types import (
     ToolResult,
     ToolStatus,
 )
+from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.errors import ConfigError
 
 
 def make_tree(rewards=(0.5, 1.0)):

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -7,11 +5,11 @@ from omegaconf import OmegaConf
 
 from aepo_lightning.app.build import build, build_run, build_strategy
 from aepo_lightning.app.plan import make_plan
-from aepo_lightning.app.plan_config import plan_input
+from aepo_lightning.app.plan.from_config import plan_input
+from aepo_lightning.contracts.engine import Task, ToolRunner
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import Task, ToolRunner
+from tests.support.paths import CONF
 
-CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 BIG = ["aepo_qwen3_14b", "aepo_qwen3_8b", "aepo_llama3_8b", "aepo_qwen2_5_7b"]
 
 

@@ -9,8 +9,8 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from aepo_lightning.app.build import build_strategy
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.fsdp1 import check_strategy
-from aepo_lightning.sharding_options import ShardingOptions
+from aepo_lightning.policy.sharding.fsdp1 import check_strategy
+from aepo_lightning.policy.sharding.options import ShardingOptions
 
 
 @pytest.fixture

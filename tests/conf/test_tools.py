@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -12,13 +11,15 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 from aepo_lightning.app.build import build, build_cold_start
+from aepo_lightning.chat_formats.hermes import HermesFormat
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.engine import ToolRunner
+from aepo_lightning.contracts.question import Question, ToolCall, ToolContext, ToolStatus
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import ToolRunner
-from aepo_lightning.rollout import ChatFormat, HermesFormat
-from aepo_lightning.types import Question, ToolCall, ToolContext, ToolStatus
-from tests.rollout.chatml import chatml_tokenizer
+from tests.support.chatml import chatml_tokenizer
+from tests.support.paths import SUPPORT
 
-SERVER = Path(__file__).resolve().parent.parent / "tools" / "mcp_example.py"
+SERVER = SUPPORT / "mcp_example.py"
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 KEYED = {"web_search": ("search",), "deep_research": ("search", "browse", "python")}
 

@@ -3,10 +3,10 @@
 import pytest
 import torch.distributed as dist
 
-from aepo_lightning.module import reduce_tally
-from aepo_lightning.ops.collectives import all_names, all_reduce, world_size
+from aepo_lightning.distributed.collectives import all_names, all_reduce, world_size
 from aepo_lightning.rollout import Tally
-from tests.distributed.ranks import run_ranks
+from aepo_lightning.training.module import reduce_tally
+from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.vllm_parts import make_engine, vllm_policy
+from tests.support.vllm_parts import make_engine, vllm_policy
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])

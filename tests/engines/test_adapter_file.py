@@ -4,14 +4,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from aepo_lightning.contracts.engine import AdapterEngine
 from aepo_lightning.engines.adapter_file import merged_with_file, packed_updates
 from aepo_lightning.errors import EngineError
-from aepo_lightning.protocols import AdapterEngine
-from aepo_lightning.weights import base_weights, low_rank_updates, publish
-from tests.adapters import adapted_network, merged_by_hand, teach
-from tests.vllm_parts import make_engine, one, params, prompt, vllm_policy
-from tests.vllm_server_fake import FakeServer, serve
-from tests.vllm_server_parts import server_engine
+from aepo_lightning.policy.publishing.publish import base_weights, low_rank_updates, publish
+from tests.support.adapters import adapted_network, merged_by_hand, teach
+from tests.support.vllm_parts import make_engine, one, params, prompt, vllm_policy
+from tests.support.vllm_server_fake import FakeServer, serve
+from tests.support.vllm_server_parts import server_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytest.importorskip("peft", reason="needs the `lora` extra")
@@ -116,7 +116,7 @@ def test_a_real_worker_merges_what_it_reads(tmp_path, is_tied):
     network = adapted_network(policy)
     engine = make_engine(
         policy,
-        worker_extension_cls="aepo_lightning.engines.vllm_server_extension.Extension",
+        worker_extension_cls="aepo_lightning.engines.vllm_server.extension.Extension",
         weight_transfer_config={"backend": "aepo_file"},
     )
     engine.load_weights(merged_by_hand(network).items(), 0)

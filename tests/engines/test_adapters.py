@@ -3,14 +3,14 @@
 import pytest
 import torch
 
+from aepo_lightning.contracts.engine import AdapterEngine
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.engines.adapter_base import AdapterBase
+from aepo_lightning.engines.adapters import AdapterBase
 from aepo_lightning.errors import EngineError
-from aepo_lightning.protocols import AdapterEngine
-from aepo_lightning.weights import low_rank_updates, named_weights, publish
-from tests.adapters import LARGE, adapted_network, merged_by_hand, teach
-from tests.builders import tiny_policy
-from tests.vllm_parts import generate, make_engine, one, params, prompt, vllm_policy
+from aepo_lightning.policy.publishing.publish import low_rank_updates, named_weights, publish
+from tests.support.adapters import LARGE, adapted_network, merged_by_hand, teach
+from tests.support.builders import tiny_policy
+from tests.support.vllm_parts import generate, make_engine, one, params, prompt, vllm_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
 pytest.importorskip("peft", reason="needs the `lora` extra")

@@ -1,4 +1,4 @@
-"""The laws of `protocols.Engine`, the same for every engine: a naive one written here, and all of the library's."""
+"""The laws of `contracts.engine.Engine`, the same for every engine: a naive one written here, and all of the library's."""
 
 import asyncio
 import math
@@ -6,14 +6,24 @@ import math
 import pytest
 import torch
 
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.question import FinishReason, Generation
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.sampling import counter_uniforms
 from aepo_lightning.errors import EngineError
-from aepo_lightning.protocols import Engine
-from aepo_lightning.types import FinishReason, Generation
-from tests.builders import reference_scores
-from tests.vllm_parts import CLOSE, assert_exact, biased, generate, make_engine, one, params, prompt, vllm_policy
-from tests.vllm_server_parts import server_engine, shared_server
+from tests.support.builders import reference_scores
+from tests.support.vllm_parts import (
+    CLOSE,
+    assert_exact,
+    biased,
+    generate,
+    make_engine,
+    one,
+    params,
+    prompt,
+    vllm_policy,
+)
+from tests.support.vllm_server_parts import server_engine, shared_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
-from aepo_lightning.tokenizers import build_byte_tokenizer, build_word_tokenizer
+from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
 
 
 def first_stop(pieces, stop):

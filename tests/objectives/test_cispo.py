@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
+from aepo_lightning.contracts.engine import Objective
+from aepo_lightning.contracts.question import ObjectiveInput
 from aepo_lightning.objectives.cispo import Cispo
-from aepo_lightning.protocols import Objective
-from aepo_lightning.types import ObjectiveInput
 
 RATIOS = [0.1, 1.0, 4.0, 9.0]
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
+from aepo_lightning.contracts.engine import Objective
+from aepo_lightning.contracts.question import ObjectiveInput
 from aepo_lightning.objectives.clipped_surrogate import ClippedSurrogate
-from aepo_lightning.protocols import Objective
-from aepo_lightning.types import ObjectiveInput
 
 RATIOS = [0.5, 0.79, 1.0, 1.21, 1.5, 3.1]
 EBPO = ClippedSurrogate(preserve_high=1.0)

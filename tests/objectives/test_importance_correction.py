@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from aepo_lightning.contracts.question import ObjectiveInput
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection
-from aepo_lightning.types import ObjectiveInput
 
 MASK = torch.tensor([[True, True, True, False], [True, False, True, True]])
 OBJECTIVES = {

@@ -5,10 +5,10 @@ import math
 
 import pytest
 
+from aepo_lightning.contracts.engine import Reward
+from aepo_lightning.contracts.question import Message, Question, RewardInput, ToolCall, ToolResult, ToolStatus
 from aepo_lightning.errors import RewardError
-from aepo_lightning.protocols import Reward
 from aepo_lightning.rewards import PaperReward
-from aepo_lightning.types import Message, Question, RewardInput, ToolCall, ToolResult, ToolStatus
 
 SEARCH = "<search>q</search><result>r</result>"
 PYTHON = "<python>c</python><result>r</result>"

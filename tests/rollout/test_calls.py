@@ -5,15 +5,16 @@ import json
 import pytest
 
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.rollout import HermesFormat, difference, record_of, tree_from_dict, tree_to_dict
+from aepo_lightning.chat_formats.hermes import HermesFormat
+from aepo_lightning.contracts.question import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
+from aepo_lightning.contracts.tool import ToolLimits, ToolState
+from aepo_lightning.rollout import difference, record_of, tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.sampler import run_in_event_loop
-from aepo_lightning.tool_spec import ToolLimits, ToolState
 from aepo_lightning.tools import SQLiteCache, ToolRuntime
-from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
-from tests.builders import RecordingBranchPolicy, ScriptedEngine, Turn, grow, make_parts, make_question
-from tests.rollout.chatml import chatml_tokenizer
-from tests.tools.parts import CountingTool, Ledger
+from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, Turn, grow, make_parts, make_question
+from tests.support.chatml import chatml_tokenizer
+from tests.support.tool_parts import CountingTool, Ledger
 
 TOKENIZER = chatml_tokenizer()
 

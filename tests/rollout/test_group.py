@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.protocols import Engine
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.question import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
 from aepo_lightning.rollout import RolloutSampler
-from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
-from tests.builders import (
+from tests.support.builders import (
     ANSWER,
     CALL,
     RecordingBranchPolicy,
@@ -24,7 +24,7 @@ from tests.builders import (
     make_question,
     random_script,
 )
-from tests.tree_laws import check_decisions, check_tree
+from tests.support.tree_laws import check_decisions, check_tree
 
 
 @dataclass

@@ -8,9 +8,9 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget
+from aepo_lightning.contracts.question import LeafOrigin, SegmentSource
 from aepo_lightning.rollout import RolloutSampler, derive_uniform
-from aepo_lightning.types import LeafOrigin, SegmentSource
-from tests.builders import (
+from tests.support.builders import (
     RecordingBranchPolicy,
     ScriptedBudget,
     ScriptedEngine,
@@ -22,7 +22,7 @@ from tests.builders import (
     random_script,
     untimed,
 )
-from tests.tree_laws import check_decisions, check_tree
+from tests.support.tree_laws import check_decisions, check_tree
 
 QUESTIONS = [make_question(f"q{number}") for number in range(4)]
 

@@ -5,10 +5,17 @@ from types import MappingProxyType
 
 import pytest
 
+from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.errors import DataError
 from aepo_lightning.rollout import RolloutJournal, tree_from_dict, tree_to_dict
-from aepo_lightning.types import Message, Question
-from tests.builders import RecordingBranchPolicy, ScriptedBudget, ScriptedEngine, grow, make_question, random_script
+from tests.support.builders import (
+    RecordingBranchPolicy,
+    ScriptedBudget,
+    ScriptedEngine,
+    grow,
+    make_question,
+    random_script,
+)
 
 
 def make_trees(number=3):

@@ -9,6 +9,7 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.contracts.question import LeafOrigin, StopReason, ToolResult, ToolStatus, WeightsStamp
 from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.rollout import (
     GroupRecord,
@@ -20,8 +21,7 @@ from aepo_lightning.rollout import (
     record_of,
 )
 from aepo_lightning.rollout.record import read_events
-from aepo_lightning.types import LeafOrigin, StopReason, ToolResult, ToolStatus, WeightsStamp
-from tests.builders import (
+from tests.support.builders import (
     ScriptedEngine,
     calls_then_answer,
     canonical,
@@ -29,7 +29,7 @@ from tests.builders import (
     make_question,
     random_script,
 )
-from tests.tree_laws import check_tree
+from tests.support.tree_laws import check_tree
 
 WEIGHTS = WeightsStamp(version=5, digest="same")
 SETTINGS = (

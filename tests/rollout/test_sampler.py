@@ -8,14 +8,15 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.question import LeafOrigin, RewardOutput
+from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError, RewardError
-from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, TagProtocol
+from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.rollout.sampler import run_in_event_loop
-from aepo_lightning.tool_spec import ToolSpec
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
-from aepo_lightning.types import LeafOrigin, RewardOutput
-from tests.builders import (
+from tests.support.builders import (
     ScriptedBudget,
     ScriptedEngine,
     calls_then_answer,
@@ -27,7 +28,7 @@ from tests.builders import (
     untimed,
     word_tokenizer,
 )
-from tests.tree_laws import check_tree
+from tests.support.tree_laws import check_tree
 
 
 @dataclass

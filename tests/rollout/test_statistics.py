@@ -5,10 +5,18 @@ import math
 
 import pytest
 
+from aepo_lightning.contracts.question import (
+    LeafOrigin,
+    RewardOutput,
+    SegmentSource,
+    StopReason,
+    ToolCall,
+    ToolResult,
+    ToolStatus,
+)
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree
 from aepo_lightning.rollout import Tally, pass_at_k, pass_rates, summarise_trees
-from aepo_lightning.tree import BranchDecision, Leaf, RolloutTree
-from aepo_lightning.types import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolCall, ToolResult, ToolStatus
-from tests.builders import RecordingBranchPolicy, ScriptedEngine, grow, make_question, random_script
+from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, grow, make_question, random_script
 
 
 def reward(value, is_correct=False, is_well_formed=True, f1=0.0):

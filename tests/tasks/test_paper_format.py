@@ -1,10 +1,10 @@
 import pytest
 
+from aepo_lightning.contracts.question import RewardInput, SegmentSource
+from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
 from aepo_lightning.rewards.paper import PaperReward
 from aepo_lightning.tasks.arithmetic import ArithmeticTask
 from aepo_lightning.tasks.trail import TrailTask
-from aepo_lightning.tokenizers import build_byte_tokenizer, build_word_tokenizer
-from aepo_lightning.types import RewardInput, SegmentSource
 
 TRAIL = TrailTask(demonstration_quality=1.0)
 CASES = {

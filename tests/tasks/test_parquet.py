@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aepo_lightning.contracts.engine import Task
 from aepo_lightning.errors import DataError
-from aepo_lightning.protocols import Task
 from aepo_lightning.tasks._paths import data_root
 from aepo_lightning.tasks.parquet import OfficialParquet
 

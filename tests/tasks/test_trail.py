@@ -3,15 +3,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
+from aepo_lightning.contracts.engine import DemonstrationSource, Task
+from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.protocols import DemonstrationSource, Task
+from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.tasks.trail import TrailTask
-from aepo_lightning.tokenizers import build_word_tokenizer
-from aepo_lightning.types import SegmentSource
+from tests.support.paths import ROOT
 
 VARIANTS = {
     "default": TrailTask(),
@@ -99,14 +99,13 @@ def test_same_index_gives_the_same_question_and_demonstration(task):
 def test_questions_do_not_depend_on_the_process():
     program = "from aepo_lightning.tasks.trail import TrailTask as T; import sys; "
     program += "sys.stdout.write(repr(T().question('val', 5)) + repr(T().demonstration(5)))"
-    checkout = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-c", program],
         capture_output=True,
         text=True,
         check=True,
-        cwd=checkout,
-        env={"PYTHONHASHSEED": "123", "PYTHONPATH": str(checkout)},
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": "123", "PYTHONPATH": str(ROOT)},
     )
     assert run.stdout == repr(TrailTask().question("val", 5)) + repr(TrailTask().demonstration(5))
 

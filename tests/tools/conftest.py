@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.tools.loopback import serve
+from tests.support.loopback import serve
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tools import python_child
 from aepo_lightning.tools.jail import inside
+from aepo_lightning.tools.jail.inside import python_child
 from aepo_lightning.tools.jail.inside.config import DEVICES, JAIL_FOLDER, WORK_FOLDER
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib64", "/lib32")

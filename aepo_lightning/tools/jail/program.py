@@ -2,8 +2,8 @@
 
 import inspect
 
-from aepo_lightning.tools import python_child
 from aepo_lightning.tools.jail.execution import ExitKind
+from aepo_lightning.tools.jail.inside import python_child
 from aepo_lightning.tools.jail.inside.job import Job
 
 CHILD_SOURCE = inspect.getsource(python_child)

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 
-from aepo_lightning.tools.child_process import ChildProcess
+from aepo_lightning.tools.jail.child_process import ChildProcess
 from aepo_lightning.tools.jail.execution import Execution, ExitKind, Isolation
 from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.program import CHILD_SOURCE, name_exit, write_program

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
-ROOT = Path(__file__).parents[3]
 HANG = "while True:\n    pass"
 
 

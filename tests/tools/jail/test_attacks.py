@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from aepo_lightning.tools.jail import ExitKind
+from tests.support.paths import ROOT
 from tests.tools.jail import attacks
-from tests.tools.jail.parts import ROOT, needs_bubblewrap, run
+from tests.tools.jail.parts import needs_bubblewrap, run
 
 pytestmark = needs_bubblewrap
 needs_numpy = pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")

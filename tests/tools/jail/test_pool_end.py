@@ -10,9 +10,9 @@ import pytest
 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.jail import ExitKind, PythonPool
+from tests.support.paths import ROOT
 from tests.tools.jail.parts import (
     HANG,
-    ROOT,
     code_runs,
     descendants,
     inner,

@@ -24,7 +24,8 @@ from aepo_lightning.tools.jail.bubblewrap import (
 from aepo_lightning.tools.jail.inside.zygote import check_namespace, check_single_thread
 from aepo_lightning.tools.jail.self_test import self_test
 from aepo_lightning.tools.jail.worker import Worker, WorkerError
-from tests.tools.jail.parts import ROOT, inner, needs_bubblewrap, open_files, run
+from tests.support.paths import ROOT
+from tests.tools.jail.parts import inner, needs_bubblewrap, open_files, run
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes users")
 INSTALLED = Bubblewrap(path="/usr/bin/bwrap", version="bubblewrap 0.8.0", options=frozenset({"--disable-userns"}))

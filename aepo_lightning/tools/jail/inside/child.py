@@ -18,8 +18,8 @@ from aepo_lightning.tools.jail.inside.config import WORK_FOLDER
 from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown
 from aepo_lightning.tools.jail.inside.plumbing import Plumbing
+from aepo_lightning.tools.jail.inside.python_child import echo_last_expression
 from aepo_lightning.tools.jail.inside.scratch import Scratch
-from aepo_lightning.tools.python_child import echo_last_expression
 
 _FILENAME = "<python>"
 _MAX_FRAMES = -3  # the last three

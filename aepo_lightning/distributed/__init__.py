@@ -1,0 +1,1 @@
+"""What processes of one job do together: collectives, one that goes first, ranks that watch each other."""

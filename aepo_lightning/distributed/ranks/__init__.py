@@ -1,0 +1,33 @@
+"""Ranks that watch each other, so that none waits for one that is gone.
+
+Only processes and the store of the process group are known here: no tensors, no trainer.
+"""
+
+from aepo_lightning.distributed.ranks.board import Board, Failure, Sign
+from aepo_lightning.distributed.ranks.evidence import tick
+from aepo_lightning.distributed.ranks.guard import current_watch, guarded_process, start_watch
+from aepo_lightning.distributed.ranks.processes import (
+    Neighbours,
+    end_children,
+    how_it_ended,
+    machine_id,
+    watch_launcher,
+)
+from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
+
+__all__ = [
+    "Board",
+    "Failure",
+    "Neighbours",
+    "RankWatch",
+    "Sign",
+    "WatchTimes",
+    "current_watch",
+    "end_children",
+    "guarded_process",
+    "how_it_ended",
+    "machine_id",
+    "start_watch",
+    "tick",
+    "watch_launcher",
+]

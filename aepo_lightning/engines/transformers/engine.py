@@ -1,0 +1,320 @@
+"""The embedded engine: continuous batching over any Hugging Face causal language model, on any machine.
+
+One forward pass serves every running request: all that have a single token to feed in one batch, and all that have a
+prompt or a tool result to feed in another. Keys and values stay in slots, so a chain's next turn and its branches
+recompute nothing that they share. The library's own continuous batching was considered: it returns neither entropies
+nor per-request seeds.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
+from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
+from aepo_lightning.engines.adapters import AdapterBase
+from aepo_lightning.engines.loading import copy_weights
+from aepo_lightning.engines.request import Request
+from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
+from aepo_lightning.engines.stopping import TokenPieces
+from aepo_lightning.engines.transformers.architecture import check_architecture
+from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
+from aepo_lightning.errors import EngineError, boundary
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """What the engine has done since it was created."""
+
+    num_forward_passes: int = 0
+    num_generated_tokens: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+
+
+class TransformersEngine:
+    """Batched generation with a slot cache; satisfies `contracts.engine.Engine` and `contracts.engine.AdapterEngine`."""
+
+    def __init__(
+        self,
+        policy: PolicySource,
+        max_num_seqs: int = 256,
+        num_slots: int | None = None,
+        max_model_len: int = 512,
+        max_prefill_tokens: int = 8192,
+        block_size: int = 8,
+        device: str = "cpu",
+    ) -> None:
+        """Build the engine's own copy of the model.
+
+        Args:
+            policy: Architecture, tokenizer and first weights.
+            max_num_seqs: Requests that run at once; more wait.
+            num_slots: Sequences whose keys and values are kept, running ones included. Default: twice `max_num_seqs`.
+            max_model_len: Longest sequence in tokens.
+            max_prefill_tokens: Most tokens (padding included) of one forward pass over prompts.
+            block_size: Granularity in tokens at which shared prefixes are found.
+            device: Where the engine computes.
+
+        Raises:
+            ValueError: If a size is not positive or there are fewer slots than sequences.
+            EngineError: If the architecture is one that this engine would compute wrongly.
+        """
+        num_slots = 2 * max_num_seqs if num_slots is None else num_slots
+        if max_num_seqs < 1 or max_model_len < 2 or num_slots < max_num_seqs:
+            raise ValueError(
+                "`max_num_seqs` must be at least 1, `max_model_len` at least 2 and `num_slots` at least "
+                f"`max_num_seqs`, but got {max_num_seqs}, {max_model_len} and {num_slots}."
+            )
+        self._device = torch.device(device)
+        self._model = policy.build_model()
+        check_architecture(self._model, max_model_len)
+        module: nn.Module = self._model  # its own methods are untyped
+        module.to(self._device).eval().requires_grad_(False)
+        self._eos_token_id = policy.tokenizer.eos_token_id
+        self._pieces = TokenPieces(policy.tokenizer)
+        dtype = next(self._model.parameters()).dtype
+        # One column beyond the longest sequence takes the writes of padding.
+        self._cache = SlotCache(policy.config, num_slots, max_model_len + 1, self._device, dtype)
+        self._prefixes = PrefixIndex(num_slots, block_size)
+        self._max_num_seqs = max_num_seqs
+        self._max_model_len = max_model_len
+        self._max_prefill_tokens = max_prefill_tokens
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._loop_task: asyncio.Task[None] | None = None
+        self._base = AdapterBase()
+        self.counters = EngineCounters()
+        self.weights_version = 0
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest sequence (prompt and response together) in tokens."""
+        return self._max_model_len
+
+    async def generate(
+        self, prompt_ids: list[int], params: SamplingParams, on_probe: Callable[[Generation], None] | None = None
+    ) -> Generation:
+        """Continue `prompt_ids`; see `contracts.engine.Engine.generate`.
+
+        Raises:
+            EngineError: If the prompt is empty or leaves no room in the context, or if the forward pass failed.
+        """
+        if not 0 < len(prompt_ids) < self._max_model_len:
+            raise EngineError(
+                f"A prompt must have between 1 and {self._max_model_len - 1} tokens, but got {len(prompt_ids)}. "
+                "Shorten the prompt or raise the engine's `max_model_len`."
+            )
+        request = Request.start(prompt_ids, params, on_probe)
+        self._waiting.append(request)
+        # A loop that was stopped half-way leaves a task behind that will never run again.
+        task = self._loop_task
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            self._loop_task = asyncio.create_task(self._serve())
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            self._drop(request)
+            raise
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
+        """Copy weights by their Hugging Face names and forget every cached prefix.
+
+        Raises:
+            EngineError: If requests are running, a name is unknown, a shape differs, or a weight is missing. The
+                weights before the error are then in place; publish again.
+        """
+        self._prepare_to_load()
+        self._base.clear()
+        self._load(weights)
+        self.weights_version = version
+
+    @property
+    def base(self) -> str:
+        """Name of the weights that an adapter can be added to; empty if there are none."""
+        return self._base.name
+
+    def load_base(self, weights: Iterable[tuple[str, Tensor]], adapted: Collection[str], base: str) -> None:
+        """Load weights as `load_weights` does, and keep a copy of those that adapters will change.
+
+        Raises:
+            EngineError: As `load_weights`.
+        """
+        self._prepare_to_load()
+        self._load(self._base.keeping(weights, adapted, base))
+
+    def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
+        """Add an adapter to the base, in place of the last one, and forget every cached prefix.
+
+        Raises:
+            EngineError: If requests are running, there is no base, or the updates are not those that it announced.
+        """
+        self._prepare_to_load()
+        copy_weights(self._model, self._base.merged(updates))
+        self.weights_version = version
+
+    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        if missing := copy_weights(self._model, weights):
+            raise EngineError(
+                f"{len(missing)} weights were not published, {missing[0]!r} among them. Publish all of them."
+            )
+
+    def _prepare_to_load(self) -> None:
+        if self._running or self._waiting:
+            raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
+        # Forgotten before the first copy: an error half-way must not leave keys and values of other weights behind.
+        self._prefixes.clear()
+
+    def sleep(self) -> None:
+        """Keep everything: the engine's copy of the model stays in memory, ready for the next weights."""
+
+    def close(self) -> None:
+        """Fail whatever still waits and forget the cache."""
+        self._fail(EngineError("The engine was closed."))
+        self._prefixes.clear()
+
+    async def _serve(self) -> None:
+        while self._running or self._waiting:
+            # Chains that were woken by the last pass get a turn each to ask for more, so that they batch together.
+            for _ in range(4):
+                await asyncio.sleep(0)
+            with boundary(self._on_step_error):
+                self._step()
+
+    def _on_step_error(self, cause: Exception) -> None:
+        error = EngineError(f"A generation step failed: {cause!r}")
+        error.__cause__ = cause
+        self._fail(error)
+
+    def _fail(self, error: EngineError) -> None:
+        for request in (*self._running, *self._waiting):
+            if request.slot >= 0:
+                self._prefixes.release(request.slot)
+            if not request.future.done():
+                request.future.set_exception(error)
+        self._running, self._waiting = [], deque()
+
+    def _drop(self, request: Request) -> None:
+        if request in self._running:
+            self._running.remove(request)
+            self._prefixes.release(request.slot)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+
+    @torch.inference_mode()
+    def _step(self) -> None:
+        # The task behind a cancelled future is about to drop its request, but has not had its turn yet.
+        for request in [r for r in (*self._running, *self._waiting) if r.future.done()]:
+            self._drop(request)
+        self._admit()
+        decoding = [request for request in self._running if request.num_pending == 1]
+        feeding = [request for request in self._running if request.num_pending > 1]
+        for group in self._prefill_groups(feeding):
+            self._forward(group)
+        if decoding:
+            self._forward(decoding)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self._max_num_seqs and self._prefixes.num_idle:
+            request = self._waiting[0]  # stays listed until it has a slot, so that a failure reaches its future
+            source, length = self._prefixes.match(request.tokens)
+            request.slot = self._prefixes.acquire(source, length)
+            if length and request.slot != source:
+                self._cache.copy_prefix(source, request.slot, length)
+            request.num_computed = request.num_cached = length
+            self.counters.num_prompt_tokens += request.prompt_length
+            self.counters.num_cached_tokens += length
+            self._running.append(self._waiting.popleft())
+
+    def _prefill_groups(self, requests: list[Request]) -> list[list[Request]]:
+        groups: list[list[Request]] = []
+        for request in sorted(requests, key=lambda r: r.num_pending):
+            width = request.num_pending
+            if not groups or width * (len(groups[-1]) + 1) > self._max_prefill_tokens:
+                groups.append([])
+            groups[-1].append(request)
+        return groups
+
+    def _forward(self, requests: list[Request]) -> None:
+        hidden = self._hidden_states(requests)
+        logits = self._model.lm_head(hidden)
+        sampled = self._sample(requests, logits)
+        self.counters.num_forward_passes += 1
+        self.counters.num_generated_tokens += len(requests)
+        self._record(requests, sampled)
+
+    def _hidden_states(self, requests: list[Request]) -> Float[Tensor, "batch hidden"]:
+        pending = [request.tokens[request.num_computed :] for request in requests]
+        width = max(map(len, pending))
+        span = max(len(request.tokens) for request in requests) + 1
+        ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in pending], device=self._device)
+        starts = torch.tensor([request.num_computed for request in requests], device=self._device)
+        counts = torch.tensor([len(tokens) for tokens in pending], device=self._device)
+        offsets = torch.arange(width, device=self._device)
+        positions = starts[:, None] + offsets
+        writes = torch.where(offsets < counts[:, None], positions, span - 1)
+        rows = torch.tensor([request.slot for request in requests], device=self._device)
+        self._cache.prepare(rows, writes, span)
+        output = self._model.model(
+            input_ids=ids,
+            attention_mask=self._mask(positions, span),
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        for request in requests:
+            request.num_computed = len(request.tokens)
+            self._prefixes.commit(request.slot, request.tokens, request.num_computed)
+        last: Tensor = output.last_hidden_state[torch.arange(len(requests), device=self._device), counts - 1]
+        return last
+
+    def _mask(self, positions: Int[Tensor, "batch seq"], span: int) -> Bool[Tensor, "batch 1 seq span"]:
+        return (torch.arange(span, device=self._device) <= positions[..., None])[:, None]
+
+    def _sample(self, requests: list[Request], logits: Float[Tensor, "batch vocab"]) -> SampledTokens:
+        params = [request.params for request in requests]
+        seeds = torch.tensor([p.seed for p in params], device=self._device)
+        positions = torch.tensor([len(request.tokens) for request in requests], device=self._device)
+        return sample_tokens(
+            logits,
+            torch.tensor([float(p.temperature) for p in params], device=self._device),
+            torch.tensor([float(p.top_p) for p in params], device=self._device),
+            torch.tensor([p.top_k for p in params], device=self._device),
+            counter_uniforms(seeds, positions),
+        )
+
+    def _record(self, requests: list[Request], sampled: SampledTokens) -> None:
+        token_ids = sampled.token_ids.tolist()
+        logprobs, entropies = sampled.logprobs.tolist(), sampled.entropies.tolist()
+        num_top = max(request.params.num_top_logprobs for request in requests)
+        top = sampled.all_logprobs.topk(min(num_top, sampled.all_logprobs.shape[-1])) if num_top else None
+        top_values = top.values.tolist() if top else []
+        top_ids = top.indices.tolist() if top else []
+        for row, request in enumerate(requests):
+            request.tokens.append(token_ids[row])
+            request.logprobs.append(logprobs[row])
+            request.entropies.append(entropies[row])
+            if num_top := request.params.num_top_logprobs:
+                extra = [] if token_ids[row] in top_ids[row][:num_top] else [logprobs[row]]
+                request.top_logprobs.append(top_values[row][:num_top] + extra)
+            self._advance(request)
+
+    def _advance(self, request: Request) -> None:
+        reason = request.finish_reason(self._eos_token_id, self._pieces, self._max_model_len)
+        probe_is_due = request.num_new == request.params.num_probe_tokens or reason is not None
+        if request.on_probe is not None and probe_is_due:
+            callback, request.on_probe = request.on_probe, None
+            callback(request.generation(reason or FinishReason.LENGTH))
+        if reason is not None:
+            self._running.remove(request)
+            self._prefixes.release(request.slot)
+            if not request.future.done():
+                request.future.set_result(request.generation(reason))

@@ -1,0 +1,1 @@
+"""A pool of vLLM servers on other GPUs or nodes."""

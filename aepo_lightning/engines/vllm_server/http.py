@@ -1,0 +1,183 @@
+"""One vLLM server over HTTP: requests, deadlines, and errors that say whose fault they are."""
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from aepo_lightning.errors import EngineError
+
+_GENERATE = "/inference/v1/generate"
+_ID_PREFIX = "generate-tokens-"
+"""What a server puts before the request ids that clients choose."""
+_REQUEST_FAULTS = (400, 413, 422)
+_FINAL = (401, 403, 404, 405)
+_KEEP_ALIVE_S = 3.0
+"""Below the 5 s after which servers close idle connections: a request must not meet a connection that is closing."""
+_ABORT_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 0.5
+_EXCERPT = 200
+
+LAUNCH_ADVICE = "Start servers with `python -m aepo_lightning.engines.vllm_server.launch MODEL`."
+
+
+class EndpointError(EngineError):
+    """One endpoint cannot serve; another may, or this one later."""
+
+    def __init__(self, message: str, *, is_final: bool = False, is_unanswered: bool = False) -> None:
+        """Describe what went wrong.
+
+        Args:
+            message: What happened, without the address.
+            is_final: Whether waiting cannot help, such as with a server that lacks a route.
+            is_unanswered: Whether the server may still be working on the request.
+        """
+        super().__init__(message)
+        self.is_final = is_final
+        self.is_unanswered = is_unanswered
+
+
+class RequestError(EngineError):
+    """The server refused what was asked; every other server would too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How patient a pool is with its servers."""
+
+    max_retries: int = 3
+    """Further attempts, on other endpoints where there are any, after a request failed."""
+    request_timeout_s: float = 600.0
+    """For one answer, waiting in the server's queue included."""
+    ready_timeout_s: float = 120.0
+    """How long the first use waits for servers that are still starting."""
+    health_timeout_s: float = 10.0
+    health_interval_s: float = 5.0
+    update_timeout_s: float = 600.0
+    """For each step of a weight update."""
+    chunk_bytes: int = 1 << 30
+    """Size at which a file of published weights is closed and the next begun."""
+    sleep_level: int = 0
+    """What `sleep` asks of the servers: 0 nothing, 1 or 2 as vLLM defines them (needs `--enable-sleep-mode`)."""
+    api_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        for name in ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s", "chunk_bytes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+        for name in ("max_retries", "ready_timeout_s"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, but got {getattr(self, name)}.")
+        if self.sleep_level not in (0, 1, 2):
+            raise ValueError(f"`sleep_level` must be 0, 1 or 2, but got {self.sleep_level}.")
+
+
+class ServerClient:
+    """Asks one server. All methods run in one event loop."""
+
+    def __init__(self, url: str, settings: ServerSettings) -> None:
+        """Keep the address; nothing is opened before the first call.
+
+        Raises:
+            ValueError: If the address is not one of HTTP.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"`endpoints` must be addresses such as 'http://node:8000', but got {url!r}.")
+        self.url = url.rstrip("/")
+        self._settings = settings
+        self._session: aiohttp.ClientSession | None = None
+        self._aborts: set[asyncio.Task[Any]] = set()
+
+    async def get(self, path: str) -> Any:
+        """Return what the server answers to a quick question.
+
+        Raises:
+            EndpointError: If it does not answer with JSON or nothing, and status 200, in time.
+        """
+        return await self._send("GET", path, self._settings.health_timeout_s)
+
+    async def post(self, path: str, body: dict[str, Any] | None = None, timeout_s: float | None = None) -> Any:
+        """Tell the server to do something and return what it answers.
+
+        Raises:
+            EndpointError: As for `get`.
+        """
+        return await self._send("POST", path, timeout_s or self._settings.health_timeout_s, body)
+
+    async def generate(self, body: dict[str, Any], timeout_s: float | None = None) -> Any:
+        """Return the answer to a request for tokens. One that is given up is aborted on the server.
+
+        Raises:
+            RequestError: If the server refuses the request itself.
+            EndpointError: If it fails or answers too late.
+        """
+        try:
+            return await self._send("POST", _GENERATE, timeout_s or self._settings.request_timeout_s, body)
+        except asyncio.CancelledError:
+            self._abort(body["request_id"])
+            raise
+        except EndpointError as error:
+            if error.is_unanswered:
+                self._abort(body["request_id"])
+            raise
+
+    async def close(self) -> None:
+        """Report what was given up, as far as the server still listens, and close the connections."""
+        if self._aborts:
+            await asyncio.wait(self._aborts, timeout=_CLOSE_TIMEOUT_S)
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _abort(self, request_id: str) -> None:
+        # A server notices a closed connection by itself, but a proxy before it may not pass that on.
+        body = {"request_ids": [_ID_PREFIX + request_id]}
+        task = asyncio.ensure_future(self._send("POST", "/inference/v1/abort_requests", _ABORT_TIMEOUT_S, body))
+        self._aborts.add(task)
+        task.add_done_callback(self._forget_abort)
+
+    def _forget_abort(self, task: "asyncio.Task[Any]") -> None:
+        self._aborts.discard(task)
+        if not task.cancelled():
+            task.exception()  # a dead server has nothing to abort
+
+    async def _send(self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None) -> Any:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._open().request(method, self.url + path, json=body, timeout=timeout) as reply:
+                status, content = reply.status, await reply.read()
+        except TimeoutError as error:
+            raise EndpointError(f"did not answer {path} within {timeout_s:g} s", is_unanswered=True) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise EndpointError(f"broke the connection of {path}: {error!r}", is_unanswered=True) from error
+        if status != 200:
+            raise _status_error(status, path, content)
+        try:
+            return json.loads(content) if content else {}
+        except ValueError as error:
+            raise EndpointError(f"answered {path} with something that is not JSON: {_excerpt(content)}") from error
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            key = self._settings.api_key
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+            )
+        return self._session
+
+
+def _status_error(status: int, path: str, content: bytes) -> EngineError:
+    if path == _GENERATE and status in _REQUEST_FAULTS:
+        return RequestError(f"The server refused the request with status {status}: {_excerpt(content)}")
+    advice = f". {LAUNCH_ADVICE}" if status in _FINAL else ""
+    return EndpointError(
+        f"answered {path} with status {status}: {_excerpt(content)}{advice}", is_final=status in _FINAL
+    )
+
+
+def _excerpt(content: bytes) -> str:
+    return content[:_EXCERPT].decode(errors="replace")

@@ -1,0 +1,14 @@
+"""The policy: where it comes from, the network that is trained, and how its weights are read, written and published.
+
+source.py           architecture, tokenizer and first weights
+tokenizers.py       tokenizers made from nothing
+network.py          the network that is trained: log-probs and entropies of tokens
+packed.py           the backbone on packed trees
+lora.py             low-rank adapters
+skeleton.py         a model without memory
+weight_files.py     weights from safetensors files, of each tensor the rows that a rank holds
+checked_weights.py  weights against the model that they are for
+hf_folder.py        Hugging Face folders, written tensor by tensor
+sharding/           FSDP
+publishing/         weights to engines and to the disk
+"""

@@ -1,0 +1,96 @@
+"""The policy as one module whose `forward` returns log-probs and entropies.
+
+Backbone and chunked head share one `forward`, so that FSDP can shard the module as one root: its all-gather then covers
+embedding, final norm and head together.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from aepo_lightning.contracts.question import PackedTokens
+from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
+from aepo_lightning.ops.tree_attention import BackEnd
+from aepo_lightning.policy.packed import BackEndChoice, packed_states
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TokenScores:
+    """What the policy says about the response tokens. Zero outside the response mask."""
+
+    logprobs: Float[Tensor, "batch response"]
+    entropies: Float[Tensor, "batch response"]
+
+
+class PolicyNetwork(nn.Module):
+    """A causal language model that scores given tokens."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chunk_size: int = 256,
+        gradient_checkpointing: bool = False,
+        packed_attention: BackEnd | None = None,
+    ) -> None:
+        """Wrap a Hugging Face model.
+
+        Args:
+            model: Any causal language model with a `model` backbone and an `lm_head` without bias.
+            chunk_size: Rows of logits that exist at once.
+            gradient_checkpointing: Recompute activations in the backward pass.
+            packed_attention: Back end of packed batches. None picks the fastest for each.
+        """
+        super().__init__()
+        self.model = model
+        self._chunk_size = chunk_size
+        self._choose_back_end = BackEndChoice(packed_attention)
+        model.config.use_cache = False
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        response_mask: Bool[Tensor, "batch response"],
+        temperature: float = 1.0,
+        entropy: Literal["none", "detached", "grad"] = "detached",
+        packed: PackedTokens | None = None,
+    ) -> TokenScores:
+        """Return log-probs and entropies of `input_ids[:, 1:]` where the response mask is True.
+
+        Rows are padded on the right. Under a causal mask padding cannot reach the tokens before it, so no attention
+        mask is needed and the fast causal kernels apply.
+
+        Args:
+            input_ids: Tokens, one column more than `response_mask`.
+            response_mask: Which predictions to score. Only these rows meet the output embedding.
+            temperature: Sampling temperature of the tokens.
+            entropy: Whether entropies are computed, and whether gradients flow through them.
+            packed: The same rows packed, to be run in place of them. Each shared token is then computed once, and its
+                numbers stand in every row that has it.
+
+        Raises:
+            TrainingError: If rows are packed and the architecture cannot run them.
+        """
+        mode: EntropyMode = entropy
+        if packed is None:
+            states = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
+            hidden = states[:, :-1][response_mask]
+            targets = input_ids[:, 1:][response_mask]
+        else:
+            hidden = packed_states(self.model, packed, self._choose_back_end)[packed.sources]
+            targets = packed.targets
+        head = self.model.lm_head.weight
+        scores = chunked_logprob(hidden, head, targets, temperature, chunk_size=self._chunk_size, entropy=mode)
+        logprobs, entropies = scores.logprobs, scores.entropies
+        if packed is not None:
+            logprobs = logprobs[packed.scored_index]
+            entropies = None if entropies is None else entropies[packed.scored_index]
+        zeros = logprobs.new_zeros(response_mask.shape)
+        # An empty micro-batch keeps this graph and gives every parameter a zero, or ranks would wait for it for ever.
+        logprobs = zeros.masked_scatter(response_mask, logprobs)
+        entropies = zeros if entropies is None else zeros.masked_scatter(response_mask, entropies)
+        return TokenScores(logprobs=logprobs, entropies=entropies)

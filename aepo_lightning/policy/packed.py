@@ -1,0 +1,165 @@
+"""Runs a Hugging Face backbone over packed trajectories.
+
+The backbone computes everything but attention token by token, so packing changes two things only: the position of a
+token is its depth, and queries, keys and values go to our attention, which arrives as an argument of the model.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from aepo_lightning.contracts.question import PackedTokens
+from aepo_lightning.errors import TrainingError
+from aepo_lightning.ops.tree_attention import (
+    BackEnd,
+    PackedAttention,
+    QueryKind,
+    build_attention,
+    is_flat,
+    pick_back_end,
+    why_not_varlen,
+)
+
+logger = logging.getLogger(__name__)
+
+IMPLEMENTATION = "aepo_packed"
+"""Under this name transformers finds our attention. It builds no mask for names that it does not know."""
+_ADVICE = "Use `experience.packing=padded`."
+
+
+class BackEndChoice:
+    """Which back end runs which packed rows, named in the log when it is first used."""
+
+    def __init__(self, fixed: BackEnd | None = None) -> None:
+        """Take the back end of all rows, or None to pick the fastest for each."""
+        self._fixed: BackEnd | None = fixed
+        self._announced: set[tuple[str, str]] = set()
+
+    def __call__(self, packed: PackedTokens, query: Float[Tensor, "batch heads seq dim"]) -> BackEnd:
+        """Return the back end for a row and the queries of its first layer."""
+        kind = QueryKind.of(query)
+        back_end = self._fixed or pick_back_end(packed, kind)
+        shape = "flat" if is_flat(packed) else "tree"
+        if (shape, back_end) not in self._announced:
+            self._announced.add((shape, back_end))
+            obstacle = why_not_varlen(kind) if (shape, back_end) == ("flat", "flex") else None
+            reason = f" (not 'varlen': {obstacle})" if obstacle else ""
+            logger.info("Packed batches (%s) run on the %r attention back end%s.", shape, back_end, reason)
+        return back_end
+
+
+def packed_states(
+    model: PreTrainedModel, packed: PackedTokens, choose: Callable[[PackedTokens, Tensor], BackEnd]
+) -> Float[Tensor, "seq hidden"]:
+    """Return the last hidden state of every packed token.
+
+    Args:
+        model: A causal language model with a `model` backbone. From the first call on it attends through our
+            implementation, which is transformers' `sdpa` for whatever is not packed.
+        packed: What to run.
+        choose: Says how attention is computed, once the queries of the first layer are there.
+
+    Raises:
+        TrainingError: If the model cannot run packed tokens: its attention has a window, soft caps, sinks or dropout,
+            its rotary embeddings depend on the longest row, or a layer does not attend through transformers' attention
+            interface.
+    """
+    if model.config._attn_implementation != IMPLEMENTATION:
+        model.set_attn_implementation(IMPLEMENTATION)
+    _refuse_moving_rope(model, int(packed.position_ids.max()) + 1)
+    attention = _LayerAttention(packed, choose)
+    states: Tensor = model.model(
+        input_ids=packed.input_ids[None],
+        position_ids=packed.position_ids[None],
+        use_cache=False,
+        packed_attention=attention,
+    ).last_hidden_state
+    if attention.num_calls != model.config.num_hidden_layers:
+        # Whatever mixed tokens in the other layers knew nothing of the paths.
+        raise TrainingError(
+            f"Each of {model.config.num_hidden_layers} layers must attend through transformers' attention interface, "
+            f"but {attention.num_calls} of {type(model).__name__} did. {_ADVICE}"
+        )
+    return states[0]
+
+
+def _refuse_moving_rope(model: PreTrainedModel, longest: int) -> None:
+    """Refuse rotary embeddings whose frequencies follow the longest row of a batch, where they begin to."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return
+    limit = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
+    if longest > limit:
+        raise TrainingError(
+            f"A trajectory must have at most {limit} tokens where `rope_type` is {rope['rope_type']!r}, but one has "
+            f"{longest}. Beyond them log-probs depend on the other rows of a batch. Shorten it, or use yarn. {_ADVICE}"
+        )
+
+
+class _LayerAttention:
+    """What every layer calls during one forward pass."""
+
+    def __init__(self, packed: PackedTokens, choose: Callable[[PackedTokens, Tensor], BackEnd]) -> None:
+        self._packed = packed
+        self._choose = choose
+        # Built at the first call: the precision of the layers is known only there, whoever casts.
+        self._attention: PackedAttention | None = None
+        self._longest = int(packed.position_ids.max()) + 1
+        self.num_calls = 0
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, options: Mapping[str, Any]
+    ) -> Float[Tensor, "batch heads seq dim"]:
+        self._refuse(options)
+        self.num_calls += 1
+        device = query.device.type
+        if torch.is_autocast_enabled(device):
+            # As autocast does before scaled-dot-product attention: norms have widened queries and keys, not values.
+            dtype = torch.get_autocast_dtype(device)
+            query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        if self._attention is None:
+            self._attention = build_attention(self._packed, self._choose(self._packed, query))
+        return self._attention(query, key, value, scale)
+
+    def _refuse(self, options: Mapping[str, Any]) -> None:
+        """Refuse what a layer asks for beyond full causal attention. Windows that hold every path change nothing."""
+        window = options.get("sliding_window")
+        if window is not None and window < self._longest:
+            raise TrainingError(
+                f"A packed trajectory must fit the model's attention window of {window} tokens, but one has "
+                f"{self._longest}. {_ADVICE}"
+            )
+        for name in ("softcap", "s_aux", "position_bias"):
+            if options.get(name) is not None:
+                raise TrainingError(f"Attention over packed tokens must not need `{name}`. {_ADVICE}")
+        if options["dropout"]:
+            raise TrainingError(f"`attention_dropout` must be 0 for packed tokens, but got {options['dropout']}.")
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    packed_attention: _LayerAttention | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Attend as transformers asks for it, over packed tokens where there are any."""
+    if packed_attention is None:
+        attended: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return attended
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return packed_attention(query, key, value, scale, {"dropout": 0.0} | options).transpose(1, 2), None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attend)

@@ -1,0 +1,135 @@
+"""Where a policy comes from: built from a configuration, or loaded from a Hugging Face folder.
+
+Both parts satisfy `contracts.policy.PolicySource`. What turns a model into log-probs and entropies is `PolicyNetwork`.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from aepo_lightning.contracts.engine import StoredWeights
+from aepo_lightning.errors import ConfigError, DataError
+
+
+@dataclass(kw_only=True)
+class ScratchPolicy:
+    """A randomly initialised policy with a tokenizer of its own: nothing is downloaded."""
+
+    tokenizer: PreTrainedTokenizerBase
+    architecture: Mapping[str, Any]
+    """Fields of the Hugging Face configuration, `model_type` among them; `vocab_size` follows the tokenizer."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse an architecture without a name, or with what follows from the tokenizer."""
+        if "model_type" not in self.architecture:
+            raise ConfigError(
+                f"`architecture` must have a `model_type`, but got {sorted(self.architecture)}. Add one, such as qwen3."
+            )
+        own = {"vocab_size", "pad_token_id", "eos_token_id", "use_cache"} & set(self.architecture)
+        if own:
+            raise ConfigError(f"`architecture` must leave {sorted(own)} to the tokenizer. Remove what is named here.")
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration of the architecture."""
+        fields = dict(self.architecture)
+        model_type = fields.pop("model_type")
+        tokenizer = self.tokenizer
+        config: PretrainedConfig = AutoConfig.for_model(
+            model_type,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            use_cache=False,
+            **fields,
+        )
+        return config
+
+    def build_model(self) -> PreTrainedModel:
+        """Return a new fp32 model; every call gives the same weights and leaves the global RNG untouched."""
+        with torch.random.fork_rng(devices=[]):
+            # `torch.manual_seed` would seed the generators of all GPUs too, which nothing here puts back.
+            torch.default_generator.manual_seed(self.seed)
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                deepcopy(self.config),  # the model changes it: how it attends, whether it keeps a cache
+                dtype=torch.float32,
+            )
+        return model
+
+    def find_weights(self) -> StoredWeights | None:
+        """Return None: weights are drawn when the model is built, whole on every rank."""
+        return None
+
+
+@dataclass(kw_only=True)
+class PretrainedPolicy:
+    """A policy from a Hugging Face folder or hub name."""
+
+    name_or_path: str
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the configuration, for planning without the weights."""
+    dtype: str = "float32"
+    """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that torch does not know."""
+        if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ConfigError(f"`dtype` must name a torch dtype, but got {self.dtype!r}. Use float32 or bfloat16.")
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
+        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def config(self) -> PretrainedConfig:
+        """The configuration beside the weights."""
+        config: PretrainedConfig = AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+        return config
+
+    def build_model(self) -> PreTrainedModel:
+        """Load the model."""
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            self.name_or_path, dtype=getattr(torch, self.dtype)
+        )
+        model.config.use_cache = False
+        return model
+
+    def find_weights(self) -> StoredWeights | None:
+        """Return the folder of the weights; one of a hub name is downloaded first.
+
+        Raises:
+            DataError: If it is no folder and cannot be downloaded.
+        """
+        folder = Path(self.name_or_path)
+        if not folder.is_dir():
+            folder = self._download()
+        return StoredWeights(folder=folder, dtype=getattr(torch, self.dtype))
+
+    def _download(self) -> Path:
+        try:
+            return Path(snapshot_download(self.name_or_path, allow_patterns=["*.safetensors", "*.json"]))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"`name_or_path` must be a folder or a model that can be downloaded, but got {self.name_or_path!r}: "
+                f"{error}"
+            ) from error

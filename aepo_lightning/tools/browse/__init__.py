@@ -1,0 +1,1 @@
+"""Reading pages and PDF files of the public internet."""

@@ -1,0 +1,131 @@
+"""One admitted call: attempts within a deadline, and every way to fail turned into a status and a text."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import stamina
+
+from aepo_lightning.contracts.engine import Tool
+from aepo_lightning.contracts.question import ToolContext, ToolStatus
+from aepo_lightning.contracts.tool import RetryPolicy, ToolSpec
+from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
+from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
+
+_MAX_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a call ended."""
+
+    status: ToolStatus
+    text: str
+    duration_s: float = 0.0
+    queue_s: float = 0.0
+    num_attempts: int = 1
+
+    @property
+    def is_infrastructure_failure(self) -> bool:
+        """Whether the call says nothing about the policy, only about what stands behind the tool."""
+        return self.status in (ToolStatus.UNAVAILABLE, ToolStatus.TIMEOUT)
+
+
+async def attempt_call(
+    tool: Tool, arguments: Mapping[str, Any], context: ToolContext, deadline_s: float, retry: RetryPolicy
+) -> Outcome:
+    """Call a tool, again if its retry policy says so, until the deadline.
+
+    Args:
+        tool: What to call.
+        arguments: Checked against the schema.
+        context: The chain that calls.
+        deadline_s: Seconds for all attempts and the waits between them.
+        retry: Which failures are worth another attempt.
+
+    Returns:
+        The outcome. Only cancellation passes through.
+    """
+    started, name = time.perf_counter(), tool.spec.name
+    ends_at = asyncio.get_running_loop().time() + deadline_s
+    failures: list[Exception] = []
+    answer: object = None
+    num_attempts = 0
+
+    async def work() -> object:
+        nonlocal num_attempts
+        # Setting a retry loop up takes longer than many a request, and most first attempts succeed.
+        first: list[Exception] = []
+        num_attempts = 1
+        with boundary(first.append):
+            return await tool(arguments, context)
+        async for attempt in _attempts(retry, ends_at):
+            with attempt:
+                if first:
+                    raise first.pop()
+                num_attempts += 1
+                return await tool(arguments, context)
+        raise AssertionError("the last attempt returns or raises")
+
+    with boundary(failures.append):
+        answer = await cut_off(work(), deadline_s, f"Tool({name})")
+    if failures and isinstance(failures[0], CutOffError):
+        outcome = Outcome(status=ToolStatus.TIMEOUT, text=f"Error: Tool({name}) timed out after {deadline_s:g} s.")
+    elif failures:
+        outcome = describe_failure(name, failures[0])
+    else:
+        outcome = _describe_answer(tool.spec, answer)
+    return replace(outcome, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
+
+
+def _attempts(policy: RetryPolicy, ends_at: float) -> AsyncIterator[AbstractContextManager[object]]:
+    """Yield a context for each attempt; it swallows an error that another attempt before the deadline follows."""
+    loop = asyncio.get_running_loop()
+
+    def pause(error: Exception) -> bool | float:
+        names = {kind.__name__ for kind in type(error).__mro__}
+        if names.isdisjoint(policy.errors):
+            return False
+        asked: float | None = getattr(error, "retry_after_s", None)
+        if asked is None:
+            return True
+        return asked if loop.time() + asked < ends_at else False
+
+    contexts: AsyncIterator[AbstractContextManager[object]] = aiter(
+        stamina.retry_context(
+            on=pause,
+            attempts=policy.max_attempts,
+            timeout=None,  # the deadline ends the attempts
+            wait_initial=policy.backoff_s,
+            wait_max=max(policy.backoff_s, _MAX_BACKOFF_S),
+            wait_jitter=policy.backoff_s,
+        )
+    )
+    return contexts
+
+
+def _describe_answer(spec: ToolSpec, answer: object) -> Outcome:
+    name = spec.name
+    if not isinstance(answer, str):
+        kind = type(answer).__name__
+        text = f"Error: Tool({name}) failed: it returned {kind} instead of text."
+        return Outcome(status=ToolStatus.ERROR, text=text)
+    if not answer or answer.isspace():
+        return Outcome(status=ToolStatus.EMPTY, text=spec.empty_answer or f"Tool({name}) returned empty output.")
+    return Outcome(status=ToolStatus.OK, text=answer)
+
+
+def describe_failure(name: str, error: Exception) -> Outcome:
+    """Return the outcome of a call that raised."""
+    message = f"{type(error).__name__}, which cannot say what it is."
+    with boundary(lambda _: None):
+        message = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
+    status = ToolStatus.ERROR
+    if isinstance(error, TimeoutError):
+        status = ToolStatus.TIMEOUT
+    elif isinstance(error, ToolUnavailableError):
+        status = ToolStatus.UNAVAILABLE
+    return Outcome(status=status, text=f"Error: Tool({name}) failed: {message}")

@@ -1,0 +1,311 @@
+"""Runs tool calls of many chains at once and turns every failure into an observation for the model."""
+
+import asyncio
+import logging
+import math
+import re
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from aepo_lightning.contracts.engine import StatefulTool, Tool
+from aepo_lightning.contracts.question import ToolCall, ToolContext, ToolResult, ToolStatus
+from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.errors import boundary
+from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
+from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
+from aepo_lightning.tools.runtime.attempts import Outcome, attempt_call, describe_failure
+from aepo_lightning.tools.runtime.cache import CachedAnswer, ToolCache
+from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, CircuitOpenError
+from aepo_lightning.tools.runtime.deadline import cut_off
+from aepo_lightning.tools.runtime.single_flight import SingleFlight
+from aepo_lightning.tools.runtime.states import ChainStates
+
+logger = logging.getLogger(__name__)
+
+_MAX_QUOTED_NAME = 50
+
+
+class _LoopState:
+    """What belongs to one event loop."""
+
+    def __init__(self, runtime: "ToolRuntime") -> None:
+        breakers: dict[str, CircuitBreaker] = {}
+        self.desks: dict[str, Desk] = {}
+        for spec in runtime.specs:
+            # Tools of one provider fail together.
+            breaker = breakers.setdefault(spec.provider or spec.name, _breaker_of(spec.limits))
+            limits = replace(
+                spec.limits,
+                max_concurrent_calls=spec.limits.max_concurrent_calls or runtime.max_concurrent_calls,
+                max_queued_calls=_first(spec.limits.max_queued_calls, runtime.max_queued_calls),
+            )
+            self.desks[spec.name] = Desk(limits, breaker)
+        self.flights: SingleFlight[Outcome] = SingleFlight()
+        deadlines_s = {spec.name: spec.limits.deadline_s or runtime.timeout_s for spec in runtime.specs}
+        self.states = ChainStates(deadlines_s)
+
+
+def _first(own: int | None, otherwise: int) -> int:
+    return otherwise if own is None else own
+
+
+def _breaker_of(limits: ToolLimits) -> CircuitBreaker:
+    return CircuitBreaker(
+        min_failures=limits.breaker_failures,
+        reset_s=limits.breaker_reset_s,
+        share=limits.breaker_share,
+        window_s=limits.breaker_window_s,
+    )
+
+
+class _Known:
+    """A tool and what it says of itself, asked once."""
+
+    def __init__(self, tool: Tool) -> None:
+        self.tool, self.spec = tool, tool.spec
+        self.read = ArgumentReader(self.spec)
+        self.stateful: StatefulTool | None = None
+        if self.spec.state is not ToolState.STATELESS:
+            if not isinstance(tool, StatefulTool):
+                raise ValueError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
+            self.stateful = tool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRuntime:
+    """Runs calls of a fixed set of tools within their limits, and shares and keeps answers where they may be.
+
+    What there is to know about a call stands in its `ToolResult`. A tool that hangs or fails holds its own slots only.
+
+    Attributes:
+        tools: The tools, with distinct names of lower-case letters, digits and underscores (a name is also a tag). A
+            list among them, such as that of an MCP server, counts as its members.
+        timeout_s: Deadline of tools that name none. It starts when a call gets its slot, not while it waits for one.
+        max_result_chars: Longer texts are cut there, and end with a note that says how much is missing.
+        max_concurrent_calls: Calls of each tool that run at the same time in one event loop, for tools that name no
+            number; further calls wait in order.
+        max_queued_calls: Calls of each tool that may wait for a slot, for tools that name no number. One more is
+            answered at once that the tool is busy.
+        cache: Keeps answers of tools whose limits ask for it. None keeps none.
+
+    Raises:
+        ValueError: If a name is not a tag or occurs twice, or a limit is not positive.
+    """
+
+    tools: Sequence[Tool | Sequence[Tool]]
+    timeout_s: float = 30.0
+    max_result_chars: int = 4000
+    max_concurrent_calls: int = 64
+    max_queued_calls: int = 65_536
+    cache: ToolCache | None = None
+    _loops: dict[asyncio.AbstractEventLoop, _LoopState] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+    _by_name: dict[str, _Known] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse names that are no tags and settings that have no meaning."""
+        flat = [tool for each in self.tools for tool in (each if isinstance(each, Sequence) else (each,))]
+        for known in map(_Known, flat):
+            name = known.spec.name
+            if not re.fullmatch("[a-z_][a-z0-9_]*", name):
+                raise ValueError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")
+            if name in self._by_name:
+                raise ValueError(f"`tools` must have distinct names, but got {name!r} twice. Rename one of them.")
+            self._by_name[name] = known
+        if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
+            raise ValueError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
+        for limit in ("max_result_chars", "max_concurrent_calls"):
+            if getattr(self, limit) < 1:
+                raise ValueError(f"`{limit}` must be at least 1, but got {getattr(self, limit)}. Raise it.")
+        if self.max_queued_calls < 0:
+            raise ValueError(
+                f"`max_queued_calls` must not be negative, but got {self.max_queued_calls}. 0 queues none."
+            )
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools that can be called, in the order given."""
+        return tuple(self._by_name)
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves, in the order given."""
+        return tuple(known.spec for known in self._by_name.values())
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
+        """Run one call. Never raises for a failing tool; only cancellation passes through.
+
+        Args:
+            call: What the policy asked for.
+            context: What the tool may know about the chain.
+
+        Returns:
+            The observation. Its text is never empty and `status` says how the call ended.
+        """
+        known = self._by_name.get(call.tool)
+        if call.problem:
+            return self._refuse(ToolStatus.MALFORMED, f"Malformed call: {call.problem}")
+        if known is None:
+            names = ", ".join(self.tool_names) or "none"
+            quoted = repr(call.tool[:_MAX_QUOTED_NAME])
+            return self._refuse(ToolStatus.UNKNOWN_TOOL, f"Unknown tool {quoted}. Available tools: {names}.")
+        if call.arguments is None and not call.text.strip() and known.spec.text_parameter:
+            return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got an empty call.")
+        try:
+            arguments = known.read(call)
+        except BadArgumentsError as error:
+            return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got arguments that do not fit: {error}")
+        return await self._answer(known, arguments, context)
+
+    def _refuse(self, status: ToolStatus, problem: str) -> ToolResult:
+        return self._result(self.max_result_chars, Outcome(status=status, text=f"Error: {problem}", num_attempts=0))
+
+    async def _answer(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
+        limits = known.spec.limits
+        max_chars = limits.max_result_chars or self.max_result_chars
+        is_kept = self.cache is not None and (limits.cache_ttl_s, limits.cache_empty_ttl_s) != (0, 0)
+        may_share = known.spec.state is not ToolState.UNFORKABLE
+        if not (may_share and (is_kept or limits.is_single_flight)):
+            return self._result(max_chars, await self._admit(known, arguments, context))
+        key = call_key(known.spec, arguments, context)
+        if is_kept and self.cache is not None and (found := self.cache.get(key)) is not None:
+            outcome = Outcome(status=found.status, text=found.text, num_attempts=0)
+            return replace(self._result(max_chars, outcome), is_cached=True)
+
+        async def work() -> Outcome:
+            outcome = await self._admit(known, arguments, context)
+            if is_kept:
+                self._keep(known.spec, key, outcome)
+            return outcome
+
+        if not limits.is_single_flight:
+            return self._result(max_chars, await work())
+        outcome, is_shared = await self._here().flights.run(key, work)
+        return replace(self._result(max_chars, outcome), is_shared=is_shared)
+
+    def _keep(self, spec: ToolSpec, key: str, outcome: Outcome) -> None:
+        assert self.cache is not None, "the caller has looked"
+        ttl = {ToolStatus.OK: spec.limits.cache_ttl_s, ToolStatus.EMPTY: spec.limits.cache_empty_ttl_s}
+        if outcome.status in ttl and ttl[outcome.status] != 0:
+            answer = CachedAnswer(status=outcome.status, text=outcome.text)
+            self.cache.put(key, spec.name, answer, ttl[outcome.status])
+
+    async def _admit(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        """Wait for the chain's turn with the tool, then for a slot, and run the call."""
+        if known.stateful is None:
+            return await self._run(known, arguments, context)
+        async with self._here().states.turn(known.tool, context):
+            return await self._run(known, arguments, context)
+
+    async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        """Run the call in a slot, and tell the circuit breaker how it went."""
+        name = known.spec.name
+        desk = self._here().desks[name]
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        try:
+            async with desk.slot() as permit:
+                queue_s = loop.time() - asked
+                outcome = await self._attempt(known, arguments, context)
+                permit.is_failure = outcome.is_infrastructure_failure
+                return replace(outcome, queue_s=queue_s)
+        except QueueFullError:
+            text = f"Error: Tool({name}) is busy. Try again later."
+            return Outcome(status=ToolStatus.BUSY, text=text, num_attempts=0)
+        except CircuitOpenError:
+            text = f"Error: Tool({name}) is unavailable at the moment."
+            return Outcome(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
+
+    async def _attempt(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+        deadline_s = known.spec.limits.deadline_s or self.timeout_s
+        if known.stateful is None:
+            return await attempt_call(known.tool, arguments, context, deadline_s, known.spec.limits.retry)
+        states, tool = self._here().states, known.stateful
+        failures: list[Exception] = []
+        outcome: Outcome | None = None
+        try:
+            with boundary(failures.append):
+                context = replace(context, state=await states.bring(tool, context))
+                outcome = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
+        finally:
+            # A call that was cancelled or could not be prepared leaves a state that nobody knows.
+            status = ToolStatus.UNAVAILABLE if outcome is None else outcome.status
+            await states.note(tool, context, status)
+        if outcome is not None:
+            return outcome
+        failed = describe_failure(known.spec.name, failures[0])
+        # The call itself did not run, so it is nothing to replay.
+        return replace(failed, status=ToolStatus.UNAVAILABLE) if failed.status is ToolStatus.ERROR else failed
+
+    def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
+        """Return why a chain with these calls must not branch, or None if it may."""
+        for name, known in self._by_name.items():
+            if known.spec.state is ToolState.UNFORKABLE and ran(name, history):
+                return f"{name} can neither copy nor replay its state"
+        return None
+
+    def branch(self, source: ToolContext, target: ToolContext) -> None:
+        """Start to copy the states that `target`'s chain needs; those that cannot be copied are replayed later."""
+        self._here().states.branch(self._stateful(), source, target)
+
+    async def release(self, context: ToolContext) -> None:
+        """Free the states of a chain that has ended."""
+        await self._here().states.release(self._stateful(), context)
+
+    async def start(self) -> None:
+        """Have every tool that needs it make ready, and see that it can.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        for known in self._by_name.values():
+            start = getattr(known.tool, "start", None)
+            if start is not None:
+                await start()
+
+    async def close(self) -> None:
+        """Free what the running event loop holds: states of chains, connections of tools. More calls may follow."""
+        loop_state = self._loops.pop(asyncio.get_running_loop(), None)
+        if loop_state is not None:
+            await loop_state.states.close()
+        for known in self._by_name.values():
+            close = getattr(known.tool, "close", None)
+            if close is not None:
+                await self._close(known.spec, close)
+        if self.cache is not None:
+            self.cache.flush()
+
+    async def _close(self, spec: ToolSpec, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # What has been answered is not lost because a tool cannot tidy up.
+        with boundary(lambda error: logger.warning("Tool(%s) could not be closed: %r", spec.name, error)):
+            await cut_off(close(), spec.limits.deadline_s or self.timeout_s, f"Tool({spec.name})")
+
+    def _stateful(self) -> list[StatefulTool]:
+        return [known.stateful for known in self._by_name.values() if known.stateful is not None]
+
+    def _result(self, max_chars: int, outcome: Outcome) -> ToolResult:
+        num_cut = len(outcome.text) - max_chars
+        # Half a surrogate pair is a legal str, but tokenizers refuse it.
+        text = outcome.text[:max_chars].encode("utf-8", "replace").decode("utf-8")
+        if num_cut > 0:
+            text = f"{text}\n[{num_cut} of {len(outcome.text)} characters cut]"
+        return ToolResult(
+            text=text,
+            status=outcome.status,
+            duration_s=outcome.duration_s,
+            queue_s=outcome.queue_s,
+            num_attempts=outcome.num_attempts,
+            is_truncated=num_cut > 0,
+        )
+
+    def _here(self) -> _LoopState:
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            # It belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
+            # Other threads may do the same at this moment.
+            for finished in [known for known in list(self._loops) if known.is_closed()]:
+                self._loops.pop(finished, None)
+            self._loops[loop] = _LoopState(self)
+        return self._loops[loop]

@@ -1,0 +1,91 @@
+"""How far rollouts and update are apart: which settings fit together, and how stale trees are."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.distributed.collectives import all_reduce
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.objectives import ImportanceCorrection
+from aepo_lightning.rollout import RolloutSettings
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _SharesTrainer(Protocol):
+    """An engine in the trainer's own processes: after a rollout all ranks must call it before anything else."""
+
+    def settle(self) -> None: ...
+
+
+def sampling_problem(settings: RolloutSettings) -> str | None:
+    """Return why the engine's log-probs do not say how tokens were drawn, or None if they do.
+
+    Args:
+        settings: Of the training rollouts.
+    """
+    found = []
+    if settings.top_p < 1:
+        found.append(f"top_p={settings.top_p}")
+    if settings.top_k > 0:
+        found.append(f"top_k={settings.top_k}")
+    if not found:
+        return None
+    return (
+        f"With {' and '.join(found)} tokens are drawn from the most likely ones only, but log-probs and entropies are "
+        "those of the whole distribution, in the engine and in the trainer. Importance ratios, weights and the "
+        "mismatch KL then compare the two whole distributions, not the one that was sampled from: each true ratio is "
+        "smaller by the share of probability that was kept. Train with top_p=1 and top_k=0, or read them accordingly."
+    )
+
+
+def warn_about_sampling(settings: RolloutSettings) -> None:
+    """Log what `sampling_problem` finds, if anything."""
+    if problem := sampling_problem(settings):
+        logger.warning("%s", problem)
+
+
+def check_correction(old_logprobs: str, correction: ImportanceCorrection) -> None:
+    """Check that batches and loss speak of the same old log-probs.
+
+    Raises:
+        ConfigError: If they do not.
+    """
+    if correction.old_logprobs != old_logprobs:
+        raise ConfigError(
+            f"`importance_correction.old_logprobs` must be that of the experience, {old_logprobs!r}, but got "
+            f"{correction.old_logprobs!r}. Pass the same word to both."
+        )
+
+
+def check_overlap(engine: Engine, correction: ImportanceCorrection) -> None:
+    """Check that rollouts may run beside the update.
+
+    Raises:
+        ConfigError: If the engine shares processes with the trainer, or nothing would correct for stale rollouts.
+    """
+    if isinstance(engine, _SharesTrainer):
+        raise ConfigError(
+            f"`data.overlap` must be false for {type(engine).__name__}, but got true. It generates in the trainer's "
+            "processes and sleeps during the update. Use engine=vllm_server on other devices, or engine=transformers."
+        )
+    if correction.mode == "none" and correction.old_logprobs != "sampler":
+        raise ConfigError(
+            "`module.importance_correction.mode` must be 'truncated' or 'masked' with data.overlap=true, but got "
+            "'none'. Rollouts are then one iteration old, and ratios to the trainer's log-probs do not know that."
+        )
+
+
+def staleness(trees: Sequence[RolloutTree], step: int) -> tuple[float, float]:
+    """Return mean and maximum, over the trees of all ranks, of the optimiser steps since their weights. Collective.
+
+    Args:
+        trees: Of this rank.
+        step: Optimiser steps that the trainer's weights have seen.
+    """
+    ages = [float(step - tree.weights_version) for tree in trees]
+    total, count = all_reduce([sum(ages), float(len(ages))])
+    return total / count, all_reduce([max(ages)], "max")[0]

@@ -1,0 +1,177 @@
+"""From rollout trees to the data of optimiser steps: advantages, micro-batches within a token budget, old log-probs."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
+from aepo_lightning.contracts.engine import AdvantageEstimator
+from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.distributed.collectives import all_reduce, world_size
+from aepo_lightning.policy.network import TokenScores
+from aepo_lightning.training.batching import Batcher, Row, describe_batches
+
+Scorer = Callable[[TrajectoryBatch], TokenScores]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperienceBuilder:
+    """Prepares what the trainer sees of one rollout iteration.
+
+    Raises:
+        ValueError: If a number is not positive or a word is unknown.
+    """
+
+    advantage_estimator: AdvantageEstimator
+    shaping: EntropyShaping | None = None
+    """Entropy-aware advantage; None leaves one advantage per trajectory."""
+    questions_per_step: int = 8
+    """Questions per optimiser step, over all ranks."""
+    max_tokens_per_micro_batch: int = 16384
+    """Most tokens of one micro-batch, padding included. A longer trajectory gets a micro-batch of its own."""
+    packing: Literal["padded", "flat", "tree"] = "padded"
+    """How a micro-batch runs: as right-padded rows, as one row of whole trajectories without padding, or as one row
+    that holds every prefix which trajectories of a question share once. The numbers are the same."""
+    old_logprobs: Literal["recompute", "sampler", "auto"] = "recompute"
+    """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
+    as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
+    optimiser step, its rollouts are those of the present weights, and no entropy shaping needs entropies before."""
+    drop_zero_variance_groups: bool = False
+    """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
+    pad_token_id: int = field(default=0)
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning."""
+        for name in ("questions_per_step", "max_tokens_per_micro_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+        if self.packing not in ("padded", "flat", "tree"):
+            raise ValueError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
+        if self.old_logprobs not in ("recompute", "sampler", "auto"):
+            raise ValueError(f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}.")
+
+    def build(
+        self,
+        trees: Sequence[RolloutTree],
+        score: Scorer,
+        score_reference: Scorer | None = None,
+        is_stale: bool = False,
+    ) -> list[Minibatch]:
+        """Return one minibatch per optimiser step.
+
+        Every rank passes its own questions, equally many, and gets equally many minibatches with equally many
+        micro-batches. A group never leaves its rank.
+
+        Args:
+            trees: Finished trees of this rank.
+            score: Log-probs and entropies by the trainer's weights, without gradient.
+            score_reference: The same by the reference policy, if the objective wants a KL penalty.
+            is_stale: Whether older weights than the trainer's grew a tree on some rank. The same on every rank.
+
+        Raises:
+            ValueError: If `questions_per_step` does not divide among the ranks.
+        """
+        num_ranks = world_size()
+        if self.questions_per_step % num_ranks:
+            raise ValueError(
+                f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got {self.questions_per_step}."
+            )
+        own = self.questions_per_step // num_ranks
+        minibatches = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
+        is_on_policy = len(minibatches) == 1 and not is_stale
+        for minibatch in minibatches:
+            self._annotate(minibatch.micro_batches, score, is_on_policy)
+        if score_reference is not None:
+            for batch in (batch for minibatch in minibatches for batch in minibatch.micro_batches):
+                batch.ref_logprobs = score_reference(batch).logprobs.cpu()
+        return minibatches
+
+    def describe(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
+        """Return figures about what was built. Collective.
+
+        Returns:
+            Those of `describe_batches` and, where the trainer has scored the tokens, `max_importance_weight`: the
+            largest pi_old / pi_sampler of a response token.
+        """
+        figures = describe_batches(minibatches)
+        gaps = [
+            float((batch.old_logprobs - batch.sampler_logprobs)[batch.response_mask].max())
+            for minibatch in minibatches
+            for batch in minibatch.micro_batches
+            if batch.old_logprobs is not None and batch.response_mask.any()
+        ]
+        (largest,) = all_reduce([max(gaps, default=-math.inf)], "max")
+        if self.old_logprobs != "sampler" and largest > -math.inf:
+            figures["max_importance_weight"] = math.exp(min(largest, 700.0))  # e^709 is the largest float
+        return figures
+
+    def _minibatch(self, trees: Sequence[RolloutTree], first_group: int) -> Minibatch:
+        rows = self._informative([row for i, tree in enumerate(trees) for row in self._rows(tree, first_group + i)])
+        batcher = Batcher(
+            max_tokens=self.max_tokens_per_micro_batch, packing=self.packing, pad_token_id=self.pad_token_id
+        )
+        batches = batcher.micro_batches(rows)
+        tokens = sum(int(batch.response_mask.sum()) for batch in batches)
+        global_tokens, global_rows = all_reduce([tokens, len(rows)])
+        return Minibatch(
+            micro_batches=batches, global_num_tokens=int(global_tokens), global_num_sequences=int(global_rows)
+        )
+
+    def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
+        rewards = tree.rewards
+        advantages = self.advantage_estimator(torch.tensor(rewards, dtype=torch.float32)).tolist()
+        return [
+            Row(trajectory=trajectory, group=group, reward=reward, advantage=advantage)
+            for trajectory, reward, advantage in zip(tree.trajectories(), rewards, advantages, strict=True)
+        ]
+
+    def _informative(self, rows: list[Row]) -> list[Row]:
+        if not self.drop_zero_variance_groups:
+            return rows
+        rewards: dict[int, set[float]] = {}
+        for row in rows:
+            rewards.setdefault(row.group, set()).add(row.reward)
+        kept = [row for row in rows if len(rewards[row.group]) > 1]
+        return kept if all_reduce([len(kept)])[0] else rows
+
+    def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
+        """Fill in old log-probs, old entropies and the advantage of every token."""
+        is_skipped = self.old_logprobs == "auto" and is_on_policy and self.shaping is None
+        for batch in batches:
+            if self.old_logprobs == "sampler":
+                batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
+            elif not is_skipped:
+                scores = score(batch)
+                batch.old_logprobs, batch.old_entropies = scores.logprobs.cpu(), scores.entropies.cpu()
+        for batch, statistics in zip(batches, self._entropy_statistics(batches), strict=True):
+            if self.shaping is None:
+                batch.advantages = batch.sequence_advantages[:, None] * batch.response_mask
+            else:
+                assert batch.old_entropies is not None, "filled in above"
+                batch.advantages = self.shaping(
+                    batch.sequence_advantages, batch.old_entropies, batch.response_mask, statistics
+                )
+
+    def _entropy_statistics(self, batches: Sequence[TrajectoryBatch]) -> list[list[EntropyStatistics]]:
+        """Return, for every row of every batch, the entropy statistics of its group or of the whole step."""
+        shaping = self.shaping
+        if shaping is None:
+            return [[] for _ in batches]
+        rows = [
+            EntropyStatistics.from_tokens(entropies[None], mask[None])
+            for batch in batches
+            if batch.old_entropies is not None
+            for entropies, mask in zip(batch.old_entropies, batch.response_mask, strict=True)
+        ]
+        if shaping.scope == "minibatch":
+            total = sum(rows, EntropyStatistics())
+            count, first, second = all_reduce([total.count, total.total, total.total_squares])
+            pooled = [EntropyStatistics(count=count, total=first, total_squares=second)] * len(rows)
+        else:
+            pooled = shaping.pool(rows, torch.cat([batch.group_index for batch in batches]))
+        found = iter(pooled)
+        return [[next(found) for _ in range(len(batch.lengths))] for batch in batches]

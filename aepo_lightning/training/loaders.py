@@ -1,0 +1,44 @@
+"""What the trainer reads its data from: the optimiser steps of an iteration, and validation trees as they are made."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from aepo_lightning.contracts.question import Minibatch, Question
+from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
+
+
+class MinibatchLoader:
+    """The optimiser steps of one iteration. Not a `DataLoader`, for which Lightning would ask for worker processes."""
+
+    def __init__(self, minibatches: Sequence[Minibatch]) -> None:
+        self._minibatches = minibatches
+
+    def __len__(self) -> int:
+        return len(self._minibatches)
+
+    def __iter__(self) -> Iterator[Minibatch]:
+        return iter(self._minibatches)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationLoader:
+    """Chunks of validation questions, rolled out when they are asked for."""
+
+    questions: Sequence[Question]
+    chunk_size: int
+    evaluate: Callable[[Sequence[Question]], list[RolloutTree]]
+    before: Callable[[], None]
+    """Called before the first chunk."""
+    after: Callable[[], None]
+    """Called after the last chunk."""
+
+    def __len__(self) -> int:
+        """Return the number of chunks."""
+        return -(-len(self.questions) // self.chunk_size)
+
+    def __iter__(self) -> Iterator[TreeBatch]:
+        """Yield the trees of each chunk."""
+        self.before()
+        for start in range(0, len(self.questions), self.chunk_size):
+            yield TreeBatch(trees=self.evaluate(self.questions[start : start + self.chunk_size]))
+        self.after()

@@ -1,0 +1,57 @@
+"""The loss of one micro-batch: objective, importance correction, KL penalty, entropy bonus, over the step's totals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from aepo_lightning.contracts.engine import Objective
+from aepo_lightning.contracts.question import Minibatch, ObjectiveInput, TrajectoryBatch, WeightedMean
+from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
+from aepo_lightning.ops.masked import weighted_mean
+from aepo_lightning.policy.network import PolicyNetwork, TokenScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLoss:
+    """Everything that makes the algorithm's loss."""
+
+    objective: Objective
+    aggregation: LossAggregation = field(default_factory=LossAggregation)
+    kl_penalty: KLPenalty = field(default_factory=KLPenalty)
+    entropy_coefficient: float = 0.0
+    """Weight of an entropy bonus."""
+    correction: ImportanceCorrection = field(default_factory=ImportanceCorrection)
+    """Weights of the objective's token losses against the engine. KL penalty and entropy bonus have none."""
+
+    def __call__(
+        self, network: PolicyNetwork, batch: TrajectoryBatch, minibatch: Minibatch, temperature: float
+    ) -> tuple[Tensor, Mapping[str, WeightedMean]]:
+        """Return the loss of `batch` as its share of the minibatch's, and metrics.
+
+        Args:
+            network: The policy that is trained.
+            batch: One micro-batch with advantages. Without old log-probs it is on-policy: the present ones are the old
+                ones, so every ratio is exactly 1 and the gradient is that of the policy gradient.
+            minibatch: The optimiser step that it belongs to, for the totals over all ranks.
+            temperature: Sampling temperature of the rollouts.
+        """
+        assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
+        mask = batch.response_mask
+        mode = "grad" if self.entropy_coefficient else "detached"
+        scores: TokenScores = network(batch.input_ids, mask, temperature, mode, packed=batch.packed)
+        corrected = self.correction(scores.logprobs, batch.old_logprobs, batch.sampler_logprobs, mask)
+        output = self.objective(
+            ObjectiveInput(
+                logprobs=scores.logprobs,
+                old_logprobs=corrected.old_logprobs,
+                advantages=batch.advantages,
+                response_mask=mask,
+            )
+        )
+        token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
+        if batch.ref_logprobs is not None:
+            token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+        loss = self.aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
+        entropy = {"entropy": weighted_mean(scores.entropies, mask)}
+        return loss, {**output.metrics, **corrected.metrics, **entropy}

@@ -1,0 +1,338 @@
+"""The EBPO training step as a LightningModule.
+
+One epoch is one rollout iteration and one `training_step` is one optimiser step over its micro-batches, so batch index,
+`global_step` and logger step agree. Everything that makes the algorithm (objective, aggregation, KL penalty) is a part
+that is passed in.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from aepo_lightning.checkpoints import (
+    RANDOM_KEY,
+    RECORD_KEY,
+    check_format,
+    check_shapes,
+    describe,
+    random_states,
+    restore_random_states,
+)
+from aepo_lightning.contracts.engine import Objective, PolicySource
+from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch, WeightedMean
+from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
+from aepo_lightning.distributed.collectives import all_names, all_reduce
+from aepo_lightning.errors import TrainingError
+from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
+from aepo_lightning.policy.lora import LoRA, without_adapter
+from aepo_lightning.policy.network import PolicyNetwork, TokenScores
+from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
+from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
+from aepo_lightning.policy.sharding.options import ShardingOptions
+from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
+from aepo_lightning.training.loss import PolicyLoss
+
+OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class AEPOModule(LightningModule):
+    """A policy and the surrogate loss that improves it."""
+
+    def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
+        self,
+        policy: PolicySource,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        *,
+        aggregation: LossAggregation | None = None,
+        kl_penalty: KLPenalty | None = None,
+        importance_correction: ImportanceCorrection | None = None,
+        scheduler: SchedulerFactory | None = None,
+        temperature: float = 1.0,
+        max_grad_norm: float = 1.0,
+        entropy_coefficient: float = 0.0,
+        gradient_checkpointing: bool = False,
+        logprob_chunk_size: int = 256,
+        mixed_precision: bool = False,
+        cpu_offload: bool = False,
+        reshard_after_forward: bool = True,
+        adapter: LoRA | None = None,
+        defer_gradient_sync: bool = False,
+        pass_at: tuple[int, ...] | list[int] = (1, 4),
+    ) -> None:
+        """Keep the parts; the model is built in `configure_model`, once the strategy is known.
+
+        Args:
+            policy: Architecture, tokenizer and first weights.
+            objective: The surrogate loss, token by token.
+            optimizer: Called with the parameters.
+            aggregation: How token losses become one number. Default: the mean over all response tokens of the step.
+            kl_penalty: Distance from the first weights; a frozen copy of the policy is kept only if it is on.
+            importance_correction: Weights of token losses against the engine's log-probs. Default: none.
+            scheduler: Called with the optimizer; stepped once per optimiser step. None keeps the rate constant.
+            temperature: Sampling temperature of the rollouts.
+            max_grad_norm: Gradients are scaled down to this L2 norm.
+            entropy_coefficient: Weight of an entropy bonus in the loss.
+            gradient_checkpointing: Recompute activations in the backward pass.
+            logprob_chunk_size: Rows of logits that exist at once.
+            mixed_precision: Under FSDP, compute in bfloat16 with float32 weights and reductions.
+            cpu_offload: Under FSDP, keep weights, gradients and optimiser state on the CPU.
+            reshard_after_forward: Under FSDP, free each layer after its forward pass. Without it a step gathers less
+                and keeps more.
+            adapter: Train this beside the weights instead of the weights. The KL penalty is then against the network
+                without it, and no frozen copy is kept.
+            defer_gradient_sync: Under FSDP, reduce gradients once per step instead of after every micro-batch. Saves
+                traffic, but keeps whole float32 gradients on every GPU.
+            pass_at: The k of each `val/pass@k`.
+
+        Raises:
+            ValueError: If `max_grad_norm` or `temperature` is not positive.
+        """
+        super().__init__()
+        if not max_grad_norm > 0 or not temperature > 0:
+            raise ValueError(
+                f"`max_grad_norm` and `temperature` must be positive, but got {max_grad_norm} and {temperature}."
+            )
+        self.automatic_optimization = False
+        self.policy = policy
+        self.temperature = temperature
+        self._policy_loss = PolicyLoss(
+            objective=objective,
+            aggregation=aggregation or LossAggregation(),
+            kl_penalty=kl_penalty or KLPenalty(),
+            entropy_coefficient=entropy_coefficient,
+            correction=importance_correction or ImportanceCorrection(),
+        )
+        self._builder = NetworkBuilder(
+            policy=policy,
+            gradient_checkpointing=gradient_checkpointing,
+            logprob_chunk_size=logprob_chunk_size,
+            sharding=ShardingOptions(
+                mixed_precision=mixed_precision, cpu_offload=cpu_offload, reshard_after_forward=reshard_after_forward
+            ),
+            adapter=adapter,
+        )
+        self._optimizer_factory = optimizer
+        self._scheduler_factory = scheduler
+        self._max_grad_norm = max_grad_norm
+        self._defer_gradient_sync = defer_gradient_sync
+        self._pass_at = tuple(pass_at)
+        self._val_trees: list[RolloutTree] = []
+        self.network: PolicyNetwork | None = None
+        self._reference: list[PolicyNetwork] = []
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the KL penalty needs log-probs of the reference policy."""
+        return self._policy_loss.kl_penalty.coefficient > 0
+
+    @property
+    def adapter(self) -> LoRA | None:
+        """What is trained beside the weights; None if the weights are."""
+        return self._builder.adapter
+
+    @property
+    def importance_correction(self) -> ImportanceCorrection:
+        """How token losses are corrected for the difference to the engine."""
+        return self._policy_loss.correction
+
+    def setup(self, stage: str) -> None:
+        """Silence one warning of Lightning that is wrong here."""
+        del stage
+        # An engine in this process may set up a process group of its own, and everything logged is reduced already.
+        warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
+
+    def configure_model(self) -> None:
+        """Build the network, sharded per decoder layer if the strategy shards. Later calls do nothing.
+
+        Raises:
+            ConfigError: If the precision or the strategy cannot train it.
+            DataError: If weights cannot be read.
+        """
+        if self.network is not None:
+            return
+        place = place_of(self._trainer, self.device_mesh, self._builder.sharding, self._defer_gradient_sync)
+        self.network = self._builder.trained(place)
+        if self.uses_reference and self._builder.adapter is None:
+            # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
+            self._reference = [self._builder.reference(place)]
+
+    def to(self, *args: Any, **kwargs: Any) -> "AEPOModule":
+        """Move, but leave offloaded weights on the CPU: FSDP brings them to the device when they are needed."""
+        network = self.network
+        if network is None or not (self._builder.sharding.cpu_offload and is_sharded(network)):
+            return super().to(*args, **kwargs)
+        self.network = None
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            self.network = network
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Create optimizer and scheduler from their factories."""
+        assert self.network is not None, "`configure_model` runs first"
+        optimizer = self._optimizer_factory([p for p in self.network.parameters() if p.requires_grad])
+        if self._scheduler_factory is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Put the module into evaluation mode for a while."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
+
+    @torch.no_grad()
+    def score(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs and entropies of a batch under the present weights, without gradient."""
+        assert self.network is not None, "`configure_model` runs first"
+        return self._score(self.network, batch)
+
+    @torch.no_grad()
+    def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs of a batch under the reference policy."""
+        if self._builder.adapter is not None:
+            assert self.network is not None, "`configure_model` runs first"
+            with without_adapter(self.network.model):
+                return self._score(self.network, batch)
+        reference = self._reference[0]
+        if not is_sharded(reference):
+            # Lightning moves submodules only, and does so after `configure_model`.
+            reference.to(self.device)
+        return self._score(reference, batch)
+
+    def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
+        moved = batch.to(self.device)
+        with forward_context(self._trainer):
+            scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature, packed=moved.packed)
+        reshard(network)
+        return scores
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
+        assert self.network is not None, "`configure_model` runs first"
+        strategy = type(self.trainer.strategy).__name__
+        checkpoint[RECORD_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
+        checkpoint[RANDOM_KEY] = random_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what belongs to another model, and go on with the saved random generators.
+
+        A sharded strategy has loaded the weights by now; it refuses other shapes by itself, before it loads any.
+
+        Raises:
+            DataError: If the checkpoint has another format, or parameters of other shapes.
+        """
+        assert self.network is not None, "`configure_model` runs first"
+        check_format(checkpoint.get(RECORD_KEY), "The checkpoint")
+        check_shapes(checkpoint[RECORD_KEY], self.network, "The checkpoint")
+        restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
+
+    def on_train_epoch_start(self) -> None:
+        """Log what the rollouts of this iteration looked like."""
+        metrics: Mapping[str, float] = getattr(self.trainer, "datamodule").metrics  # noqa: B009
+        self._log_reduced(metrics)
+
+    def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
+        """Take one optimiser step over the micro-batches of `minibatch`."""
+        optimizer, network = self.optimizers(), self.network
+        assert isinstance(optimizer, LightningOptimizer)
+        assert network is not None, "`configure_model` runs first"
+        metrics: dict[str, WeightedMean] = {}
+        losses = []
+        for index, batch in enumerate(minibatch.micro_batches):
+            is_last = index + 1 == len(minibatch.micro_batches)
+            with gradient_sync(network, is_last or not self._defer_gradient_sync):
+                loss, found = self._loss(batch, minibatch)
+                # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
+                self.manual_backward(loss * self.trainer.world_size)
+            losses.append(loss.detach())
+            metrics = {name: mean + metrics[name] if name in metrics else mean for name, mean in found.items()}
+        grad_norm = clip_gradients(network, self._max_grad_norm).to(self.device)
+        total = torch.stack(losses).sum()
+        self._refuse_non_finite(minibatch, total, grad_norm, batch_idx)
+        optimizer.step()
+        optimizer.zero_grad()
+        self._log_step(metrics, total, grad_norm)
+        self._step_scheduler()
+
+    def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, Mapping[str, WeightedMean]]:
+        assert self.network is not None, "`configure_model` runs first"
+        return self._policy_loss(self.network, batch, minibatch, self.temperature)
+
+    def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
+        bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))
+        if not all_reduce([bad], "max")[0]:
+            return
+        path = Path(self.trainer.default_root_dir) / f"non_finite_step{self.global_step}_rank{self.global_rank}.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        slots = [{n: getattr(b, n) for n in b.__slots__ if n != "packed"} for b in minibatch.to("cpu").micro_batches]
+        torch.save({"micro_batches": slots, "loss": loss.cpu(), "grad_norm": grad_norm.cpu()}, path)
+        raise TrainingError(
+            f"Loss {float(loss)} and gradient norm {float(grad_norm)} must be finite (step {self.global_step}, batch "
+            f"{batch_idx}). The weights are unchanged and the batch is saved as {path}. Look for extreme log-prob "
+            "differences in it, then lower the learning rate or the clip range."
+        )
+
+    def _step_scheduler(self) -> None:
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, LRScheduler):
+            scheduler.step()
+
+    def _log_step(self, metrics: Mapping[str, WeightedMean], loss: Tensor, grad_norm: Tensor) -> None:
+        names = sorted(metrics)
+        pairs = [[float(metrics[name].total), float(metrics[name].weight)] for name in names]
+        reduced = all_reduce([value for pair in pairs for value in pair] + [float(loss)])
+        values = {
+            f"train/{name}": reduced[2 * i] / reduced[2 * i + 1] if reduced[2 * i + 1] else 0.0
+            for i, name in enumerate(names)
+        }
+        values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
+        values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self._log_reduced(values)
+        self._log_reduced({"entropy": values["train/entropy"]}, prog_bar=True, logger=False)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the trees of the last evaluation."""
+        self._val_trees = []
+
+    def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
+        """Collect evaluated trees; the datamodule has rolled them out."""
+        del batch_idx
+        self._val_trees.extend(batch.trees)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
+        tally = summarise_trees(self._val_trees)
+        for tree in self._val_trees:
+            for name, value in pass_rates([tree], [k for k in self._pass_at if k <= len(tree.leaves)]).items():
+                tally.add(name, value)
+        self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
+
+    def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
+        """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
+        self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
+
+
+def reduce_tally(tally: Tally) -> dict[str, float]:
+    """Return the means of a tally over all ranks. A rank that never observed a name adds nothing to its mean."""
+    names = all_names(tally.totals)
+    columns = (tally.totals, tally.weights)
+    sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
+    pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
+    return {name: total / weight for name, total, weight in pairs if weight}

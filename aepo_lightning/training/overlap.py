@@ -1,0 +1,163 @@
+"""One-step overlap: the next rollouts grow in a thread while the update runs.
+
+The thread touches the engine, the tools and the journal, never the module. It takes part in no collective: weights are
+published before it starts, by the trainer's thread.
+"""
+
+import asyncio
+import contextlib
+import copy
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lightning import Trainer
+
+from aepo_lightning.contracts.question import Question, WeightsStamp
+from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.distributed.ranks import tick
+from aepo_lightning.rollout import RolloutSampler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutOrder:
+    """Which rollout: all that its trees depend on, apart from weights."""
+
+    questions: Sequence[Question]
+    seed: int
+    name: str
+    """Of the rollout in the journal."""
+
+
+class RolloutInFlight:
+    """A rollout that grows in a thread of its own."""
+
+    def __init__(self, sampler: RolloutSampler, order: RolloutOrder, weights: WeightsStamp) -> None:
+        """Start it.
+
+        Args:
+            sampler: Grows the trees. What is set on it later is for later rollouts.
+            order: Which rollout.
+            weights: What the engine generates with. They must stay until the rollout is over.
+        """
+        self.order = order
+        self._sampler = copy.copy(sampler)
+        self._weights = weights
+        self._has_begun = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-overlap")
+        self._future: Future[list[RolloutTree]] = self._pool.submit(asyncio.run, self._grow())
+        self._future.add_done_callback(lambda _: self._has_begun.set())
+        self._pool.shutdown(wait=False)  # takes no more work; the thread ends with the rollout
+
+    async def _grow(self) -> list[RolloutTree]:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._has_begun.set()
+        order = self.order
+        return await self._sampler.rollout_async(
+            order.questions, order.seed, order.name, lambda _: tick(), self._weights
+        )
+
+    def wait(self) -> list[RolloutTree]:
+        """Return the trees once all are finished. What failed in the thread is raised here, with its own traceback."""
+        return self._future.result()
+
+    def cancel(self) -> None:
+        """Stop the rollout and wait for the end of its thread. What is finished stays in the journal."""
+        self._has_begun.wait()
+        if not self._future.done() and self._loop is not None and self._task is not None:
+            with contextlib.suppress(RuntimeError):  # the loop was closed a moment ago
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._pool.shutdown(wait=True)
+
+
+class OverlappedRollouts:
+    """At most one rollout in flight, and what a checkpoint has to know about it."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._flight: RolloutInFlight | None = None
+        self._awaited: str | None = None
+
+    def start(self, sampler: RolloutSampler, order: RolloutOrder, weights: WeightsStamp) -> None:
+        """Start the next rollout; the one before has been taken."""
+        assert self._flight is None, "one at a time"
+        self._flight = RolloutInFlight(sampler, order, weights)
+
+    def wait(self) -> None:
+        """Wait for the rollout in flight, if there is one; the engine is free afterwards."""
+        if self._flight is not None:
+            self._flight.wait()
+
+    def take(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree] | None:
+        """Return the trees of an order that was started, or that a checkpoint says were grown with older weights.
+
+        Args:
+            sampler: Has the journal that a continued run finds them in.
+            order: The rollout that is due.
+
+        Returns:
+            None if the rollout was not started, or its trees are no longer there.
+        """
+        flight, self._flight = self._flight, None
+        stamp, self._awaited = self._awaited, None
+        if flight is not None:
+            return flight.wait()
+        return None if stamp is None else _from_journal(sampler, order, stamp)
+
+    def cancel(self) -> None:
+        """Stop what is in flight and forget it."""
+        flight, self._flight = self._flight, None
+        self._awaited = None
+        if flight is not None:
+            flight.cancel()
+
+    def state(self) -> dict[str, str]:
+        """Wait for the rollout in flight and return what a continued run needs to find its trees; plain values."""
+        if self._flight is not None:
+            return {"in_flight": self._flight.wait()[0].stamp}
+        return {} if self._awaited is None else {"in_flight": self._awaited}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on with what `state` returned, alone or among other values."""
+        self.cancel()
+        self._awaited = state.get("in_flight")
+
+
+def _from_journal(sampler: RolloutSampler, order: RolloutOrder, stamp: str) -> list[RolloutTree] | None:
+    journal = sampler.journal
+    kept = {} if journal is None else {tree.question.question_id: tree for tree in journal.read(order.name)}
+    found = [kept.get(question.question_id) for question in order.questions]
+    trees = [tree for tree in found if tree is not None and (tree.seed, tree.stamp) == (order.seed, stamp)]
+    if len(trees) < len(found):
+        logger.warning(
+            "The journal has %d of the %d trees of %s that the checkpoint waited for, so they are grown again with the "
+            "present weights: this iteration is not that of the run which was stopped.",
+            len(trees),
+            len(found),
+            order.name,
+        )
+        return None
+    for tree, question in zip(trees, order.questions, strict=True):
+        tree.question = question  # the journal has no documents
+    return trees
+
+
+def is_last_iteration(trainer: Trainer, num_steps: int) -> bool:
+    """Return whether the trainer ends after the iteration that is about to run, as far as its settings tell.
+
+    Args:
+        trainer: Asks for the data of that iteration, one epoch.
+        num_steps: Optimiser steps of an iteration.
+    """
+    progress = trainer.fit_loop.epoch_progress.current
+    # In a checkpoint from the end of an epoch, that epoch counts as processed but not as completed.
+    epoch = max(progress.processed, progress.completed)  # type: ignore[attr-defined]
+    is_last_epoch = trainer.max_epochs not in (None, -1) and epoch + 1 >= (trainer.max_epochs or 0)
+    return is_last_epoch or 0 <= trainer.max_steps <= trainer.global_step + num_steps

@@ -1,0 +1,86 @@
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from aepo_lightning.app.main import CONFIG_MODULE
+from aepo_lightning.app.plan import make_plan
+from aepo_lightning.app.plan.from_config import plan_input
+from aepo_lightning.errors import ConfigError
+
+
+def settings(*overrides):
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            return plan_input(compose("train", overrides=list(overrides)))
+        finally:
+            GlobalHydra.instance().clear()
+
+
+def experiment(*overrides):
+    return settings("+experiment=aepo_qwen3_14b", *overrides)
+
+
+def test_reads_the_published_recipe():
+    found = experiment()
+    assert (found.num_gpus, found.gpus_per_node, found.is_gpu, found.sharding) == (8, 8, True, "fsdp2")
+    assert (found.micro_batch_tokens, found.max_trajectory_tokens, found.group_size) == (16384, 8192, 12)
+    assert (found.is_checkpointed, found.is_mixed_precision, found.adapter_rank) == (True, True, 0)
+    assert (found.weight_bytes, found.is_pretrained, found.engine_sleeps) == (4, True, True)
+
+
+@pytest.mark.parametrize("num_nodes", [1, 2, 8])
+def test_the_published_recipe_fits_on_nodes_of_eight(num_nodes):
+    plan = make_plan(experiment(f"trainer.num_nodes={num_nodes}"))
+    assert plan.settings.num_gpus == 8 * num_nodes
+    assert plan.fits
+
+
+def test_the_published_recipe_does_not_fit_on_one_gpu():
+    assert not make_plan(experiment("trainer.devices=1")).fits
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "expected"),
+    [
+        ("strategy=ddp", "sharding", "replicated"),
+        ("strategy=auto", "sharding", "replicated"),
+        ("trainer.devices=[0,1,2]", "num_gpus", 3),
+        ("adapter=lora", "adapter_rank", 32),
+        ("model.dtype=bfloat16", "weight_bytes", 2),
+        ("module.gradient_checkpointing=false", "is_checkpointed", False),
+        ("module.cpu_offload=true", "is_cpu_offloaded", True),
+        ("module.reshard_after_forward=false", "is_resharded_after_forward", False),
+        ("module.mixed_precision=false", "is_mixed_precision", False),
+        ("strategy=fsdp1", "sharding", "fsdp1"),
+        ("module.defer_gradient_sync=true", "is_gradient_sync_deferred", True),
+        ("experience.packing=tree", "packing", "tree"),
+        ("algorithm.kl_penalty.coefficient=0.1", "has_reference", True),
+        ("engine.tensor_parallel_size=2", "engine_tensor_parallel", 2),
+        ("engine.sleep_level=1", "engine_keeps_weights", True),
+        ("engine=vllm_server", "engine_memory_fraction", 0.0),
+    ],
+)
+def test_every_option_reaches_the_plan(override, name, expected):
+    assert getattr(experiment(override), name) == expected
+
+
+def test_one_device_is_not_sharded_on_a_cpu():
+    found = settings()
+    assert (found.num_gpus, found.is_gpu, found.sharding, found.is_pretrained) == (1, False, "none", False)
+    assert make_plan(found).fits
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=0", "`trainer.devices` must be a positive number for a plan, but got 0"),
+        ("trainer.num_nodes=-1", "`trainer.num_nodes` must be a positive number for a plan, but got -1"),
+        ("trainer.devices=auto", "`trainer.devices` must be a positive number for a plan, but got 'auto'"),
+        ("experience.max_tokens_per_micro_batch=0", "`micro_batch_tokens` must be at least 1, but got 0"),
+        ("rollout.settings.max_response_tokens=9000", "`max_prompt_tokens` must be at least 1, but got -808"),
+        ("model.architecture=null", "`plan=true` needs `model.architecture`"),
+    ],
+)
+def test_refuses_numbers_without_meaning(override, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment(override)

@@ -1,0 +1,54 @@
+"""Models that the embedded engine would compute wrongly are refused."""
+
+import pytest
+
+from aepo_lightning.engines.transformers.architecture import check_architecture
+from aepo_lightning.errors import EngineError
+from tests.support.builders import tiny_policy
+
+
+def check(max_model_len=128, **fields):
+    check_architecture(tiny_policy(**fields).build_model(), max_model_len)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "qwen2", "llama", "mistral"])
+def test_full_attention_models_pass(model_type):
+    check(model_type=model_type)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "mistral", "sliding_window": 64},
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+    ],
+    ids=["every_layer", "some_layers"],
+)
+def test_a_context_beyond_the_attention_window_is_refused(fields):
+    check(max_model_len=64, **fields)
+    with pytest.raises(EngineError, match=r"`max_model_len` must be at most the attention window of 64 tokens"):
+        check(max_model_len=65, **fields)
+
+
+def test_an_attention_that_reads_masks_differently_is_refused():
+    with pytest.raises(EngineError, match=r"`attn_implementation` must be 'sdpa' in this engine, but got 'eager'"):
+        check(attn_implementation="eager")
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"model_type": "gemma2", "head_dim": 8}, "final_logit_softcapping"),
+        ({"model_type": "granite", "logits_scaling": 2.0}, "logits_scaling"),
+        ({"model_type": "cohere"}, "logit_scale"),
+    ],
+    ids=["gemma2", "granite", "cohere"],
+)
+def test_logits_that_are_more_than_the_output_embedding_are_refused(fields, name):
+    with pytest.raises(EngineError, match=f"`{name}` must be"):
+        check(**fields)
+
+
+def test_a_model_without_the_usual_parts_is_refused():
+    with pytest.raises(EngineError, match=r"must have a `model` backbone and an `lm_head`, but got GPT2LMHeadModel"):
+        check(model_type="gpt2", n_embd=32, n_layer=1, n_head=2)

@@ -1,0 +1,120 @@
+"""Policies: built from a configuration alike every time, and loaded from a folder as they were saved."""
+
+import pytest
+import torch
+
+from aepo_lightning.contracts.engine import PolicySource, StoredWeights
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
+from tests.support.builders import tiny_policy, word_tokenizer
+
+
+def states_equal(left, right):
+    left, right = left.state_dict(), right.state_dict()
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A policy saved as Hugging Face does."""
+    policy = tiny_policy(tokenizer=word_tokenizer())
+    policy.build_model().save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    return policy, tmp_path
+
+
+def test_both_policies_satisfy_the_protocol(folder):
+    assert isinstance(tiny_policy(), PolicySource)
+    assert isinstance(PretrainedPolicy(name_or_path=str(folder[1])), PolicySource)
+
+
+def test_a_seed_gives_the_same_weights_every_time_and_another_seed_others():
+    policy, other = tiny_policy(), tiny_policy()
+    other.seed = 1
+    assert states_equal(policy.build_model(), tiny_policy().build_model())
+    assert states_equal(policy.build_model(), policy.build_model())
+    assert not states_equal(policy.build_model(), other.build_model())
+
+
+def test_models_do_not_share_weights():
+    policy = tiny_policy()
+    model, other = policy.build_model(), policy.build_model()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    assert other.lm_head.weight.abs().sum() > 0
+
+
+def test_building_leaves_the_global_random_state_alone_and_does_not_depend_on_it():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    model = tiny_policy().build_model()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert states_equal(model, tiny_policy().build_model())
+
+
+def test_the_configuration_follows_the_tokenizer():
+    policy = tiny_policy(tokenizer=word_tokenizer())
+    assert policy.config.vocab_size == len(policy.tokenizer) == policy.build_model().lm_head.weight.shape[0]
+    assert policy.config.eos_token_id == policy.tokenizer.eos_token_id
+    assert policy.config.pad_token_id == policy.tokenizer.pad_token_id
+    assert not policy.config.use_cache
+
+
+def test_weights_are_float32():
+    assert {parameter.dtype for parameter in tiny_policy().build_model().parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "match"),
+    [
+        ({"hidden_size": 8}, r"`architecture` must have a `model_type`, but got \['hidden_size'\]"),
+        ({"model_type": "qwen3", "vocab_size": 7}, r"`architecture` must leave \['vocab_size'\] to the tokenizer"),
+    ],
+    ids=["no_type", "vocabulary"],
+)
+def test_an_architecture_that_cannot_work_is_refused(architecture, match):
+    with pytest.raises(ConfigError, match=match):
+        ScratchPolicy(tokenizer=word_tokenizer(), architecture=architecture)
+
+
+def test_a_saved_policy_comes_back_as_it_was(folder):
+    policy, path = folder
+    loaded = PretrainedPolicy(name_or_path=str(path))
+    assert states_equal(loaded.build_model(), policy.build_model())
+    assert loaded.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+    assert loaded.tokenizer.chat_template == policy.tokenizer.chat_template
+    assert loaded.config.hidden_size == 32
+    assert not loaded.config.use_cache
+    assert not loaded.build_model().config.use_cache
+
+
+def test_a_saved_policy_is_loaded_in_the_precision_asked_for(folder):
+    model = PretrainedPolicy(name_or_path=str(folder[1]), dtype="bfloat16").build_model()
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_a_saved_policy_says_where_its_weights_are_and_a_drawn_one_has_none(folder):
+    policy, path = folder
+    assert policy.find_weights() is None
+    stored = PretrainedPolicy(name_or_path=str(path), dtype="bfloat16").find_weights()
+    assert stored == StoredWeights(folder=path, dtype=torch.bfloat16)
+
+
+def test_a_name_that_is_neither_a_folder_nor_a_model_is_refused():
+    with pytest.raises(DataError, match=r"`name_or_path` must be a folder or a model .*, but got 'no/such/folder'"):
+        PretrainedPolicy(name_or_path="no/such/folder").find_weights()
+
+
+@pytest.mark.parametrize("dtype", ["float31", "nn", ""])
+def test_a_precision_that_torch_does_not_know_is_refused(dtype):
+    with pytest.raises(ConfigError, match=f"`dtype` must name a torch dtype, but got '{dtype}'"):
+        PretrainedPolicy(name_or_path="somewhere", dtype=dtype)
+
+
+def test_a_tokenizer_without_padding_pads_with_the_end_of_sequence(folder):
+    policy, path = folder
+    policy.tokenizer.pad_token = None
+    policy.tokenizer.save_pretrained(path)
+    tokenizer = PretrainedPolicy(name_or_path=str(path)).tokenizer
+    assert tokenizer.pad_token == tokenizer.eos_token == "<eos>"

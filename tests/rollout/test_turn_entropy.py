@@ -1,0 +1,152 @@
+import math
+
+import pytest
+import torch
+
+from aepo_lightning.contracts.question import FinishReason, Generation
+from aepo_lightning.rollout.turn_entropy import TurnEntropy, token_entropy, top_k_entropy
+
+
+def make_generation(entropies, top_logprobs=()):
+    return Generation(
+        token_ids=list(range(len(entropies))),
+        logprobs=[-1.0] * len(entropies),
+        entropies=list(entropies),
+        finish_reason=FinishReason.STOP,
+        top_logprobs=[list(row) for row in top_logprobs],
+    )
+
+
+def slow_entropy(logits, temperature):
+    largest = max(logits)
+    weights = [math.exp((z - largest) / temperature) for z in logits]
+    return -sum(w / sum(weights) * math.log(w / sum(weights)) for w in weights if w > 0)
+
+
+def make_logits(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def test_token_entropy_of_a_known_distribution():
+    # p = (1/2, 1/4, 1/4): H = 1/2 ln 2 + 2 * 1/4 ln 4 = 1.5 ln 2 = 1.0397
+    logits = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
+    assert token_entropy(logits).item() == pytest.approx(1.5 * math.log(2), rel=1e-14)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_token_entropy_equals_the_plain_sum(temperature):
+    logits = make_logits(4, 11)
+    expected = torch.tensor([slow_entropy(row.tolist(), temperature) for row in logits], dtype=torch.float64)
+    torch.testing.assert_close(token_entropy(logits, temperature), expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("vocab_size", [2, 10, 1000])
+def test_token_entropy_of_the_uniform_distribution_is_log_vocab(vocab_size):
+    assert token_entropy(torch.full((vocab_size,), 7.0)).item() == pytest.approx(math.log(vocab_size), rel=1e-6)
+
+
+def test_token_entropy_does_not_change_with_a_shift_and_grows_with_temperature():
+    logits = make_logits(5, 9)
+    torch.testing.assert_close(token_entropy(logits + 100.0), token_entropy(logits), rtol=1e-11, atol=1e-11)
+    assert (token_entropy(logits, 2.0) > token_entropy(logits, 1.0)).all()
+
+
+def test_excluded_tokens_change_neither_value_nor_gradient():
+    logits = make_logits(2, 6)
+    kept = logits.clone().requires_grad_()
+    padded = torch.cat([logits, torch.full((2, 3), -math.inf, dtype=torch.float64)], dim=-1).requires_grad_()
+    token_entropy(kept).sum().backward()
+    token_entropy(padded).sum().backward()
+    torch.testing.assert_close(token_entropy(padded), token_entropy(kept), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(padded.grad[:, :6], kept.grad, rtol=1e-13, atol=1e-13)
+    assert padded.grad[:, 6:].tolist() == [[0.0] * 3] * 2
+
+
+def test_gradcheck_of_token_entropy():
+    assert torch.autograd.gradcheck(lambda z: token_entropy(z, 0.7), make_logits(3, 5).requires_grad_())
+
+
+def test_token_entropy_of_16_bit_logits_is_computed_in_float32():
+    logits = make_logits(3, 50).bfloat16()
+    entropy = token_entropy(logits)
+    assert entropy.dtype == torch.float32
+    torch.testing.assert_close(entropy, token_entropy(logits.double()).float())
+
+
+def test_token_entropy_refuses_temperature_zero():
+    with pytest.raises(ValueError, match="`temperature` must be positive, but got 0"):
+        token_entropy(torch.zeros(3), 0.0)
+
+
+def test_top_k_entropy_is_the_truncated_sum():
+    # p = 1/2 and 1/4 of some distribution: 1/2 ln 2 + 1/4 ln 4 = ln 2
+    assert top_k_entropy([math.log(0.5), math.log(0.25), -math.inf]) == pytest.approx(math.log(2), rel=1e-15)
+    assert top_k_entropy([]) == 0.0
+
+
+def test_top_k_entropy_grows_with_k_up_to_the_exact_entropy():
+    for row in make_logits(20, 40, seed=3):
+        ordered = torch.log_softmax(row, -1).sort(descending=True).values.tolist()
+        estimates = [top_k_entropy(ordered[:k]) for k in (0, 1, 10, 39, 40)]
+        assert estimates == sorted(estimates)
+        assert estimates[2] < estimates[4]
+        assert estimates[4] == pytest.approx(token_entropy(row).item(), rel=1e-13)
+
+
+def test_turn_entropy_by_hand():
+    # First two tokens of (1, 3, 100): sum 4, mean 2; V = 8: ln V = 2.0794.
+    generation = make_generation([1.0, 3.0, 100.0])
+    expected = {
+        ("mean", "none"): 2.0,
+        ("sum", "none"): 4.0,
+        ("mean", "log_vocab"): 2.0 / math.log(8),
+        ("sum", "vocab"): 0.5,
+    }
+    for (aggregate, normalizer), value in expected.items():
+        measure = TurnEntropy(num_tokens=2, aggregate=aggregate, normalizer=normalizer)
+        assert measure(generation, 8) == pytest.approx(value, rel=1e-15)
+
+
+def test_turn_entropy_of_uniform_tokens_is_one_for_any_length():
+    for count in (1, 7, 20, 50):
+        assert TurnEntropy()(make_generation([math.log(1000)] * count), 1000) == pytest.approx(1.0, rel=1e-14)
+
+
+def test_official_estimate_concatenates_the_top_log_probs_of_the_first_20_tokens():
+    rows = [torch.log_softmax(row, -1).sort(descending=True).values[:11].tolist() for row in make_logits(30, 200)]
+    official = TurnEntropy(aggregate="sum", estimator="top_k")
+    flat = [logprob for row in rows[:20] for logprob in row]
+    expected = -sum(math.exp(logprob) * logprob for logprob in flat) / math.log(200)
+    assert official(make_generation([0.0] * 30, rows), 200) == pytest.approx(expected, rel=1e-13)
+    assert official.num_top_logprobs_needed == 10
+
+
+def test_largest_official_estimate_for_the_qwen3_vocabulary():
+    # Ten tokens of probability 1/10 at each of 20 positions: 20 * ln 10 / ln 151669 = 46.0517 / 11.9295 = 3.8603
+    generation = make_generation([0.0] * 20, [[math.log(0.1)] * 10] * 20)
+    assert TurnEntropy(aggregate="sum", estimator="top_k")(generation, 151669) == pytest.approx(3.8603, abs=1e-4)
+
+
+def test_exact_estimator_needs_no_top_logprobs():
+    assert TurnEntropy().num_top_logprobs_needed == 0
+
+
+@pytest.mark.parametrize("estimator", ["exact", "top_k"])
+def test_a_turn_without_tokens_has_entropy_zero(estimator):
+    assert TurnEntropy(estimator=estimator)(make_generation([]), 100) == 0.0
+
+
+def test_top_k_estimator_refuses_a_generation_without_top_logprobs():
+    with pytest.raises(ValueError, match=r"top_logprobs` must have one entry per token, but got 0 for 2 tokens"):
+        TurnEntropy(estimator="top_k")(make_generation([1.0, 1.0]), 100)
+
+
+def test_refuses_a_vocabulary_of_one():
+    with pytest.raises(ValueError, match="`vocab_size` must be at least 2, but got 1"):
+        TurnEntropy()(make_generation([1.0]), 1)
+
+
+@pytest.mark.parametrize("field", ["num_tokens", "num_top_logprobs"])
+def test_refuses_settings_without_meaning(field):
+    with pytest.raises(ValueError, match=f"`{field}` must be at least 1, but got 0"):
+        TurnEntropy(**{field: 0})

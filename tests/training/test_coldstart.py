@@ -1,0 +1,148 @@
+"""The supervised cold start: what is trained on, that it learns, and that its result is the next stage's policy."""
+
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+
+from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
+from aepo_lightning.engines import TransformersEngine
+from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.publishing.publish import publish
+from aepo_lightning.policy.source import PretrainedPolicy
+from aepo_lightning.training.coldstart import (
+    ColdStartModule,
+    DemonstrationDataModule,
+    collate_demonstrations,
+    encode_demonstration,
+)
+from tests.support.training import TASK, flat, make_run, make_trainer, relative_l2, small_policy
+
+
+def make_demonstration():
+    question = Question(question_id="q", messages=(Message(role="user", content="find e0 c1"),), answers=("e2",))
+    turns = (
+        DemonstrationTurn(source=SegmentSource.POLICY, text="<search> e0 </search>"),
+        DemonstrationTurn(source=SegmentSource.TOOL, text="e1 e2 e3"),
+        DemonstrationTurn(source=SegmentSource.POLICY, text="<answer> \\boxed{ e2 } </answer>"),
+    )
+    return Demonstration(question=question, turns=turns)
+
+
+def encoded(policy):
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    return encode_demonstration(make_demonstration(), protocol, policy.tokenizer.eos_token_id)
+
+
+def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words_are_trained():
+    policy = small_policy()
+    tokens, is_trained = encoded(policy)
+    text = "find e0 c1 <search> e0 </search> <result> e1 e2 e3 </result> <answer> \\boxed{ e2 } </answer> <eos>"
+    assert policy.tokenizer.decode(tokens) == text
+    # 3 words of the prompt, 3 of the call, 5 of the result, 5 of the answer, the end of the sequence.
+    assert is_trained == [False] * 3 + [True] * 3 + [False] * 5 + [True] * 6
+
+
+def test_encoding_twice_gives_the_same():
+    policy = small_policy()
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    first, second = (encode_demonstration(make_demonstration(), protocol, 1) for _ in range(2))
+    assert first == second
+
+
+def test_tags_in_a_tool_result_are_harmless():
+    policy = small_policy()
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    turn = DemonstrationTurn(source=SegmentSource.TOOL, text="e1 </result> <eos>")
+    demonstration = Demonstration(question=make_demonstration().question, turns=(turn,))
+    tokens, _ = encode_demonstration(demonstration, protocol, policy.tokenizer.eos_token_id)
+    names = policy.tokenizer.convert_ids_to_tokens(tokens)
+    assert (names.count("</result>"), names.count("<eos>")) == (1, 1)
+
+
+def test_column_t_of_the_mask_speaks_about_token_t_plus_one():
+    rows = [([5, 6, 7, 1], [False, True, False, True]), ([8, 1], [False, True])]
+    batch = collate_demonstrations(rows, pad_token_id=0)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 1], [8, 1, 0, 0]]
+    assert batch.response_mask.int().tolist() == [[1, 0, 1], [1, 0, 0]]
+
+
+# Runs ---------------------------------------------------------------------------------------------------------------
+
+
+def make_data(policy, batch_size=16):
+    return DemonstrationDataModule(TASK, TagProtocol(policy.tokenizer, ("search",)), policy.tokenizer, batch_size)
+
+
+def make_cold_start(folder, num_steps=60, policy=None, batch_size=16, **options):
+    policy = policy or small_policy()
+    options = {"optimizer": partial(torch.optim.AdamW, lr=1e-2)} | options
+    module = ColdStartModule(policy, **options)
+    return make_run(folder, module, make_data(policy, batch_size), max_epochs=-1, max_steps=num_steps)
+
+
+def test_the_loss_falls(tmp_path):
+    run = make_cold_start(tmp_path).fit()
+    losses = run.logger.values("coldstart/loss")
+    # 22 words: a uniform guess costs ln 22 = 3.1 nats; what is left is the choice among exits.
+    assert losses[0] > 2.5
+    assert sum(losses[-5:]) / 5 < 1.0
+    assert run.trainer.global_step == len(losses) == 60
+
+
+def test_the_loss_is_the_mean_cross_entropy_of_the_trained_tokens(tmp_path):
+    policy = small_policy()
+    run = make_cold_start(tmp_path, 1, policy, optimizer=partial(torch.optim.SGD, lr=0.1), max_grad_norm=1e9).fit()
+    model = policy.build_model()
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    total, number = torch.zeros(()), 0
+    for index in range(16):
+        tokens, is_trained = encode_demonstration(TASK.demonstration(index), protocol, policy.tokenizer.eos_token_id)
+        log_p = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].log_softmax(-1)
+        for t in range(1, len(tokens)):
+            if is_trained[t]:
+                total, number = total - log_p[t - 1, tokens[t]], number + 1
+    (total / number).backward()
+    assert run.logger.values("coldstart/loss") == [pytest.approx(total.item() / number, rel=1e-5)]
+    update = flat(model.parameters()) - flat(run.network.parameters())
+    # The difference of weights keeps about four digits of the gradient.
+    assert relative_l2(update / 0.1, flat(parameter.grad for parameter in model.parameters())) < 1e-3
+
+
+def test_gradients_are_clipped(tmp_path):
+    run = make_cold_start(tmp_path, 1, optimizer=partial(torch.optim.SGD, lr=1.0), max_grad_norm=0.01).fit()
+    update = flat(run.network.parameters()) - flat(small_policy().build_model().parameters())
+    assert float(update.norm()) == pytest.approx(0.01, rel=1e-2)
+
+
+def test_the_scheduler_steps_once_per_optimiser_step(tmp_path):
+    scheduler = partial(torch.optim.lr_scheduler.LambdaLR, lr_lambda=lambda step: 1 / (1 + step))
+    run = make_cold_start(tmp_path, 3, scheduler=scheduler).fit()
+    # After three steps the next rate is 1e-2 / 4.
+    assert run.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0025)
+
+
+def test_every_demonstration_comes_once(tmp_path):
+    policy = small_policy()
+    data = make_data(policy, batch_size=3)
+    data.trainer = make_trainer(tmp_path, logger=False)
+    batches = list(islice(data.train_dataloader(), 4))
+    protocol = TagProtocol(policy.tokenizer, ("search",))
+    rows = [encode_demonstration(TASK.demonstration(index), protocol, 1)[0] for index in range(12)]
+    found = [[token for token in row if token] for batch in batches for row in batch.input_ids.tolist()]
+    assert found == rows
+
+
+def test_the_saved_policy_is_the_trained_one(tmp_path):
+    run = make_cold_start(tmp_path, 5).fit()
+    policy = run.module.policy
+    run.network.model.save_pretrained(tmp_path / "policy")
+    policy.tokenizer.save_pretrained(tmp_path / "policy")
+    loaded = PretrainedPolicy(name_or_path=str(tmp_path / "policy"))
+    network = PolicyNetwork(loaded.build_model())
+    assert torch.equal(flat(network.parameters()), flat(run.network.parameters()))
+    assert loaded.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+    assert encoded(loaded) == encoded(policy)
+    publish(run.network, TransformersEngine(loaded, max_num_seqs=1, max_model_len=64), version=5)
