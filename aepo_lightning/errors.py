@@ -5,7 +5,8 @@
     |-- DataError       a row of a file that cannot be read, with file, row and field
     |-- EngineError     the generator of tokens failed or was misused
     |-- ToolError       a tool failed; the runtime turns it into an observation for the model
-    |   `-- ToolUnavailableError    what stands behind the tool failed; another attempt may succeed
+    |   |-- ToolUnavailableError    what stands behind the tool failed; another attempt may succeed
+    |   `-- ToolTimeoutError        a tool stopped its own work because it took too long
     |-- RewardError     a reward could not be computed
     `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
 
@@ -49,6 +50,10 @@ class ToolUnavailableError(ToolError):
         """
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class ToolTimeoutError(ToolError, TimeoutError):
+    """A tool stopped its own work because it took too long. The runtime reports it as a time-out, not as an error."""
 
 
 class RewardError(AepoError, RuntimeError):

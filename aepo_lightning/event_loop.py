@@ -1,9 +1,9 @@
-"""An event loop in a thread of its own: connections and health checks outlive the loops of single rollouts."""
+"""Event loops: one for work that a caller waits for, and one in a thread that outlives such calls."""
 
 import asyncio
 import threading
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from aepo_lightning.errors import EngineError
@@ -60,3 +60,16 @@ async def _cancel_others() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
+
+
+ResultT = TypeVar("ResultT")
+
+
+def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run a coroutine to its end, also where an event loop is already running (a notebook): then in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-rollout") as pool:
+        return pool.submit(asyncio.run, work).result()

@@ -27,7 +27,7 @@ from aepo_lightning.app.build import build
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.engine import BranchPolicy, BudgetAllocator
+from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.engines import TransformersEngine

@@ -20,8 +20,9 @@ import torch
 from hydra import compose, initialize_config_module
 
 from aepo_lightning.app.build import build
-from aepo_lightning.contracts.engine import Engine, PolicySource
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.vllm.engine import VLLMEngine
 from benchmarks.support.common import describe_machine, print_result

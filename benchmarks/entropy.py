@@ -31,18 +31,19 @@ from transformers import AutoModelForCausalLM
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.engine import PolicySource
-from aepo_lightning.contracts.question import SamplingParams, SegmentSource
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.sampling import sample_tokens
 from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.entropy import pack_entropies, unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments, install
+from aepo_lightning.ops.entropy import top_k_entropy
 from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result

@@ -26,7 +26,9 @@ from typing import Any
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import Question, SamplingParams, ToolCall, ToolContext
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolCall, ToolContext
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result

@@ -29,9 +29,10 @@ import torch
 
 from aepo_lightning.app.build import build
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.engine import Engine, PolicySource, Tool
-from aepo_lightning.contracts.question import Question, ToolContext
-from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import Tool, ToolContext, ToolSpec
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.rollout import RolloutParts, RolloutSampler

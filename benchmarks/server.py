@@ -22,8 +22,8 @@ from time import perf_counter
 
 import torch
 
-from aepo_lightning.contracts.engine import PolicySource
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
 from benchmarks.engine import MAX_MODEL_LEN, prompt, quickstart_policy
 from benchmarks.support.common import describe_machine, print_result

@@ -15,14 +15,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
-from aepo_lightning.checkpoints import (
-    PARTIAL,
-    find_checkpoints,
-    point_last_to,
-    put_in_place,
-    remove,
-    remove_partial,
-)
+from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
+from aepo_lightning.checkpoints import find_checkpoints, point_last_to, remove_partial
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.errors import ConfigError, TrainingError
 

@@ -8,8 +8,9 @@ import lightning as L
 from typing_extensions import override
 
 from aepo_lightning.callbacks._trainer import rollout_data
+from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.rollout import PenalisedBranchPolicy, RolloutSampler
+from aepo_lightning.rollout import RolloutSampler
 
 
 class BranchPenalty(L.Callback):

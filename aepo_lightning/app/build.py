@@ -18,10 +18,14 @@ from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.engine import BranchingToolRunner, DemonstrationSource, Engine, PolicySource, Task
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.question import DemonstrationSource, Task
+from aepo_lightning.contracts.tool import BranchingToolRunner
 from aepo_lightning.errors import AepoError, ConfigError
-from aepo_lightning.policy.publishing.publish import WeightsArchive
-from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, run_in_event_loop
+from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.training.datamodule import RolloutDataModule

@@ -23,20 +23,14 @@ from aepo_lightning.app.build import build, build_samplers
 from aepo_lightning.app.main import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.checkpoints import find_checkpoints
-from aepo_lightning.contracts.engine import PolicySource
-from aepo_lightning.contracts.question import ToolCall, ToolContext, ToolResult, ToolStatus
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError, ConfigError
+from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.lora import LoRA
-from aepo_lightning.policy.publishing.publish import WeightsArchive
-from aepo_lightning.rollout import (
-    GroupRollout,
-    RolloutJournal,
-    RolloutParts,
-    difference,
-    record_of,
-    run_in_event_loop,
-)
+from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.rollout import GroupRollout, RolloutJournal, RolloutParts, difference, record_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

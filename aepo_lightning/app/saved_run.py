@@ -14,7 +14,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
 from aepo_lightning.app.build import build
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture, find_last, verify_checkpoint
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.ops.low_rank import merge_low_rank
 from aepo_lightning.policy.lora import LoRA, is_adapter, plain_name

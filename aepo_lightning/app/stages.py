@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
-from aepo_lightning.contracts.engine import PolicySource
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.distributed.collectives import together
 from aepo_lightning.distributed.first_process import make_once
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name
-from aepo_lightning.policy.publishing.publish import low_rank_updates, trained_weights
+from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
-from aepo_lightning.policy.weight_files import together
 
 logger = logging.getLogger(__name__)
 

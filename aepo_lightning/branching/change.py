@@ -2,7 +2,7 @@
 
 import math
 
-from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.branching import BranchContext
 from aepo_lightning.errors import ConfigError
 
 

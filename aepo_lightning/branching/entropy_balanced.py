@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from aepo_lightning.branching.change import check_settings, entropy_change, penalty_factor
-from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.branching import BranchContext
 from aepo_lightning.errors import ConfigError
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.branching import BranchContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

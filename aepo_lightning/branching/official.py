@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from aepo_lightning.branching.change import check_settings, entropy_change, penalty_factor
-from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.branching import BranchContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats.text_codec import TextCodec
-from aepo_lightning.contracts.question import FinishReason, Message, ToolCall
-from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.generation import FinishReason
+from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 from aepo_lightning.errors import ConfigError
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats.text_codec import CALL_TAGS, TextCodec
-from aepo_lightning.contracts.question import FinishReason, Message, ToolCall
-from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.generation import FinishReason
+from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 
 
 class TagProtocol:

@@ -9,16 +9,8 @@
 `aepo_lightning.callbacks.AtomicCheckpoint` writes them, `AEPOModule` adds the record and the generators.
 """
 
-from aepo_lightning.checkpoints.files import (
-    LAST,
-    PARTIAL,
-    find_checkpoints,
-    find_last,
-    point_last_to,
-    put_in_place,
-    remove,
-    remove_partial,
-)
+from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
+from aepo_lightning.checkpoints.files import LAST, find_checkpoints, find_last, point_last_to, remove_partial
 from aepo_lightning.checkpoints.identity import (
     RANDOM_KEY,
     RECORD_KEY,

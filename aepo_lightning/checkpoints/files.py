@@ -6,13 +6,13 @@ ends in `.partial`, brought to the disk, and renamed. So whatever has a proper n
 
 import logging
 import os
-import shutil
 from pathlib import Path
+
+from aepo_lightning.atomic_files import PARTIAL, _flush, remove
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".ckpt"
-PARTIAL = ".partial"
 LAST = "last" + SUFFIX
 """A link to the newest checkpoint. A convenience: what it stands for is also found without it."""
 
@@ -34,18 +34,6 @@ def find_last(folder: Path) -> Path | None:
     return next(iter(find_checkpoints(folder)), None)
 
 
-def put_in_place(partial: Path, target: Path) -> None:
-    """Make a finished checkpoint durable and give it its name. What had the name before goes afterwards."""
-    for path in (*partial.rglob("*"), partial) if partial.is_dir() else (partial,):
-        _flush(path)
-    aside = target.with_name(f"{target.name}.replaced{PARTIAL}")
-    if target.is_dir():
-        target.rename(aside)  # a folder cannot be replaced in one step; `find_last` bridges the moment without it
-    os.replace(partial, target)
-    _flush(target.parent)
-    remove(aside)
-
-
 def point_last_to(target: Path) -> None:
     """Let `last.ckpt` beside `target` point to it, in one step."""
     link, fresh = target.with_name(LAST), target.with_name(LAST + PARTIAL)
@@ -61,28 +49,9 @@ def point_last_to(target: Path) -> None:
     _flush(link.parent)
 
 
-def remove(path: Path) -> None:
-    """Remove a file, link or folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        # A folder that is half removed must not look whole.
-        doomed = path if path.name.endswith(PARTIAL) else path.rename(path.with_name(path.name + PARTIAL))
-        shutil.rmtree(doomed)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def remove_partial(folder: Path) -> list[str]:
     """Remove what a killed run left half written and return the names."""
     found = sorted(folder.glob(f"*{PARTIAL}"))
     for path in found:
         remove(path)
     return [path.name for path in found]
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.contracts.question import FinishReason, Message, ToolCall
+from aepo_lightning.contracts.generation import FinishReason
+from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.tool import ToolCall
 
 
 @runtime_checkable

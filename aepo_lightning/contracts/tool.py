@@ -1,9 +1,14 @@
-"""What a tool says about itself: name, schema, limits, and what it remembers between calls."""
+"""A tool: what it says of itself, what it is called with, what it answers, and what runs its calls.
+
+Whoever writes a tool reads this file and nothing else.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+from aepo_lightning.contracts.question import Question
 
 
 class ToolState(StrEnum):
@@ -114,3 +119,158 @@ class ToolSpec:
     provider: str = ""
     """What stands behind the tool, such as a server: tools that name the same one share its circuit breaker, which the
     limits of the first of them set. Empty is the tool alone."""
+
+
+class ToolStatus(StrEnum):
+    """How a tool call ended. Everything but `OK` is an observation that names the failure."""
+
+    OK = "ok"
+    EMPTY = "empty"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    UNKNOWN_TOOL = "unknown_tool"
+    MALFORMED = "malformed"
+    UNAVAILABLE = "unavailable"
+    """What stands behind the tool failed or is known to be down: the infrastructure, not the call."""
+    BUSY = "busy"
+    """Too many calls were waiting already."""
+    CALL_LIMIT = "call_limit"
+    """The chain had made as many calls as it may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A request to a tool, as the policy wrote it."""
+
+    tool: str
+    """Name of the tool, which is also its tag."""
+    text: str
+    """What stood between the tags, stripped. Empty if the call could not be parsed."""
+    problem: str = ""
+    """What is wrong with the call itself, such as a closing tag without an opening one. Empty for a good call."""
+    arguments: Mapping[str, Any] | None = None
+    """Named arguments, in formats that have them. None gives `text` to the tool's text parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """What a tool may know about the chain that calls it."""
+
+    question: Question
+    call_index: int
+    """0 for the first call of the chain."""
+    seed_path: tuple[int | str, ...] = ()
+    """The branch path of the chain, unique among the chains of a question."""
+    history: tuple[tuple[ToolCall, "ToolResult"], ...] = ()
+    """The chain's calls before this one, to all tools, and their answers."""
+    state: Any = None
+    """What a stateful tool's `open` returned for this chain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    """What a tool answered. `text` is never empty: failures say what failed."""
+
+    text: str
+    status: ToolStatus = ToolStatus.OK
+    duration_s: float = 0.0
+    """Time the tool ran, all attempts, without the wait for a slot."""
+    is_truncated: bool = False
+    queue_s: float = 0.0
+    """Time the call waited for a slot."""
+    num_attempts: int = 1
+    is_cached: bool = False
+    """The answer came from the cache."""
+    is_shared: bool = False
+    """The answer is that of the same call by another chain, which was running."""
+
+
+@runtime_checkable
+class Tool(Protocol):
+    """Something the policy may call. One instance serves many concurrent calls."""
+
+    @property
+    def spec(self) -> ToolSpec:
+        """Name, schema, limits, and what kind of state the tool has."""
+        ...
+
+    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
+        """Answer one call. Cancelling the call must stop the work behind it.
+
+        Args:
+            arguments: What the policy wrote, checked against the schema.
+            context: The chain that calls, with its state if the tool keeps one.
+
+        Raises:
+            ToolError: If the call failed in a way that the model should read about.
+            ToolUnavailableError: If what stands behind the tool failed, and another attempt may succeed.
+        """
+        ...
+
+
+@runtime_checkable
+class StatefulTool(Tool, Protocol):
+    """A tool that remembers the calls of a chain. `spec.state` says what a branch does with that memory."""
+
+    async def open(self, context: ToolContext) -> Any:
+        """Return a fresh state for a chain. It comes back as `context.state` with each of the chain's calls."""
+        ...
+
+    async def fork(self, state: Any) -> Any:
+        """Return a copy of a state that goes its own way. Called for forkable tools only."""
+        ...
+
+    async def release(self, state: Any) -> None:
+        """Free a state. Nothing is called with it afterwards."""
+        ...
+
+
+@runtime_checkable
+class ToolRunner(Protocol):
+    """Runs calls of any tool with deadlines and limits, and never raises for a failing tool."""
+
+    @property
+    def tool_names(self) -> tuple[str, ...]:
+        """Names of the tools that can be called."""
+        ...
+
+    async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
+        """Run one call; failures come back as a result whose status says which."""
+        ...
+
+
+@runtime_checkable
+class BranchingToolRunner(ToolRunner, Protocol):
+    """A runner that keeps the states of chains and follows their branches."""
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """What the tools say of themselves."""
+        ...
+
+    async def start(self) -> None:
+        """Make ready before the first call.
+
+        Raises:
+            ConfigError: If a tool cannot work here.
+        """
+        ...
+
+    def branch_problem(self, history: Sequence[tuple[ToolCall, ToolResult]]) -> str | None:
+        """Return why a chain with these calls must not branch, or None if it may."""
+        ...
+
+    def branch(self, source: ToolContext, target: ToolContext) -> None:
+        """Note that `target`'s chain goes on from where `source`'s stands, after the calls of `target.history`.
+
+        Returns at once. The copy is made before either chain's next call.
+        """
+        ...
+
+    async def release(self, context: ToolContext) -> None:
+        """Free the states of a chain that has ended."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the running event loop holds. More calls may follow."""
+        ...

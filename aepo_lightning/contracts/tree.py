@@ -5,16 +5,24 @@ A segment is a run of tokens with one source. Branching adds a child; nothing is
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from aepo_lightning.contracts.question import (
-    LeafOrigin,
-    Question,
-    RewardOutput,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-    ToolResult,
-)
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult
+
+
+class LeafOrigin(StrEnum):
+    """How a trajectory came into its group."""
+
+    PROBE = "probe"
+    """The pre-monitoring trajectory, kept as one of the global samples."""
+    ROOT = "root"
+    """A global sample: an independent chain from the prompt."""
+    BRANCH = "branch"
+    TOP_UP = "top_up"
+    """A fresh chain from the prompt because the branch budget was not used."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,9 +1,13 @@
 """What ranks have to agree on: sums, maxima and names. Everything also works where there is a single process."""
 
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+from aepo_lightning.errors import DataError
 
 
 def world_size() -> int:
@@ -40,3 +44,48 @@ def all_names(names: Iterable[str]) -> list[str]:
     found: list[list[str]] = [[] for _ in range(world_size())]
     dist.all_gather_object(found, own)
     return sorted({name for each in found for name in each})
+
+
+Result = TypeVar("Result")
+
+
+def together(action: Callable[[], Result]) -> Result:
+    """Run what may fail on some ranks only, such as reading files, and fail on all of them or on none. Collective.
+
+    Raises:
+        DataError: If the action raised a `DataError` on any rank.
+    """
+    result, problem = None, ""
+    try:
+        result = action()
+    except DataError as error:
+        problem = str(error)
+    problems = [each for each in all_names([problem]) if each]
+    if problems:
+        raise DataError(" | ".join(problems))
+    return result  # type: ignore[return-value]  # it is unset only where there was a problem
+
+
+def first_on_each_node(action: Callable[[], Result]) -> Result:
+    """Run an action on the first rank of every machine, then on the others. Collective.
+
+    What the first rank downloads, the others find on the disk.
+
+    Raises:
+        DataError: If the action raised a `DataError` on any rank.
+    """
+    is_first = _is_first_on_node()
+    if is_first:
+        result = together(action)
+        together(lambda: None)
+        return result
+    together(lambda: None)
+    return together(action)
+
+
+def _is_first_on_node() -> bool:
+    if world_size() == 1:
+        return True
+    nodes: list[str] = [""] * world_size()
+    dist.all_gather_object(nodes, platform.node())
+    return nodes.index(platform.node()) == dist.get_rank()

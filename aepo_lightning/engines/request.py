@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from aepo_lightning.contracts.question import ObjectiveInput, ObjectiveOutput
+from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 

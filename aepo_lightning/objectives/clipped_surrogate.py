@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.question import ObjectiveInput, ObjectiveOutput
+from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 

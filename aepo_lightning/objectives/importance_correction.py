@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.question import WeightedMean
+from aepo_lightning.contracts.objective import WeightedMean
 from aepo_lightning.objectives.kl import kl_estimate
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 

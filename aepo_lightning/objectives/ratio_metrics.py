@@ -3,7 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.question import WeightedMean
+from aepo_lightning.contracts.objective import WeightedMean
 from aepo_lightning.objectives.kl import kl_estimate
 from aepo_lightning.ops.masked import weighted_mean
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.question import WeightedMean
+from aepo_lightning.contracts.objective import WeightedMean
 
 MAX_LOG_RATIO = 20.0
 """Bound on log-ratios before `exp`: e^20 is 4.9e8, far from overflow in float32 and far outside any clip range."""

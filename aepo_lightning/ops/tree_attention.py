@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from aepo_lightning.contracts.question import AttentionBlock, PackedTokens
+from aepo_lightning.contracts.batch import AttentionBlock, PackedTokens
 
 BackEnd = Literal["segment", "varlen", "flex", "dense"]
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from aepo_lightning.contracts.question import AttentionBlock, PackedTokens
+from aepo_lightning.contracts.batch import AttentionBlock, PackedTokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,8 @@
-"""Checking what a trainer publishes before vLLM sees it, which itself skips unknown and missing weights silently."""
+"""Weights against the model that they are for: names and shapes."""
 
 from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -32,3 +33,23 @@ def checked_weights(skeleton: PreTrainedModel, weights: Iterable[tuple[str, Tens
     if missing:
         some = min(missing.values())
         raise EngineError(f"{len(missing)} weights were not published, {some!r} among them. Publish all of them.")
+
+
+@torch.no_grad()
+def copy_weights(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Copy weights by their Hugging Face names and return the names of those that did not come, sorted.
+
+    Raises:
+        EngineError: If a name is unknown or a shape differs. The weights before it are then in place.
+    """
+    own = dict(model.named_parameters(remove_duplicate=False))
+    missing = {id(parameter): name for name, parameter in model.named_parameters()}
+    for name, tensor in weights:
+        if name not in own:
+            raise EngineError(f"The engine's model has no weight named {name!r}. Publish the same architecture.")
+        if own[name].shape != tensor.shape:
+            shapes = f"{tuple(own[name].shape)}, but got {tuple(tensor.shape)}"
+            raise EngineError(f"Weight {name!r} must have shape {shapes}. Publish the same architecture.")
+        own[name].copy_(tensor)
+        missing.pop(id(own[name]), None)
+    return sorted(missing.values())

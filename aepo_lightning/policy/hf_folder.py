@@ -19,8 +19,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from aepo_lightning import __version__
-from aepo_lightning.checkpoints import PARTIAL, put_in_place, remove
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
+from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.lora import LoRA
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from aepo_lightning.contracts.question import PackedTokens
+from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
 from aepo_lightning.policy.packed import BackEndChoice, packed_states

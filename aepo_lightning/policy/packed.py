@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from aepo_lightning.contracts.question import PackedTokens
+from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.ops.tree_attention import (
     BackEnd,

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from aepo_lightning.contracts.engine import StoredWeights
+from aepo_lightning.contracts.policy import StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
 
 

@@ -5,19 +5,16 @@ mixtures of experts that transformers fuses while loading, are refused by name.
 """
 
 import json
-import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
 
-from aepo_lightning.distributed.collectives import all_names, world_size
 from aepo_lightning.errors import DataError
 from aepo_lightning.policy.lora import is_adapter, plain_name
 
@@ -26,8 +23,6 @@ INDEX_FILE = "model.safetensors.index.json"
 _READABLE = ("F64", "F32", "BF16", "F16")
 _NAMED = 5
 """How many names an error shows."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -186,45 +181,3 @@ def _rows(target: Tensor) -> slice | None:
 
 def _list(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def together(action: Callable[[], Result]) -> Result:
-    """Run what may fail on some ranks only, such as reading files, and fail on all of them or on none. Collective.
-
-    Raises:
-        DataError: If the action raised a `DataError` on any rank.
-    """
-    result, problem = None, ""
-    try:
-        result = action()
-    except DataError as error:
-        problem = str(error)
-    problems = [each for each in all_names([problem]) if each]
-    if problems:
-        raise DataError(" | ".join(problems))
-    return result  # type: ignore[return-value]  # it is unset only where there was a problem
-
-
-def first_on_each_node(action: Callable[[], Result]) -> Result:
-    """Run an action on the first rank of every machine, then on the others. Collective.
-
-    What the first rank downloads, the others find on the disk.
-
-    Raises:
-        DataError: If the action raised a `DataError` on any rank.
-    """
-    is_first = _is_first_on_node()
-    if is_first:
-        result = together(action)
-        together(lambda: None)
-        return result
-    together(lambda: None)
-    return together(action)
-
-
-def _is_first_on_node() -> bool:
-    if world_size() == 1:
-        return True
-    nodes: list[str] = [""] * world_size()
-    dist.all_gather_object(nodes, platform.node())
-    return nodes.index(platform.node()) == dist.get_rank()

@@ -4,7 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
-from aepo_lightning.contracts.question import RewardInput, RewardOutput, ToolStatus
+from aepo_lightning.contracts.reward import RewardInput, RewardOutput
+from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from aepo_lightning.contracts.question import LeafOrigin, ToolCall, ToolResult
+from aepo_lightning.contracts.tool import ToolCall, ToolResult
+from aepo_lightning.contracts.tree import LeafOrigin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

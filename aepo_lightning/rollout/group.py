@@ -12,17 +12,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from aepo_lightning.contracts.engine import BranchContext
-from aepo_lightning.contracts.question import (
-    FinishReason,
-    Generation,
-    LeafOrigin,
-    Question,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-)
-from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree, UnusedCall
+from aepo_lightning.contracts.branching import BranchContext
+from aepo_lightning.contracts.generation import FinishReason, Generation, StopReason
+from aepo_lightning.contracts.question import Question, SegmentSource
+from aepo_lightning.contracts.tool import ToolCall
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree, UnusedCall
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event

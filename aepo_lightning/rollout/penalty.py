@@ -1,26 +1,6 @@
 """Whether it was the penalty for consecutive branches that kept a chain from branching."""
 
-from typing import Protocol, runtime_checkable
-
-from aepo_lightning.contracts.engine import BranchContext, BranchPolicy
-
-
-@runtime_checkable
-class PenalisedBranchPolicy(Protocol):
-    """A branch policy whose penalty can be read and replaced."""
-
-    @property
-    def penalty_per_step(self) -> float:
-        """Share of the branch score that each consecutive branch takes away."""
-        ...
-
-    def num_branches(self, context: BranchContext) -> int:
-        """Return how many branches to open."""
-        ...
-
-    def with_penalty(self, penalty_per_step: float) -> BranchPolicy:
-        """Return the same policy with another penalty."""
-        ...
+from aepo_lightning.contracts.branching import BranchContext, BranchPolicy, PenalisedBranchPolicy
 
 
 def is_penalised(policy: BranchPolicy, context: BranchContext) -> bool:

@@ -3,18 +3,11 @@
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from aepo_lightning.contracts.question import (
-    LeafOrigin,
-    Message,
-    Question,
-    RewardOutput,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-    ToolResult,
-    ToolStatus,
-)
-from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree, Segment, UnusedCall
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import Message, Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree, Segment, UnusedCall
 from aepo_lightning.errors import DataError
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.question import FinishReason, Generation, SegmentSource, ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.generation import FinishReason, Generation
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, RolloutTree
 
 SeedPath = tuple[int | str, ...]

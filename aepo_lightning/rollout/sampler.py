@@ -5,21 +5,19 @@ the engine's own limits beneath.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 from uuid import uuid4
 
-from aepo_lightning.contracts.engine import BranchingToolRunner
-from aepo_lightning.contracts.question import Question, WeightsStamp
+from aepo_lightning.contracts.generation import WeightsStamp
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import BranchingToolRunner
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError
+from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
 from aepo_lightning.rollout.steps import RolloutParts, signature
-
-ResultT = TypeVar("ResultT")
 
 
 class RolloutSampler:
@@ -158,13 +156,3 @@ def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
         else:
             leaves.append(error)
     return next((error for error in leaves if isinstance(error, AepoError)), leaves[0])
-
-
-def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Run a coroutine to its end, also where an event loop is already running (a notebook): then in a thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-rollout") as pool:
-        return pool.submit(asyncio.run, work).result()

@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aepo_lightning.contracts.question import LeafOrigin, SegmentSource, StopReason, ToolStatus
-from aepo_lightning.contracts.tree import BranchDecision, RolloutTree
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tool import ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision, LeafOrigin, RolloutTree
 
 _DEEP = 4
 """Branches after this many tool calls or more are counted together."""

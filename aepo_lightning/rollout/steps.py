@@ -8,28 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
+from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.engine import (
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.generation import Generation, SamplingParams, StopReason
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput
+from aepo_lightning.contracts.tool import (
     BranchingToolRunner,
-    BranchPolicy,
-    BudgetAllocator,
-    Engine,
-    Reward,
-    ToolRunner,
-)
-from aepo_lightning.contracts.question import (
-    Generation,
-    Question,
-    RewardInput,
-    RewardOutput,
-    SamplingParams,
-    StopReason,
     ToolCall,
     ToolContext,
     ToolResult,
+    ToolRunner,
+    ToolState,
     ToolStatus,
 )
-from aepo_lightning.contracts.tool import ToolState
 from aepo_lightning.rollout.chain import Chain
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.seeds import derive_seed

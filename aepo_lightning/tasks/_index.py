@@ -1,6 +1,6 @@
 """Checks of a position in a split, shared by the tasks."""
 
-from aepo_lightning.contracts.engine import Split
+from aepo_lightning.contracts.question import Split
 
 
 def check_index(split: Split, index: int, size: int | None) -> None:

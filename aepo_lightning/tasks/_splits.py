@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
-from aepo_lightning.contracts.engine import Split
-from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import DataError
 from aepo_lightning.tasks._index import check_index
 from aepo_lightning.tasks.file_report import FileReport

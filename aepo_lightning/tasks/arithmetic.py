@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from aepo_lightning.contracts.engine import Split
-from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Question, SegmentSource
+from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Question, SegmentSource, Split
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks._index import check_index
 from aepo_lightning.tasks.prompts import with_system

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aepo_lightning.contracts.engine import Split
-from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks._paths import find_file, row_error
 from aepo_lightning.tasks._splits import QuestionSplits, load_splits

@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aepo_lightning.contracts.engine import Split
-from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.question import Message, Question, Split
 from aepo_lightning.errors import DataError
 from aepo_lightning.tasks._paths import find_file, row_error
 from aepo_lightning.tasks._splits import QuestionSplits, load_splits

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from aepo_lightning.contracts.engine import Split
-from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
+from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource, Split
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks._index import check_index
 

@@ -29,6 +29,7 @@
 Every tool answers with text. Nothing here knows of engines, tokens or rewards.
 """
 
+from aepo_lightning.errors import ToolTimeoutError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
 from aepo_lightning.tools.browse.tool import Browse, PageSummary
@@ -40,7 +41,6 @@ from aepo_lightning.tools.python import PythonTool
 from aepo_lightning.tools.runtime.cache import CachedAnswer, ToolCache
 from aepo_lightning.tools.runtime.runtime import ToolRuntime
 from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
-from aepo_lightning.tools.runtime.timeout import ToolTimeoutError
 from aepo_lightning.tools.search.documents import CorpusSearch
 from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch
 from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets

@@ -16,8 +16,7 @@ from transformers.utils.chat_template_utils import (
     get_json_schema,
 )
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, boundary
 
 _JSON_TYPES = (str, int, float, bool, list, dict, tuple, NoneType, UnionType)

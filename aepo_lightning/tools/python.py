@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
-from aepo_lightning.errors import ToolError, ToolUnavailableError
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec, ToolState
+from aepo_lightning.errors import ToolError, ToolTimeoutError, ToolUnavailableError
 from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PoolSettings, PythonPool
 from aepo_lightning.tools.jail.session import PythonSession
-from aepo_lightning.tools.runtime.timeout import ToolTimeoutError
 
 logger = logging.getLogger(__name__)
 

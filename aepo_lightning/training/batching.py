@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
-from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.tree import Trajectory
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.ops.tree_packing import pack_rows

@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.engine import DemonstrationSource, PolicySource
-from aepo_lightning.contracts.question import Demonstration, SegmentSource
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
 from aepo_lightning.policy.network import PolicyNetwork
-from aepo_lightning.training.module import OptimizerFactory, SchedulerFactory
+from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -1,12 +1,9 @@
 """How far rollouts and update are apart: which settings fit together, and how stale trees are."""
 
 import logging
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.tree import RolloutTree
-from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutSettings
@@ -77,15 +74,3 @@ def check_overlap(engine: Engine, correction: ImportanceCorrection) -> None:
             "`module.importance_correction.mode` must be 'truncated' or 'masked' with data.overlap=true, but got "
             "'none'. Rollouts are then one iteration old, and ratios to the trainer's log-probs do not know that."
         )
-
-
-def staleness(trees: Sequence[RolloutTree], step: int) -> tuple[float, float]:
-    """Return mean and maximum, over the trees of all ranks, of the optimiser steps since their weights. Collective.
-
-    Args:
-        trees: Of this rank.
-        step: Optimiser steps that the trainer's weights have seen.
-    """
-    ages = [float(step - tree.weights_version) for tree in trees]
-    total, count = all_reduce([sum(ages), float(len(ages))])
-    return total / count, all_reduce([max(ages)], "max")[0]

@@ -13,20 +13,23 @@ from typing import Any
 from lightning import LightningDataModule, Trainer
 from tqdm.auto import tqdm
 
-from aepo_lightning.contracts.engine import Task
-from aepo_lightning.contracts.question import Minibatch, Question, WeightsStamp
+from aepo_lightning.contracts.batch import Minibatch
+from aepo_lightning.contracts.generation import WeightsStamp
+from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
 from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
-from aepo_lightning.policy.publishing.publish import WeightsArchive, publish
+from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
-from aepo_lightning.training.consistency import check_correction, check_overlap, staleness, warn_about_sampling
+from aepo_lightning.training.consistency import check_correction, check_overlap, warn_about_sampling
 from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
-from aepo_lightning.training.module import AEPOModule, reduce_tally
-from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration
+from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.module import AEPOModule
+from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
 
 
 class RolloutDataModule(LightningDataModule):

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
-from aepo_lightning.contracts.engine import AdvantageEstimator
-from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.objective import AdvantageEstimator
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.policy.network import TokenScores

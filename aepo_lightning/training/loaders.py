@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from aepo_lightning.contracts.question import Minibatch, Question
+from aepo_lightning.contracts.batch import Minibatch
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
 
 

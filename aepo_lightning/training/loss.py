@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from aepo_lightning.contracts.engine import Objective
-from aepo_lightning.contracts.question import Minibatch, ObjectiveInput, TrajectoryBatch, WeightedMean
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.objective import Objective, ObjectiveInput, WeightedMean
 from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.ops.masked import weighted_mean
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores

@@ -6,7 +6,7 @@ that is passed in.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from aepo_lightning.checkpoints import (
@@ -28,10 +27,11 @@ from aepo_lightning.checkpoints import (
     random_states,
     restore_random_states,
 )
-from aepo_lightning.contracts.engine import Objective, PolicySource
-from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch, WeightedMean
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.objective import Objective, WeightedMean
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
-from aepo_lightning.distributed.collectives import all_names, all_reduce
+from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.policy.lora import LoRA, without_adapter
@@ -39,11 +39,10 @@ from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
-from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
+from aepo_lightning.rollout import pass_rates, summarise_trees
 from aepo_lightning.training.loss import PolicyLoss
-
-OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
-SchedulerFactory = Callable[[Optimizer], LRScheduler]
+from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
 
 
 class AEPOModule(LightningModule):
@@ -327,12 +326,3 @@ class AEPOModule(LightningModule):
     def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
         """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
         self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
-
-
-def reduce_tally(tally: Tally) -> dict[str, float]:
-    """Return the means of a tally over all ranks. A rank that never observed a name adds nothing to its mean."""
-    names = all_names(tally.totals)
-    columns = (tally.totals, tally.weights)
-    sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
-    pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
-    return {name: total / weight for name, total, weight in pairs if weight}

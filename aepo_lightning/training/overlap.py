@@ -16,8 +16,10 @@ from typing import Any
 
 from lightning import Trainer
 
-from aepo_lightning.contracts.question import Question, WeightsStamp
+from aepo_lightning.contracts.generation import WeightsStamp
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
 from aepo_lightning.rollout import RolloutSampler
 
@@ -161,3 +163,15 @@ def is_last_iteration(trainer: Trainer, num_steps: int) -> bool:
     epoch = max(progress.processed, progress.completed)  # type: ignore[attr-defined]
     is_last_epoch = trainer.max_epochs not in (None, -1) and epoch + 1 >= (trainer.max_epochs or 0)
     return is_last_epoch or 0 <= trainer.max_steps <= trainer.global_step + num_steps
+
+
+def staleness(trees: Sequence[RolloutTree], step: int) -> tuple[float, float]:
+    """Return mean and maximum, over the trees of all ranks, of the optimiser steps since their weights. Collective.
+
+    Args:
+        trees: Of this rank.
+        step: Optimiser steps that the trainer's weights have seen.
+    """
+    ages = [float(step - tree.weights_version) for tree in trees]
+    total, count = all_reduce([sum(ages), float(len(ages))])
+    return total / count, all_reduce([max(ages)], "max")[0]

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from aepo_lightning.contracts.engine import Engine, ToolRunner
-from aepo_lightning.contracts.question import Generation, SamplingParams, ToolCall, ToolContext, ToolResult
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.generation import Generation, SamplingParams
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolRunner
 
 ResultT = TypeVar("ResultT")
 Waiting = tuple[Callable[[], Awaitable[Any]], "asyncio.Future[Any]"]

@@ -27,7 +27,7 @@ from transformers import (
 
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.model_size import FP32
-from aepo_lightning.contracts.question import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.objectives import ClippedSurrogate, KLPenalty
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.policy.lora import LoRA

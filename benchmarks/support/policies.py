@@ -14,8 +14,10 @@ from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.build import build, build_cold_start
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.engine import DemonstrationSource, Engine, PolicySource, ToolRunner
-from aepo_lightning.contracts.question import Demonstration, SegmentSource
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
+from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutParts
 from aepo_lightning.training.coldstart import DemonstrationDataModule

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from random import Random
 
-from aepo_lightning.contracts.question import LeafOrigin, Question, RewardOutput, SegmentSource, StopReason
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree
 
 NUM_LEAVES = 8
 LENGTHS = (600, 800)

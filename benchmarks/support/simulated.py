@@ -14,15 +14,9 @@ from random import Random
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.contracts.question import (
-    FinishReason,
-    Generation,
-    Message,
-    Question,
-    RewardInput,
-    RewardOutput,
-    SamplingParams,
-)
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rollout import derive_seed
 

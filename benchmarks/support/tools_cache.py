@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from aepo_lightning.contracts.question import ToolStatus
+from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.tools import CachedAnswer, SQLiteCache
 from benchmarks.support.tools_parts import Part, Words, percentile_ms
 

@@ -18,8 +18,7 @@ from typing import Any
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import ToolRuntime
 from benchmarks.support.lockstep import Barrier, LockStepEngine, LockStepTools

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
+from aepo_lightning.contracts.tool import ToolCall, ToolStatus
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
 from benchmarks.support.tools_parts import CONTEXT, Part, percentile_ms
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 
-from aepo_lightning.contracts.question import Question, ToolContext
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolContext
 
 Goals = Mapping[str, tuple[float, str, float]]
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)

@@ -23,7 +23,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
+from aepo_lightning.contracts.tool import ToolCall, ToolStatus
 from aepo_lightning.tools import CorpusIndex, IndexSearch, Serper, ToolRuntime, WebSearch
 from benchmarks.support.tools_parts import CONTEXT, Part, Words, percentile_ms
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aepo_lightning.advantages.group_zscore import GroupZScore
-from aepo_lightning.contracts.engine import AdvantageEstimator
+from aepo_lightning.contracts.objective import AdvantageEstimator
 
 
 def make_rewards(*values, dtype=torch.float64):

@@ -19,7 +19,7 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.lora import LoRA
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.ranks import run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from aepo_lightning.app.replay import replay_run
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.policy.publishing.publish import WeightsArchive
+from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rollout import RolloutJournal
 from tests.support.paths import ROOT
 

@@ -1,7 +1,7 @@
 import pytest
 
 from aepo_lightning.branching.change import check_settings, entropy_change, penalty_factor
-from aepo_lightning.contracts.engine import BranchContext
+from aepo_lightning.contracts.branching import BranchContext
 from aepo_lightning.errors import ConfigError
 
 NAN, INF = float("nan"), float("inf")

@@ -1,7 +1,7 @@
 import pytest
 
 from aepo_lightning.branching import NeverBranch
-from aepo_lightning.contracts.engine import BranchContext, BranchPolicy
+from aepo_lightning.contracts.branching import BranchContext, BranchPolicy
 
 
 def test_is_a_branch_policy():

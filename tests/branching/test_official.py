@@ -4,7 +4,7 @@ import random
 import pytest
 
 from aepo_lightning.branching import OfficialEntropyBalanced
-from aepo_lightning.contracts.engine import BranchContext, BranchPolicy
+from aepo_lightning.contracts.branching import BranchContext, BranchPolicy
 from aepo_lightning.errors import ConfigError
 
 NUM_DRAWS = 4_000

@@ -1,7 +1,7 @@
 import pytest
 
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.contracts.engine import BudgetAllocator
+from aepo_lightning.contracts.branching import BudgetAllocator
 from aepo_lightning.errors import ConfigError
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from aepo_lightning.budgets import PreMonitoring
-from aepo_lightning.contracts.engine import BudgetAllocator
+from aepo_lightning.contracts.branching import BudgetAllocator
 from aepo_lightning.errors import ConfigError
 
 OFFICIAL = PreMonitoring(rounding="floor_plus_one", includes_root_turn=True)

@@ -15,7 +15,7 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import RewardOutput
+from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy.publishing.check import PublicationCheck

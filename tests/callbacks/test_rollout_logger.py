@@ -2,18 +2,11 @@ import pytest
 
 from aepo_lightning.callbacks import RolloutLogger
 from aepo_lightning.callbacks.rollout_logger import describe_tree
-from aepo_lightning.contracts.question import (
-    LeafOrigin,
-    Message,
-    Question,
-    RewardOutput,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-    ToolResult,
-    ToolStatus,
-)
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import Message, Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree
 from aepo_lightning.errors import ConfigError
 
 

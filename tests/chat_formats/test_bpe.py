@@ -13,14 +13,9 @@ from transformers import PreTrainedTokenizerFast
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.hermes import HermesFormat
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import (
-    FinishReason,
-    Generation,
-    Question,
-    RewardInput,
-    RewardOutput,
-    SegmentSource,
-)
+from aepo_lightning.contracts.generation import FinishReason, Generation
+from aepo_lightning.contracts.question import Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.tools import ToolRuntime
 from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, grow

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from aepo_lightning.chat_formats.hermes import HermesFormat, function_schema
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.question import FinishReason, Message, ToolCall
-from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.generation import FinishReason
+from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 from aepo_lightning.errors import ConfigError
 from tests.support.chatml import WORDS, chatml_tokenizer
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aepo_lightning.branching import OfficialEntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.contracts.question import LeafOrigin
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from tests.support.builders import (

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import Message, ToolCall
+from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.tool import ToolCall
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, build_byte_tokenizer
 from tests.support.builders import word_tokenizer
 

@@ -2,7 +2,8 @@ import os
 
 import pytest
 
-from aepo_lightning.checkpoints import find_checkpoints, find_last, point_last_to, put_in_place, remove, remove_partial
+from aepo_lightning.atomic_files import put_in_place, remove
+from aepo_lightning.checkpoints import find_checkpoints, find_last, point_last_to, remove_partial
 
 
 def make(path, text="new", is_folder=False, age=None):

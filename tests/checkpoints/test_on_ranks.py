@@ -14,7 +14,7 @@ from typing_extensions import override
 from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.checkpoints import EitherCheckpointIO, verify_checkpoint
 from aepo_lightning.errors import DataError, TrainingError
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from tests.support.killed_runs import check_same, train_to_the_end, train_until_killed
 from tests.support.ranks import run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy

@@ -6,7 +6,8 @@ from omegaconf import OmegaConf
 from aepo_lightning.app.build import build, build_run, build_strategy
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
-from aepo_lightning.contracts.engine import Task, ToolRunner
+from aepo_lightning.contracts.question import Task
+from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.errors import ConfigError
 from tests.support.paths import CONF
 

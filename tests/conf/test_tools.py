@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from aepo_lightning.app.build import build, build_cold_start
 from aepo_lightning.chat_formats.hermes import HermesFormat
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.engine import ToolRunner
-from aepo_lightning.contracts.question import Question, ToolCall, ToolContext, ToolStatus
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolRunner, ToolStatus
 from aepo_lightning.errors import ConfigError
 from tests.support.chatml import chatml_tokenizer
 from tests.support.paths import SUPPORT

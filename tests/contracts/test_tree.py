@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aepo_lightning.contracts.question import LeafOrigin, RewardOutput, SegmentSource, StopReason
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree
 from tests.support.builders import make_question
 
 SCORED = RewardOutput(reward=0.5, is_correct=False, is_well_formed=True)

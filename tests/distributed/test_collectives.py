@@ -5,7 +5,7 @@ import torch.distributed as dist
 
 from aepo_lightning.distributed.collectives import all_names, all_reduce, world_size
 from aepo_lightning.rollout import Tally
-from aepo_lightning.training.module import reduce_tally
+from aepo_lightning.training.metrics import reduce_tally
 from tests.support.ranks import run_ranks
 
 pytestmark = pytest.mark.distributed

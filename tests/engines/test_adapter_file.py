@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 
 from aepo_lightning.contracts.engine import AdapterEngine
-from aepo_lightning.engines.adapter_file import merged_with_file, packed_updates
+from aepo_lightning.engines.adapters import merged_with_file, packed_updates
 from aepo_lightning.errors import EngineError
-from aepo_lightning.policy.publishing.publish import base_weights, low_rank_updates, publish
+from aepo_lightning.policy.publishing.gather import base_weights, low_rank_updates
+from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import adapted_network, merged_by_hand, teach
 from tests.support.vllm_parts import make_engine, one, params, prompt, vllm_policy
 from tests.support.vllm_server_fake import FakeServer, serve

@@ -7,7 +7,8 @@ from aepo_lightning.contracts.engine import AdapterEngine
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.adapters import AdapterBase
 from aepo_lightning.errors import EngineError
-from aepo_lightning.policy.publishing.publish import low_rank_updates, named_weights, publish
+from aepo_lightning.policy.publishing.gather import low_rank_updates, named_weights
+from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import LARGE, adapted_network, merged_by_hand, teach
 from tests.support.builders import tiny_policy
 from tests.support.vllm_parts import generate, make_engine, one, params, prompt, vllm_policy

@@ -1,4 +1,4 @@
-"""The laws of `contracts.engine.Engine`, the same for every engine: a naive one written here, and all of the library's."""
+"""The laws of `contracts.engine.Engine`, the same for a naive engine written here and the library's."""
 
 import asyncio
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.question import FinishReason, Generation
+from aepo_lightning.contracts.generation import FinishReason, Generation
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.sampling import counter_uniforms
 from aepo_lightning.errors import EngineError

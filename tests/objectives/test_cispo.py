@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.contracts.engine import Objective
-from aepo_lightning.contracts.question import ObjectiveInput
+from aepo_lightning.contracts.objective import Objective, ObjectiveInput
 from aepo_lightning.objectives.cispo import Cispo
 
 RATIOS = [0.1, 1.0, 4.0, 9.0]

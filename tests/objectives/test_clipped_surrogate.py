@@ -3,8 +3,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.contracts.engine import Objective
-from aepo_lightning.contracts.question import ObjectiveInput
+from aepo_lightning.contracts.objective import Objective, ObjectiveInput
 from aepo_lightning.objectives.clipped_surrogate import ClippedSurrogate
 
 RATIOS = [0.5, 0.79, 1.0, 1.21, 1.5, 3.1]

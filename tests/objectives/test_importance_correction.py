@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import ObjectiveInput
+from aepo_lightning.contracts.objective import ObjectiveInput
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection
 
 MASK = torch.tensor([[True, True, True, False], [True, False, True, True]])

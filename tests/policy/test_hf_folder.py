@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.hf_folder import MARK, FolderWriter
-from aepo_lightning.policy.publishing.publish import base_weights, low_rank_updates, named_weights, trained_weights
+from aepo_lightning.policy.publishing.gather import base_weights, low_rank_updates, named_weights, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.adapters import LARGE, SMALL, adapted_network, merged_by_hand
 from tests.support.builders import tiny_policy

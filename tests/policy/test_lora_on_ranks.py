@@ -16,7 +16,8 @@ from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.lora import LoRA, is_adapter
 from aepo_lightning.policy.publishing.check import PublicationCheck
-from aepo_lightning.policy.publishing.publish import low_rank_updates, named_weights, publish, trained_weights
+from aepo_lightning.policy.publishing.gather import low_rank_updates, named_weights, trained_weights
+from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.adapters import merged_by_hand, teach

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.policy.network import PolicyNetwork

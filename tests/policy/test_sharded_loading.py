@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.network import PolicyNetwork
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.sharding.builder import NetworkBuilder
 from aepo_lightning.policy.sharding.fsdp2 import load_shards, reshard, shard
 from aepo_lightning.policy.sharding.options import ShardingOptions

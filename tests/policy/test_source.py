@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aepo_lightning.contracts.engine import PolicySource, StoredWeights
+from aepo_lightning.contracts.policy import PolicySource, StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
 from tests.support.builders import tiny_policy, word_tokenizer

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from aepo_lightning.distributed.collectives import first_on_each_node, together
 from aepo_lightning.errors import DataError
-from aepo_lightning.policy.weight_files import WeightFiles, first_on_each_node, together, weight_targets
+from aepo_lightning.policy.weight_files import WeightFiles, weight_targets
 from tests.support.builders import tiny_policy
 
 

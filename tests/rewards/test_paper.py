@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from aepo_lightning.contracts.engine import Reward
-from aepo_lightning.contracts.question import Message, Question, RewardInput, ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.reward import Reward, RewardInput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.errors import RewardError
 from aepo_lightning.rewards import PaperReward
 

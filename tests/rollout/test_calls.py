@@ -6,11 +6,14 @@ import pytest
 
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.hermes import HermesFormat
-from aepo_lightning.contracts.question import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolState
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolLimits, ToolState, ToolStatus
+from aepo_lightning.contracts.tree import LeafOrigin
+from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout import difference, record_of, tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.group import GroupRollout
-from aepo_lightning.rollout.sampler import run_in_event_loop
 from aepo_lightning.tools import SQLiteCache, ToolRuntime
 from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, Turn, grow, make_parts, make_question
 from tests.support.chatml import chatml_tokenizer

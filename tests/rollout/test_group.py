@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.question import LeafOrigin, RewardOutput, SegmentSource, StopReason, ToolStatus
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolStatus
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import RolloutSampler
 from tests.support.builders import (
     ANSWER,

@@ -8,7 +8,8 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.contracts.question import LeafOrigin, SegmentSource
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import RolloutSampler, derive_uniform
 from tests.support.builders import (
     RecordingBranchPolicy,

@@ -9,7 +9,9 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.contracts.question import LeafOrigin, StopReason, ToolResult, ToolStatus, WeightsStamp
+from aepo_lightning.contracts.generation import StopReason, WeightsStamp
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.rollout import (
     GroupRecord,

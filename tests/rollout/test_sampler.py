@@ -9,12 +9,13 @@ import pytest
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import LeafOrigin, RewardOutput
+from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError, RewardError
+from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
-from aepo_lightning.rollout.sampler import run_in_event_loop
 from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from tests.support.builders import (
     ScriptedBudget,

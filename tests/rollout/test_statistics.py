@@ -5,16 +5,11 @@ import math
 
 import pytest
 
-from aepo_lightning.contracts.question import (
-    LeafOrigin,
-    RewardOutput,
-    SegmentSource,
-    StopReason,
-    ToolCall,
-    ToolResult,
-    ToolStatus,
-)
-from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
 from aepo_lightning.rollout import Tally, pass_at_k, pass_rates, summarise_trees
 from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, grow, make_question, random_script
 

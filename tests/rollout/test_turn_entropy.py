@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import FinishReason, Generation
-from aepo_lightning.rollout.turn_entropy import TurnEntropy, token_entropy, top_k_entropy
+from aepo_lightning.contracts.generation import FinishReason, Generation
+from aepo_lightning.ops.entropy import token_entropy, top_k_entropy
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 
 def make_generation(entropies, top_logprobs=()):

@@ -10,8 +10,9 @@ import torch
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.engine import BranchContext
-from aepo_lightning.contracts.question import FinishReason, Generation, Message, Question, SamplingParams
+from aepo_lightning.contracts.branching import BranchContext
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.policy.source import ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
 from aepo_lightning.rewards import PaperReward

@@ -7,7 +7,7 @@ import time
 import lightning as L
 from typing_extensions import override
 
-from aepo_lightning.contracts.question import RewardOutput
+from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.errors import TrainingError
 
 

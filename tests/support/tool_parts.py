@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aepo_lightning.contracts.question import Question, ToolCall, ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolLimits, ToolSpec, ToolState
 
 QUESTION = Question(question_id="q", messages=(), answers=("x",))
 

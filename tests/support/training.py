@@ -15,16 +15,11 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import (
-    LeafOrigin,
-    Minibatch,
-    Question,
-    RewardOutput,
-    SegmentSource,
-    StopReason,
-    TrajectoryBatch,
-)
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import Question, SegmentSource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy.publishing.check import PublicationCheck

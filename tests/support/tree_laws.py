@@ -4,7 +4,9 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from aepo_lightning.contracts.question import LeafOrigin, SegmentSource, StopReason
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import derive_uniform
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.engine import VLLMEngine
 from tests.support.builders import Biased, reference_scores, tiny_policy
 

@@ -8,7 +8,7 @@ import torch
 from aiohttp import web
 from safetensors.torch import load_file
 
-from aepo_lightning.engines.adapter_file import merged_with_file
+from aepo_lightning.engines.adapters import merged_with_file
 from aepo_lightning.engines.vllm.entropy import pack_entropies
 from aepo_lightning.engines.vllm_server.admission import INSTALL
 from aepo_lightning.engines.vllm_server.publication_files import READ_CHECK

@@ -3,8 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from aepo_lightning.contracts.engine import DemonstrationSource, Task
-from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.question import DemonstrationSource, SegmentSource, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
 from aepo_lightning.tasks.arithmetic import ArithmeticTask

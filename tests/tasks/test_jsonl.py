@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from aepo_lightning.contracts.engine import Task
+from aepo_lightning.contracts.question import Task
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks._paths import data_root
 from aepo_lightning.tasks.jsonl import JsonlQuestions

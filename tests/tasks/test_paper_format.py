@@ -1,6 +1,7 @@
 import pytest
 
-from aepo_lightning.contracts.question import RewardInput, SegmentSource
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.reward import RewardInput
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
 from aepo_lightning.rewards.paper import PaperReward
 from aepo_lightning.tasks.arithmetic import ArithmeticTask

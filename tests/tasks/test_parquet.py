@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aepo_lightning.contracts.engine import Task
+from aepo_lightning.contracts.question import Task
 from aepo_lightning.errors import DataError
 from aepo_lightning.tasks._paths import data_root
 from aepo_lightning.tasks.parquet import OfficialParquet

@@ -6,8 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from aepo_lightning.contracts.engine import DemonstrationSource, Task
-from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.question import DemonstrationSource, SegmentSource, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.tasks.trail import TrailTask

@@ -10,9 +10,7 @@ from typing import Literal, Optional
 
 import pytest
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import Tool, ToolCall, ToolLimits, ToolSpec, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools import FunctionTool, ToolRuntime, tool
 from tests.support.tool_parts import make_context

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import Question, ToolCall, ToolContext, ToolStatus
-from aepo_lightning.errors import ToolError
-from aepo_lightning.tools import PythonTool, ToolRuntime, ToolTimeoutError
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import Tool, ToolCall, ToolContext, ToolStatus
+from aepo_lightning.errors import ToolError, ToolTimeoutError
+from aepo_lightning.tools import PythonTool, ToolRuntime
 
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 # Leaves its process group and its session, closes nothing, and would live for a minute.

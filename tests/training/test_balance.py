@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler
 from aepo_lightning.training.batching import Batcher, describe_batches
 from aepo_lightning.training.experience import ExperienceBuilder

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aepo_lightning.advantages import GroupZScore
-from aepo_lightning.contracts.question import Minibatch
+from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.tree import Trajectory
 from aepo_lightning.ops.tree_partition import fill_bins
 from aepo_lightning.policy.network import TokenScores

@@ -5,7 +5,8 @@ import pytest
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutSettings
-from aepo_lightning.training.consistency import check_correction, check_overlap, sampling_problem, staleness
+from aepo_lightning.training.consistency import check_correction, check_overlap, sampling_problem
+from aepo_lightning.training.overlap import staleness
 from tests.support.training import make_tree, policy_turn
 
 TRUNCATED = ImportanceCorrection(mode="truncated")

@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
-from aepo_lightning.contracts.engine import Task
-from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.training.experience import ExperienceBuilder

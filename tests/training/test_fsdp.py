@@ -16,7 +16,8 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
-from aepo_lightning.policy.publishing.publish import named_weights, publish
+from aepo_lightning.policy.publishing.gather import named_weights
+from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.ranks import run_ranks
 from tests.support.training import (

@@ -19,7 +19,7 @@ from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.errors import DataError
 from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.network import PolicyNetwork
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.sharding.builder import NetworkBuilder
 from aepo_lightning.policy.sharding.fsdp1 import ExactPrecision, fsdp1_named_weights
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, gradient_sync, is_sharded, reshard

@@ -14,7 +14,8 @@ from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAg
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import Tally
 from aepo_lightning.training.experience import ExperienceBuilder
-from aepo_lightning.training.module import AEPOModule, reduce_tally
+from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.module import AEPOModule
 from tests.support.training import (
     FixedData,
     build_experience,

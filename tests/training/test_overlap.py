@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from aepo_lightning.contracts.question import WeightsStamp
+from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.distributed.ranks.evidence import progress
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.training.datamodule import RolloutDataModule

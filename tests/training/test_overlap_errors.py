@@ -9,7 +9,7 @@ import torch
 from lightning import Callback
 from typing_extensions import override
 
-from aepo_lightning.contracts.question import WeightsStamp
+from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.errors import ConfigError, EngineError, TrainingError
 from aepo_lightning.training.overlap import RolloutInFlight, RolloutOrder
 from tests.support.overlapped import SlowEngine, Stop, overlapped_run, threads

@@ -10,7 +10,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.training.experience import ExperienceBuilder
 from tests.policy.test_sharded_loading import save
 from tests.support.ranks import run_ranks

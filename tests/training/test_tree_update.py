@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
-from aepo_lightning.policy.publishing.publish import named_weights
+from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.packing import PACKINGS, branched_trees, grouped_policy, num_tokens, update
 from tests.support.ranks import run_ranks

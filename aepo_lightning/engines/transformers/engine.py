@@ -16,16 +16,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
-from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines.adapters import AdapterBase
-from aepo_lightning.engines.loading import copy_weights
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.transformers.architecture import check_architecture
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
 from aepo_lightning.errors import EngineError, boundary
+from aepo_lightning.policy.checked_weights import copy_weights
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class EngineCounters:
 
 
 class TransformersEngine:
-    """Batched generation with a slot cache; satisfies `contracts.engine.Engine` and `contracts.engine.AdapterEngine`."""
+    """Batched generation with a slot cache; satisfies `Engine` and `AdapterEngine` of `contracts.engine`."""
 
     def __init__(
         self,

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm.sampler import install
 from aepo_lightning.errors import EngineError
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
+from aepo_lightning.ops.entropy import top_k_entropy
 
 BOUND = 1e-3
 """Nats by which two sums in float32 over the same logits may differ, with room for a vocabulary of 152k."""

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines.adapters import AdapterBase
 from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.check import BOUND, entropy_problem

@@ -16,8 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
-from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm import launch as vllm_launch

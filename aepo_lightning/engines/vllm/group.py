@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch.distributed as dist
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.errors import EngineError, boundary
 
 TIMEOUT_S = 600.0

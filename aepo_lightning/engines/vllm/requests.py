@@ -6,11 +6,11 @@ from hashlib import blake2b
 from importlib import import_module
 from typing import Any
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.entropy import NUM_TOP, unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments
 from aepo_lightning.errors import EngineError
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
+from aepo_lightning.ops.entropy import top_k_entropy
 
 _MIN_TEMPERATURE = 0.01
 """vLLM raises smaller ones to this, with a warning. Draws of our own do not read its value."""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
 from aepo_lightning.engines.vllm.entropy import pack_entropies
 from aepo_lightning.errors import EngineError

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm_server.answer import Answer, Question, parse_answer, request_body

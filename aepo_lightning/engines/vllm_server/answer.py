@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.entropy import NUM_TOP, unpack_entropy
 from aepo_lightning.engines.vllm.requests import RequestStyle, native_temperature, request_seed
 from aepo_lightning.engines.vllm.sampler import draw_arguments
 from aepo_lightning.engines.vllm_server.http import EndpointError
 from aepo_lightning.errors import EngineError
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
+from aepo_lightning.ops.entropy import top_k_entropy
 
 _NO_LOGPROB = -9999.0
 """What a server writes where it has no log-prob, or a log-prob that is not a number."""

@@ -20,8 +20,9 @@ from uuid import uuid4
 
 from torch import Tensor
 
-from aepo_lightning.contracts.engine import LowRankUpdate, PolicySource
-from aepo_lightning.contracts.question import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.engine import LowRankUpdate
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
+from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.stopping import TokenPieces
@@ -41,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class VLLMServerEngine:
-    """Generation by a pool of vLLM servers; satisfies `contracts.engine.Engine` and `contracts.engine.AdapterEngine`."""
+    """Generation by a pool of vLLM servers; satisfies `Engine` and `AdapterEngine` of `contracts.engine`."""
 
     def __init__(
         self,

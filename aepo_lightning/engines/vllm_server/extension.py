@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from aepo_lightning.engines.adapter_file import merged_with_file
+from aepo_lightning.engines.adapters import merged_with_file
 from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.sampler import install
 

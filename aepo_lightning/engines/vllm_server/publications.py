@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from aepo_lightning.contracts.engine import LowRankUpdate
-from aepo_lightning.engines.adapter_file import packed_updates
+from aepo_lightning.engines.adapters import packed_updates
 from aepo_lightning.engines.vllm.launch import undisturbed_process
 from aepo_lightning.engines.vllm_server.publication_files import Publication, WeightFiles
 from aepo_lightning.errors import EngineError

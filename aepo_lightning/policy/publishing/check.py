@@ -10,12 +10,13 @@ from hashlib import blake2b
 
 import torch
 
+from aepo_lightning.contracts.batch import TrajectoryBatch
 from aepo_lightning.contracts.engine import Engine, EntropyReporting
-from aepo_lightning.contracts.question import Generation, SamplingParams, TrajectoryBatch, WeightsStamp
+from aepo_lightning.contracts.generation import Generation, SamplingParams, WeightsStamp
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import EngineError
+from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.network import TokenScores
-from aepo_lightning.rollout import run_in_event_loop
 
 _VISIBLE_CHANGE = 1e-3
 """Mean change of the trainer's log-probs (nats) that an engine in bfloat16 must show in at least one bit."""

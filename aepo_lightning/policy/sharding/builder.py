@@ -8,7 +8,8 @@ from lightning import Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.device_mesh import DeviceMesh
 
-from aepo_lightning.contracts.engine import PolicySource, StoredWeights
+from aepo_lightning.contracts.policy import PolicySource, StoredWeights
+from aepo_lightning.distributed.collectives import first_on_each_node
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.network import PolicyNetwork
@@ -16,7 +17,6 @@ from aepo_lightning.policy.sharding.fsdp1 import check_strategy, wrap_units
 from aepo_lightning.policy.sharding.fsdp2 import load_shards, shard
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.skeleton import build_skeleton
-from aepo_lightning.policy.weight_files import first_on_each_node
 
 logger = logging.getLogger(__name__)
 

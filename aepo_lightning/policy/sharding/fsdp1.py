@@ -19,11 +19,12 @@ from torch.distributed.fsdp.wrap import wrap
 from transformers import PreTrainedModel
 from typing_extensions import override
 
+from aepo_lightning.distributed.collectives import together
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.skeleton import materialise
-from aepo_lightning.policy.weight_files import WeightFiles, together, weight_targets
+from aepo_lightning.policy.weight_files import WeightFiles, weight_targets
 
 _WRAPPED = "_fsdp_wrapped_module."
 

@@ -16,13 +16,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from aepo_lightning.distributed.collectives import all_reduce
+from aepo_lightning.distributed.collectives import all_reduce, together
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.sharding.fsdp1 import is_fsdp1
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.skeleton import materialise
-from aepo_lightning.policy.weight_files import ReadCount, WeightFiles, together, weight_targets
+from aepo_lightning.policy.weight_files import ReadCount, WeightFiles, weight_targets
 
 _TINY = 1e-6
 """What torch adds to the norm that it divides by."""

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ToolUnavailableError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.browse.page_fetcher import PageFetcher

@@ -11,8 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools.mcp.server import MCPServer
 

@@ -10,8 +10,8 @@ from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from aepo_lightning.contracts.question import Question, ToolCall, ToolContext, ToolResult, ToolStatus
-from aepo_lightning.contracts.tool import ToolSpec, ToolState
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolState, ToolStatus
 
 _MAX_QUOTED = 100
 RAN = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR})

@@ -9,9 +9,7 @@ from typing import Any
 
 import stamina
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import ToolContext, ToolStatus
-from aepo_lightning.contracts.tool import RetryPolicy, ToolSpec
+from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolSpec, ToolStatus
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
 from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
 

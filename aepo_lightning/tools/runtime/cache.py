@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.contracts.question import ToolStatus
+from aepo_lightning.contracts.tool import ToolStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

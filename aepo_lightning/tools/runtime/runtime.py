@@ -8,9 +8,17 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aepo_lightning.contracts.engine import StatefulTool, Tool
-from aepo_lightning.contracts.question import ToolCall, ToolContext, ToolResult, ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.tool import (
+    StatefulTool,
+    Tool,
+    ToolCall,
+    ToolContext,
+    ToolLimits,
+    ToolResult,
+    ToolSpec,
+    ToolState,
+    ToolStatus,
+)
 from aepo_lightning.errors import boundary
 from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from aepo_lightning.contracts.question import ToolStatus
+from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools.runtime.cache import CachedAnswer
 from aepo_lightning.tools.search.official_results import load_search_cache

@@ -6,9 +6,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aepo_lightning.contracts.engine import StatefulTool, Tool
-from aepo_lightning.contracts.question import ToolCall, ToolContext, ToolStatus
-from aepo_lightning.contracts.tool import ToolState
+from aepo_lightning.contracts.tool import StatefulTool, Tool, ToolCall, ToolContext, ToolState, ToolStatus
 from aepo_lightning.errors import ToolUnavailableError, boundary
 from aepo_lightning.tools.runtime.arguments import RAN, ArgumentReader, ran
 from aepo_lightning.tools.runtime.deadline import cut_off

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.tools.search.official_results import split_snippets
 from aepo_lightning.tools.search.snippets import SnippetIndex
 

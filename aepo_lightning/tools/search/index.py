@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import tantivy
 from tqdm.auto import tqdm
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import DataError
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
 from aepo_lightning.tools.search.providers import SearchHit

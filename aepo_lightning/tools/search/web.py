@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aepo_lightning.contracts.question import ToolContext
-from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ToolUnavailableError
 from aepo_lightning.tools.http_client import JsonClient
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA

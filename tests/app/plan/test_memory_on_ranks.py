@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from aepo_lightning.app.plan import make_plan
-from aepo_lightning.contracts.question import Minibatch
+from aepo_lightning.contracts.batch import Minibatch
 from benchmarks.plan import make_settings
 from benchmarks.support.measured_update import NUM_MICRO_BATCHES, make_micro_batch, make_policy, measure
 from benchmarks.support.memory_meter import ACTIVATIONS, OPTIMISER, MemoryMeter

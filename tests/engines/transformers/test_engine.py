@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.question import FinishReason, SamplingParams
+from aepo_lightning.contracts.generation import FinishReason, SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from tests.support.builders import reference_scores, tiny_policy
 

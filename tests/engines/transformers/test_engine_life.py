@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import FinishReason, SamplingParams
+from aepo_lightning.contracts.generation import FinishReason, SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError
 from tests.support.builders import Biased, reference_scores, tiny_policy

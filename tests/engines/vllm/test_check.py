@@ -5,11 +5,11 @@ import asyncio
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import FinishReason
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.engines.vllm import sampler as vllm_sampler
 from aepo_lightning.engines.vllm.entropy import pack_entropies, top_k_entropy_gap
 from aepo_lightning.errors import EngineError
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
+from aepo_lightning.ops.entropy import top_k_entropy
 from tests.support.vllm_parts import (
     BLOCK,
     CLOSE,

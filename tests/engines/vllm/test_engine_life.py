@@ -9,7 +9,7 @@ import torch
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.tags import TagProtocol
-from aepo_lightning.contracts.question import FinishReason
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward

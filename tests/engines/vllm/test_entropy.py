@@ -7,7 +7,7 @@ import torch
 
 from aepo_lightning.engines.vllm.entropy import pack_entropies, top_k_entropy_gap, unpack_entropy
 from aepo_lightning.errors import EngineError
-from aepo_lightning.rollout.turn_entropy import top_k_entropy
+from aepo_lightning.ops.entropy import top_k_entropy
 
 
 def test_half_a_nat_is_two_to_the_31_above_the_mark():

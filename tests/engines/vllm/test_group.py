@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.group import Lockstep, Message, Stepper
 from aepo_lightning.errors import EngineError
 

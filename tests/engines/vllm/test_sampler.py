@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
 from aepo_lightning.engines.vllm.entropy import unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments, install, remove

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from aepo_lightning.contracts.question import FinishReason
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
 from tests.support.vllm_parts import (
     BLOCK,

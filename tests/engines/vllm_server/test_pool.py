@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aepo_lightning.contracts.engine import Engine, EntropyReporting
-from aepo_lightning.contracts.question import FinishReason
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
 from tests.support.vllm_parts import generate, one, params, prompt
 from tests.support.vllm_server_fake import ENTROPY, FakeServer, serve, token_at

@@ -5,11 +5,13 @@ import asyncio
 import pytest
 import torch
 
-from aepo_lightning.contracts.question import SamplingParams
+from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import DataError, EngineError
 from aepo_lightning.policy.network import PolicyNetwork
-from aepo_lightning.policy.publishing.publish import WeightsArchive, named_weights, publish, trained_weights
+from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.policy.publishing.gather import named_weights, trained_weights
+from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import adapted_network, teach
 from tests.support.builders import tiny_policy
 from tests.support.training import perturb

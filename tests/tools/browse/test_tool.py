@@ -8,8 +8,8 @@ import socket
 import pytest
 from aiohttp import web
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import Message, Question, ToolCall, ToolStatus
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.tool import Tool, ToolCall, ToolStatus
 from aepo_lightning.tools import Browse, JailedExtractor, PageFetcher, PageSummary, ToolRuntime
 from tests.support.tool_parts import make_context
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from aepo_lightning.contracts.engine import StatefulTool
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
+from aepo_lightning.contracts.tool import StatefulTool, ToolCall, ToolStatus
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import PythonTool, ToolRuntime
 from tests.support.tool_parts import answers, make_context, talk

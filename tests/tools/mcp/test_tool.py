@@ -10,9 +10,7 @@ import pytest
 
 pytest.importorskip("mcp", reason="needs the `mcp` extra")
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
-from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits
+from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
 from tests.support.paths import SUPPORT

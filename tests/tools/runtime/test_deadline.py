@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from aepo_lightning.contracts.question import ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolStatus
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.tools.runtime import deadline
 from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off

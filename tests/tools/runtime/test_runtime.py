@@ -8,11 +8,18 @@ from typing import Any
 
 import pytest
 
-from aepo_lightning.contracts.engine import ToolRunner
-from aepo_lightning.contracts.question import Question, ToolCall, ToolContext, ToolResult, ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec
-from aepo_lightning.errors import ToolError
-from aepo_lightning.tools import ToolRuntime, ToolTimeoutError
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import (
+    ToolCall,
+    ToolContext,
+    ToolLimits,
+    ToolResult,
+    ToolRunner,
+    ToolSpec,
+    ToolStatus,
+)
+from aepo_lightning.errors import ToolError, ToolTimeoutError
+from aepo_lightning.tools import ToolRuntime
 
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 

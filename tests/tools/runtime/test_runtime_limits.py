@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from aepo_lightning.contracts.question import Message, Question, ToolCall, ToolResult, ToolStatus
-from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.tool import RetryPolicy, ToolCall, ToolLimits, ToolResult, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.errors import ToolError, ToolUnavailableError
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.tools.runtime.arguments import call_key

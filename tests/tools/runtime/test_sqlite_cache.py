@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from aepo_lightning.contracts.question import ToolStatus
+from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools import CachedAnswer, SQLiteCache, ToolCache, import_official_cache
 

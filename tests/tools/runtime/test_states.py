@@ -5,9 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from aepo_lightning.contracts.engine import BranchingToolRunner, StatefulTool
-from aepo_lightning.contracts.question import ToolStatus
-from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.tool import BranchingToolRunner, StatefulTool, ToolLimits, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.tools import ToolRuntime
 from tests.support.tool_parts import CountingTool, Ledger, answers, call_of, make_context, talk
 

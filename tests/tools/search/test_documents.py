@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import Question, ToolContext
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import Tool, ToolContext
 from aepo_lightning.tools import CorpusSearch, load_search_cache
 from tests.support.paths import DATA_DIR
 

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
+from aepo_lightning.contracts.tool import Tool, ToolCall, ToolStatus
 from aepo_lightning.errors import DataError
 from aepo_lightning.tools import CorpusFields, CorpusIndex, IndexSearch, ToolRuntime
 from tests.support.tool_parts import make_context

@@ -10,9 +10,7 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
-from aepo_lightning.contracts.engine import Tool
-from aepo_lightning.contracts.question import ToolCall, ToolStatus
-from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits
+from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import (
     Brave,

@@ -1,0 +1,82 @@
+"""How a generation is sampled, what an engine gives back, and why generations and trajectories end."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why one generation ended."""
+
+    EOS = "eos"
+    STOP = "stop"
+    """A stop string was completed."""
+    LENGTH = "length"
+    """`max_tokens` were generated or the context is full."""
+
+
+class StopReason(StrEnum):
+    """Why a trajectory ended."""
+
+    EOS = "eos"
+    LENGTH = "length"
+    """The response budget or the context of the model is used up."""
+    CALL_LIMIT = "call_limit"
+    """The policy asked for one tool call more than allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsStamp:
+    """Which weights an engine generates with."""
+
+    version: int
+    """Optimiser steps that they have seen."""
+    digest: str = ""
+    """Differs for weights that give other log-probs. Without one, no earlier work is taken over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one generation is sampled."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    """0 is greedy; log-probs and entropies are then those at temperature 1."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the generation. The token that completes one is kept whole."""
+    seed: int = 0
+    """The random number behind a token depends on the seed and the absolute position of the token only, never on
+    what else is in the batch."""
+    num_top_logprobs: int = 0
+    """How many of the largest log-probs to return with each token."""
+    num_probe_tokens: int = 0
+    """After how many tokens the probe callback of `Engine.generate` is due. 0 is never."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that have no meaning."""
+        if self.max_tokens < 1:
+            raise ValueError(f"`max_tokens` must be at least 1, but got {self.max_tokens}.")
+        if self.temperature < 0:
+            raise ValueError(f"`temperature` must be 0 (greedy) or positive, but got {self.temperature}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must be in (0, 1], but got {self.top_p}.")
+        if self.top_k < 0:
+            raise ValueError(f"`top_k` must be 0 (off) or positive, but got {self.top_k}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What an engine sampled for one request. The three lists have one entry per token."""
+
+    token_ids: list[int]
+    logprobs: list[float]
+    """Log-probability of each sampled token at the sampling temperature, before top-p and top-k."""
+    entropies: list[float]
+    """Shannon entropy in nats over the whole vocabulary at the sampling temperature."""
+    finish_reason: FinishReason
+    top_logprobs: list[list[float]] = field(default_factory=list)
+    """The largest log-probs and, if it is not among them, the sampled token's. Empty unless asked for."""
+    num_cached_tokens: int = 0
+    """Prompt tokens whose keys and values came from the prefix cache."""
