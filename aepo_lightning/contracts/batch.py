@@ -68,6 +68,8 @@ class TrajectoryBatch:
     """Which question of the rollout iteration each row belongs to."""
     rewards: Float[Tensor, " batch"]
     sequence_advantages: Float[Tensor, " batch"]
+    temperature: float = 1.0
+    """Of the distribution that tokens were sampled from; log-probs of the trainer are taken at the same."""
     old_logprobs: Float[Tensor, "batch response"] | None = None
     old_entropies: Float[Tensor, "batch response"] | None = None
     ref_logprobs: Float[Tensor, "batch response"] | None = None

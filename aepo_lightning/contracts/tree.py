@@ -125,6 +125,8 @@ class RolloutTree:
     branch_budget: int = 0
     """k - m: trajectories that could be spent on branches."""
     seed: int = 0
+    temperature: float = 1.0
+    """At which log-probs and entropies are those of the sampling distribution; 1 for greedy trees."""
     root_entropy: float = 0.0
     tool_entropies: list[float] = field(default_factory=list)
     """Entropies that pre-monitoring measured after each tool result of the probe."""
@@ -236,6 +238,8 @@ class TreeBatch:
     """Finished trees on their way through a data loader. They hold no tensors, so there is nothing to move."""
 
     trees: list[RolloutTree]
+    pass_at: tuple[int, ...] = (1,)
+    """The k of each pass@k that they are evaluated by."""
 
     def to(self, device: object) -> "TreeBatch":
         """Return the batch itself."""

@@ -4,6 +4,7 @@ r"""What an answer is worth.
     boxed.py          the last `\boxed{...}` of a text
     answer_format.py  which rule of the trajectory grammar a text breaks
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
+    function.py       plain functions as rewards
 
 Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
 """
@@ -11,6 +12,16 @@ Rewards see finished trajectories as data (`RewardInput`) and know nothing of en
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
+from aepo_lightning.rewards.function import FunctionReward, as_reward
 from aepo_lightning.rewards.paper import PaperReward
 
-__all__ = ["PaperReward", "exact_match", "find_format_problem", "last_boxed", "normalize_answer", "token_f1"]
+__all__ = [
+    "FunctionReward",
+    "PaperReward",
+    "as_reward",
+    "exact_match",
+    "find_format_problem",
+    "last_boxed",
+    "normalize_answer",
+    "token_f1",
+]

@@ -7,6 +7,8 @@ steps.py         what a chain asks of engine, tools and reward
 record.py        steps that were taken before: recovery and replay
 penalty.py       whether it was the penalty that kept a chain from branching
 settings.py      numbers and switches
+independent.py   no branches: as evaluation samples
+turn_entropy.py  how uncertain the policy was when a turn began
 seeds.py         random numbers from where they are used
 plain.py         trees as plain values
 journal.py       finished trees and steps on disk
@@ -21,19 +23,24 @@ from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
-from aepo_lightning.rollout.settings import RolloutSettings
+from aepo_lightning.rollout.independent import Independent
+from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 __all__ = [
     "GroupRecord",
     "GroupRollout",
+    "Independent",
     "PenalisedBranchPolicy",
     "RolloutJournal",
     "RolloutParts",
     "RolloutSampler",
     "RolloutSettings",
+    "SamplingSettings",
     "Tally",
+    "TurnEntropy",
     "derive_seed",
     "derive_uniform",
     "difference",

@@ -65,7 +65,9 @@ class GroupRollout:
         self._tasks: asyncio.TaskGroup | None = None
 
     def _new_tree(self) -> RolloutTree:
-        tree = RolloutTree(question=self._question, seed=self._seed)
+        tree = RolloutTree(
+            question=self._question, seed=self._seed, temperature=self._steps.parts.settings.temperature or 1.0
+        )
         prompt = self._parts.protocol.encode_prompt(self._question.messages)
         context = self._parts.engine.max_model_len
         if len(prompt) >= context:

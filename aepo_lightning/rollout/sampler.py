@@ -42,6 +42,10 @@ class RolloutSampler:
         self.journal = journal
         self._max_concurrent_questions = max_concurrent_questions
 
+    def for_evaluation(self, num_samples: int) -> "RolloutSampler":
+        """Return a sampler of independent trajectories, on the same engine, tools and reward, without a journal."""
+        return RolloutSampler(self.parts.for_evaluation(num_samples), self._max_concurrent_questions)
+
     def rollout(
         self,
         questions: Sequence[Question],

@@ -1,9 +1,31 @@
 """How trees are grown: the numbers and switches that belong to no single part."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args, get_type_hints
 
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSettings:
+    """How tokens are drawn and how far a trajectory may go: what is the user's choice under every algorithm.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_response_tokens: int = 4096
+    """Tokens after the prompt, tool results included."""
+    max_tool_calls: int = 6
+    on_call_limit: Literal["stop", "tell"] = "stop"
+    """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without meaning."""
+        RolloutSettings.of(self, budget=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +58,11 @@ class RolloutSettings:
     """Count consecutive branches per chain, or (released code) per question."""
     branch_baseline: Literal["root", "own"] = "root"
     """A branch inherits the initial entropy of its trajectory, or (released code) takes its own first turn."""
+
+    @classmethod
+    def of(cls, sampling: SamplingSettings, **others: Any) -> "RolloutSettings":
+        """Return the user's settings together with those of an algorithm."""
+        return cls(**asdict(sampling), **others)
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""

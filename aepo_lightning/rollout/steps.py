@@ -5,7 +5,7 @@ The one place of the sampler that talks to engine, tools and reward. Steps that 
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
@@ -24,9 +24,11 @@ from aepo_lightning.contracts.tool import (
     ToolStatus,
 )
 from aepo_lightning.rollout.chain import Chain
+from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.seeds import derive_seed
 from aepo_lightning.rollout.settings import RolloutSettings
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +39,18 @@ class RolloutParts:
     tools: ToolRunner
     reward: Reward
     protocol: ChatFormat
-    allocator: BudgetAllocator
-    branch_policy: BranchPolicy
-    settings: RolloutSettings
+    allocator: BudgetAllocator = field(default_factory=Independent)
+    branch_policy: BranchPolicy = field(default_factory=Independent)
+    settings: RolloutSettings = field(default_factory=RolloutSettings)
+
+    def for_evaluation(self, num_samples: int) -> "RolloutParts":
+        """Return the same engine, tools and reward for independent samples.
+
+        Args:
+            num_samples: Trajectories per question.
+        """
+        settings = replace(self.settings, budget=num_samples, turn_entropy=TurnEntropy())
+        return replace(self, allocator=Independent(), branch_policy=Independent(), settings=settings)
 
 
 def signature(parts: RolloutParts) -> str:

@@ -4,6 +4,7 @@ trail.py        follow a rule through a small random world, one search per step;
 arithmetic.py   chained arithmetic, one python call per operation; plain ASCII for a byte-level tokenizer
 parquet.py      the published training and validation files (verl's layout), cleaned
 jsonl.py        question files with one JSON object a line, such as benchmarks
+listed.py       rows in memory
 file_report.py  what a reader kept, repaired and dropped
 prompts.py      a system prompt for files that carry none
 """
@@ -11,6 +12,7 @@ prompts.py      a system prompt for files that carry none
 from aepo_lightning.tasks.arithmetic import ArithmeticTask
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.jsonl import JsonlQuestions
+from aepo_lightning.tasks.listed import ListedQuestions, as_task
 from aepo_lightning.tasks.parquet import OfficialParquet
 from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT
 from aepo_lightning.tasks.trail import TrailTask
@@ -20,6 +22,8 @@ __all__ = [
     "ArithmeticTask",
     "FileReport",
     "JsonlQuestions",
+    "ListedQuestions",
     "OfficialParquet",
     "TrailTask",
+    "as_task",
 ]

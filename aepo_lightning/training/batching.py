@@ -40,6 +40,8 @@ class Batcher:
     """Most tokens of one micro-batch, padding included. A longer trajectory gets a micro-batch of its own."""
     packing: Literal["padded", "flat", "tree"] = "padded"
     pad_token_id: int = 0
+    temperature: float = 1.0
+    """Of the trajectories."""
 
     def micro_batches(self, rows: Sequence[Row]) -> list[TrajectoryBatch]:
         """Return micro-batches that hold every row once, the most expensive first. Collective.
@@ -98,6 +100,7 @@ class Batcher:
             group_index=torch.tensor([row.group for row in rows] or [-1]),
             rewards=torch.tensor([row.reward for row in rows] or [0.0]),
             sequence_advantages=torch.tensor([row.advantage for row in rows] or [0.0]),
+            temperature=self.temperature,
         )
         if self.packing != "padded":
             shares = self.packing == "tree"

@@ -19,16 +19,13 @@ Scorer = Callable[[TrajectoryBatch], TokenScores]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExperienceBuilder:
-    """Prepares what the trainer sees of one rollout iteration.
+class ExperienceSettings:
+    """How the trees of an iteration become optimiser steps: what is the user's choice under every algorithm.
 
     Raises:
         ValueError: If a number is not positive or a word is unknown.
     """
 
-    advantage_estimator: AdvantageEstimator
-    shaping: EntropyShaping | None = None
-    """Entropy-aware advantage; None leaves one advantage per trajectory."""
     questions_per_step: int = 8
     """Questions per optimiser step, over all ranks."""
     max_tokens_per_micro_batch: int = 16384
@@ -40,10 +37,6 @@ class ExperienceBuilder:
     """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
     as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
     optimiser step, its rollouts are those of the present weights, and no entropy shaping needs entropies before."""
-    drop_zero_variance_groups: bool = False
-    """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
-    pad_token_id: int = field(default=0)
-
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
         for name in ("questions_per_step", "max_tokens_per_micro_batch"):
@@ -53,6 +46,19 @@ class ExperienceBuilder:
             raise ValueError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
         if self.old_logprobs not in ("recompute", "sampler", "auto"):
             raise ValueError(f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperienceBuilder:
+    """Prepares what the trainer sees of one rollout iteration."""
+
+    advantage_estimator: AdvantageEstimator
+    shaping: EntropyShaping | None = None
+    """Entropy-aware advantage; None leaves one advantage per trajectory."""
+    drop_zero_variance_groups: bool = False
+    """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
+    settings: ExperienceSettings = field(default_factory=ExperienceSettings)
+    pad_token_id: int = 0
 
     def build(
         self,
@@ -76,11 +82,11 @@ class ExperienceBuilder:
             ValueError: If `questions_per_step` does not divide among the ranks.
         """
         num_ranks = world_size()
-        if self.questions_per_step % num_ranks:
+        if self.settings.questions_per_step % num_ranks:
             raise ValueError(
-                f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got {self.questions_per_step}."
+                f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got {self.settings.questions_per_step}."
             )
-        own = self.questions_per_step // num_ranks
+        own = self.settings.questions_per_step // num_ranks
         minibatches = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
         is_on_policy = len(minibatches) == 1 and not is_stale
         for minibatch in minibatches:
@@ -105,14 +111,17 @@ class ExperienceBuilder:
             if batch.old_logprobs is not None and batch.response_mask.any()
         ]
         (largest,) = all_reduce([max(gaps, default=-math.inf)], "max")
-        if self.old_logprobs != "sampler" and largest > -math.inf:
+        if self.settings.old_logprobs != "sampler" and largest > -math.inf:
             figures["max_importance_weight"] = math.exp(min(largest, 700.0))  # e^709 is the largest float
         return figures
 
     def _minibatch(self, trees: Sequence[RolloutTree], first_group: int) -> Minibatch:
         rows = self._informative([row for i, tree in enumerate(trees) for row in self._rows(tree, first_group + i)])
         batcher = Batcher(
-            max_tokens=self.max_tokens_per_micro_batch, packing=self.packing, pad_token_id=self.pad_token_id
+            max_tokens=self.settings.max_tokens_per_micro_batch,
+            packing=self.settings.packing,
+            pad_token_id=self.pad_token_id,
+            temperature=_temperature(trees),
         )
         batches = batcher.micro_batches(rows)
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
@@ -140,9 +149,9 @@ class ExperienceBuilder:
 
     def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
         """Fill in old log-probs, old entropies and the advantage of every token."""
-        is_skipped = self.old_logprobs == "auto" and is_on_policy and self.shaping is None
+        is_skipped = self.settings.old_logprobs == "auto" and is_on_policy and self.shaping is None
         for batch in batches:
-            if self.old_logprobs == "sampler":
+            if self.settings.old_logprobs == "sampler":
                 batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
             elif not is_skipped:
                 scores = score(batch)
@@ -175,3 +184,11 @@ class ExperienceBuilder:
             pooled = shaping.pool(rows, torch.cat([batch.group_index for batch in batches]))
         found = iter(pooled)
         return [[next(found) for _ in range(len(batch.lengths))] for batch in batches]
+
+
+def _temperature(trees: Sequence[RolloutTree]) -> float:
+    """Return the temperature that trees were sampled at."""
+    found = sorted({tree.temperature for tree in trees})
+    if len(found) > 1:
+        raise ValueError(f"The trees of an optimiser step must have one temperature, but got {found}. Sample alike.")
+    return found[0] if found else 1.0

@@ -25,7 +25,7 @@ class PolicyLoss:
     """Weights of the objective's token losses against the engine. KL penalty and entropy bonus have none."""
 
     def __call__(
-        self, network: PolicyNetwork, batch: TrajectoryBatch, minibatch: Minibatch, temperature: float
+        self, network: PolicyNetwork, batch: TrajectoryBatch, minibatch: Minibatch
     ) -> tuple[Tensor, Mapping[str, WeightedMean]]:
         """Return the loss of `batch` as its share of the minibatch's, and metrics.
 
@@ -34,12 +34,11 @@ class PolicyLoss:
             batch: One micro-batch with advantages. Without old log-probs it is on-policy: the present ones are the old
                 ones, so every ratio is exactly 1 and the gradient is that of the policy gradient.
             minibatch: The optimiser step that it belongs to, for the totals over all ranks.
-            temperature: Sampling temperature of the rollouts.
         """
         assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
         mask = batch.response_mask
         mode = "grad" if self.entropy_coefficient else "detached"
-        scores: TokenScores = network(batch.input_ids, mask, temperature, mode, packed=batch.packed)
+        scores: TokenScores = network(batch.input_ids, mask, batch.temperature, mode, packed=batch.packed)
         corrected = self.correction(scores.logprobs, batch.old_logprobs, batch.sampler_logprobs, mask)
         output = self.objective(
             ObjectiveInput(

@@ -28,12 +28,13 @@ from aepo_lightning.checkpoints import (
     restore_random_states,
 )
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
-from aepo_lightning.contracts.objective import Objective, WeightedMean
+from aepo_lightning.contracts.objective import WeightedMean
 from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
+from aepo_lightning.contracts.rollouts import Rollouts
+from aepo_lightning.contracts.tree import TreeBatch
 from aepo_lightning.distributed.collectives import all_reduce
-from aepo_lightning.errors import TrainingError
-from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
+from aepo_lightning.errors import ConfigError, TrainingError
+from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.policy.lora import LoRA, without_adapter
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
@@ -42,7 +43,8 @@ from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.rollout import pass_rates, summarise_trees
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import reduce_tally
-from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
+from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory, choose_optimizer
 
 
 class AEPOModule(LightningModule):
@@ -51,14 +53,12 @@ class AEPOModule(LightningModule):
     def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
         self,
         policy: PolicySource,
-        objective: Objective,
-        optimizer: OptimizerFactory,
+        algorithm: Algorithm,
         *,
-        aggregation: LossAggregation | None = None,
-        kl_penalty: KLPenalty | None = None,
-        importance_correction: ImportanceCorrection | None = None,
+        lr: float | None = None,
+        optimizer: OptimizerFactory | None = None,
         scheduler: SchedulerFactory | None = None,
-        temperature: float = 1.0,
+        importance_correction: ImportanceCorrection | None = None,
         max_grad_norm: float = 1.0,
         entropy_coefficient: float = 0.0,
         gradient_checkpointing: bool = False,
@@ -68,19 +68,17 @@ class AEPOModule(LightningModule):
         reshard_after_forward: bool = True,
         adapter: LoRA | None = None,
         defer_gradient_sync: bool = False,
-        pass_at: tuple[int, ...] | list[int] = (1, 4),
     ) -> None:
         """Keep the parts; the model is built in `configure_model`, once the strategy is known.
 
         Args:
             policy: Architecture, tokenizer and first weights.
-            objective: The surrogate loss, token by token.
-            optimizer: Called with the parameters.
-            aggregation: How token losses become one number. Default: the mean over all response tokens of the step.
-            kl_penalty: Distance from the first weights; a frozen copy of the policy is kept only if it is on.
-            importance_correction: Weights of token losses against the engine's log-probs. Default: none.
+            algorithm: Its objective, aggregation and KL penalty make the loss. A frozen copy of the policy is kept only
+                if the penalty is on.
+            lr: Learning rate of AdamW without weight decay, 1e-6 unless given. Not beside `optimizer`.
+            optimizer: Called with the parameters, in place of AdamW.
             scheduler: Called with the optimizer; stepped once per optimiser step. None keeps the rate constant.
-            temperature: Sampling temperature of the rollouts.
+            importance_correction: Weights of token losses against the engine's log-probs. Default: none.
             max_grad_norm: Gradients are scaled down to this L2 norm.
             entropy_coefficient: Weight of an entropy bonus in the loss.
             gradient_checkpointing: Recompute activations in the backward pass.
@@ -93,23 +91,20 @@ class AEPOModule(LightningModule):
                 without it, and no frozen copy is kept.
             defer_gradient_sync: Under FSDP, reduce gradients once per step instead of after every micro-batch. Saves
                 traffic, but keeps whole float32 gradients on every GPU.
-            pass_at: The k of each `val/pass@k`.
 
         Raises:
-            ValueError: If `max_grad_norm` or `temperature` is not positive.
+            ConfigError: If `max_grad_norm` or `lr` is not positive, or `lr` stands beside `optimizer`.
         """
         super().__init__()
-        if not max_grad_norm > 0 or not temperature > 0:
-            raise ValueError(
-                f"`max_grad_norm` and `temperature` must be positive, but got {max_grad_norm} and {temperature}."
-            )
+        if not max_grad_norm > 0:
+            raise ConfigError(f"`max_grad_norm` must be positive, but got {max_grad_norm}.")
         self.automatic_optimization = False
         self.policy = policy
-        self.temperature = temperature
+        self.algorithm = algorithm
         self._policy_loss = PolicyLoss(
-            objective=objective,
-            aggregation=aggregation or LossAggregation(),
-            kl_penalty=kl_penalty or KLPenalty(),
+            objective=algorithm.objective,
+            aggregation=algorithm.aggregation,
+            kl_penalty=algorithm.kl_penalty,
             entropy_coefficient=entropy_coefficient,
             correction=importance_correction or ImportanceCorrection(),
         )
@@ -122,12 +117,11 @@ class AEPOModule(LightningModule):
             ),
             adapter=adapter,
         )
-        self._optimizer_factory = optimizer
+        self._optimizer_factory = choose_optimizer(lr, optimizer)
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
         self._defer_gradient_sync = defer_gradient_sync
-        self._pass_at = tuple(pass_at)
-        self._val_trees: list[RolloutTree] = []
+        self._val_batches: list[TreeBatch] = []
         self.network: PolicyNetwork | None = None
         self._reference: list[PolicyNetwork] = []
 
@@ -218,7 +212,7 @@ class AEPOModule(LightningModule):
     def _score(self, network: PolicyNetwork, batch: TrajectoryBatch) -> TokenScores:
         moved = batch.to(self.device)
         with forward_context(self._trainer):
-            scores: TokenScores = network(moved.input_ids, moved.response_mask, self.temperature, packed=moved.packed)
+            scores: TokenScores = network(moved.input_ids, moved.response_mask, moved.temperature, packed=moved.packed)
         reshard(network)
         return scores
 
@@ -243,9 +237,10 @@ class AEPOModule(LightningModule):
         restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:
-        """Log what the rollouts of this iteration looked like."""
-        metrics: Mapping[str, float] = getattr(self.trainer, "datamodule").metrics  # noqa: B009
-        self._log_reduced(metrics)
+        """Log what the rollouts of this iteration looked like, where the data are rollouts."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, Rollouts):
+            self._log_reduced(datamodule.metrics)
 
     def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
         """Take one optimiser step over the micro-batches of `minibatch`."""
@@ -272,7 +267,7 @@ class AEPOModule(LightningModule):
 
     def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, Mapping[str, WeightedMean]]:
         assert self.network is not None, "`configure_model` runs first"
-        return self._policy_loss(self.network, batch, minibatch, self.temperature)
+        return self._policy_loss(self.network, batch, minibatch)
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
         bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))
@@ -308,18 +303,18 @@ class AEPOModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the trees of the last evaluation."""
-        self._val_trees = []
+        self._val_batches = []
 
     def validation_step(self, batch: TreeBatch, batch_idx: int) -> None:
         """Collect evaluated trees; the datamodule has rolled them out."""
         del batch_idx
-        self._val_trees.extend(batch.trees)
+        self._val_batches.append(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
-        tally = summarise_trees(self._val_trees)
-        for tree in self._val_trees:
-            for name, value in pass_rates([tree], [k for k in self._pass_at if k <= len(tree.leaves)]).items():
+        tally = summarise_trees([tree for batch in self._val_batches for tree in batch.trees])
+        for tree, pass_at in ((tree, batch.pass_at) for batch in self._val_batches for tree in batch.trees):
+            for name, value in pass_rates([tree], [k for k in pass_at if k <= len(tree.leaves)]).items():
                 tally.add(name, value)
         self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
 

@@ -71,7 +71,7 @@ class PublicationCheck:
             engine: Has just been given the weights.
             score: Scores tokens under the trainer's weights.
             prompt_ids: The probe prompt, the same at every call.
-            temperature: At which the trainer scores.
+            temperature: Of the rollouts.
             version: Optimiser steps that the weights have seen.
 
         Returns:
@@ -83,7 +83,7 @@ class PublicationCheck:
         prompt = list(prompt_ids)[: min(self.max_prompt_tokens, engine.max_model_len - self.num_tokens)]
         params = SamplingParams(max_tokens=self.num_tokens, temperature=temperature, seed=0)
         generation = run_in_event_loop(engine.generate(prompt, params))
-        scores = score(_batch(prompt, generation))
+        scores = score(_batch(prompt, generation, temperature))
         own = slice(len(prompt) - 1, None)
         logprobs, entropies = scores.logprobs[0, own].float().cpu(), scores.entropies[0, own].float().cpu()
         self._compare(engine, _Probe(generation=generation, logprobs=logprobs), entropies)
@@ -132,7 +132,7 @@ def _unseen_change(last: _Probe | None, probe: _Probe) -> float:
     return float((last.logprobs - probe.logprobs).abs().mean())
 
 
-def _batch(prompt: list[int], generation: Generation) -> TrajectoryBatch:
+def _batch(prompt: list[int], generation: Generation, temperature: float) -> TrajectoryBatch:
     tokens = [*prompt, *generation.token_ids]
     mask = torch.zeros(1, len(tokens) - 1, dtype=torch.bool)
     mask[0, len(prompt) - 1 :] = True
@@ -146,6 +146,7 @@ def _batch(prompt: list[int], generation: Generation) -> TrajectoryBatch:
         group_index=torch.tensor([0]),
         rewards=torch.zeros(1),
         sequence_advantages=torch.zeros(1),
+        temperature=temperature,
     )
 
 

@@ -1,0 +1,28 @@
+"""What callbacks and modules may ask of data that is rolled out between epochs."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from aepo_lightning.contracts.branching import BranchPolicy
+from aepo_lightning.contracts.tree import RolloutTree
+
+
+@runtime_checkable
+class Rollouts(Protocol):
+    """The rollouts of the present iteration. `RolloutDataModule` has them; so may any datamodule or module."""
+
+    trees: list[RolloutTree]
+    """Finished and scored, of this rank."""
+    metrics: dict[str, float]
+    """Figures about them over all ranks, under the names in which they are logged."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class BranchingRollouts(Rollouts, Protocol):
+    """Rollouts whose branch policy may be read, and replaced for the next iteration."""
+
+    branch_policy: BranchPolicy

@@ -1,0 +1,41 @@
+"""What the datamodule asks of the module that it rolls out for."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+from aepo_lightning.contracts.batch import TrajectoryBatch
+from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.objectives import ImportanceCorrection
+from aepo_lightning.policy.network import PolicyNetwork, TokenScores
+
+
+@runtime_checkable
+class TrainedPolicy(Protocol):
+    """A policy in training: its weights, and what they say about given tokens. `AEPOModule` is one."""
+
+    policy: PolicySource
+    """Where tokenizer and first weights come from."""
+    network: PolicyNetwork | None
+    """None before `configure_model`."""
+
+    @property
+    def importance_correction(self) -> ImportanceCorrection:
+        """How token losses are corrected for the difference to the engine."""
+        ...
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether batches must bring log-probs of the reference policy."""
+        ...
+
+    def score(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs and entropies of a batch under the present weights, without gradient."""
+        ...
+
+    def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
+        """Return log-probs of a batch under the reference policy."""
+        ...
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Put the module into evaluation mode for a while."""
+        ...
