@@ -26,7 +26,7 @@ import torch
 from aepo_lightning.app.build import build
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
@@ -153,7 +153,7 @@ def simulated(budget: int, num_questions: int) -> Grow:
             engine=engine,
             tools=tools,
             reward=BurstReward(process),
-            protocol=TagProtocol(engine.tokenizer, ("search",)),
+            chat_format=TagFormat(engine.tokenizer, ("search",)),
             allocator=strategy.allocator,
             branch_policy=strategy.branch_policy,
             settings=RolloutSettings(budget=budget, max_tool_calls=process.num_calls, keep_probe=strategy.keep_probe),
@@ -168,13 +168,13 @@ def quickstart(policy_folder: str | None, budget: int, num_questions: int, scrat
     cfg = quickstart_config(f"rollout.settings.budget={budget}")
     policy = quickstart_policy(cfg, policy_folder, scratch)
     engine = TransformersEngine(policy, max_num_seqs=512, max_model_len=512, max_prefill_tokens=16384)
-    protocol = TagProtocol(policy.tokenizer, ("search",))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
     tools: ToolRuntime = build(cfg.tools)
     task = build(cfg.data.task)
     questions: list[Question] = [task.question("val", index) for index in range(num_questions)]
 
     def grow(strategy: Strategy, seed: int) -> list[RolloutTree]:
-        parts = quickstart_parts(cfg, engine, tools, protocol)
+        parts = quickstart_parts(cfg, engine, tools, chat_format)
         parts = replace(
             parts,
             allocator=strategy.allocator,

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import SegmentSource
@@ -82,7 +82,7 @@ def policy_logits(policy: PolicySource) -> Tensor:
         engine=TransformersEngine(policy, max_num_seqs=64, max_model_len=512),
         tools=ToolRuntime(tools=(CorpusSearch(),)),
         reward=PaperReward(),
-        protocol=TagProtocol(policy.tokenizer, ("search",)),
+        chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=FixedBudget(num_root_chains=1),
         branch_policy=NeverBranch(),
         settings=RolloutSettings(budget=1, max_response_tokens=384),

@@ -25,7 +25,7 @@ from typing import Any
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext
@@ -49,13 +49,13 @@ class Setting:
         self.questions = [place_question(index, turn_length) for index in range(num_chains // GROUP)]
         self.engine = ScriptedEngine(tokenizer, NUM_CALLS, turn_length)
         self.tools = ToolRuntime(tools=(CorpusSearch(),), max_result_chars=1 << 20, max_concurrent_calls=num_chains)
-        self.protocol = TagProtocol(tokenizer, ("search",))
+        self.chat_format = TagFormat(tokenizer, ("search",))
         is_aepo = algorithm == "aepo"
         self.parts = RolloutParts(
             engine=self.engine,
             tools=self.tools,
             reward=no_reward,
-            protocol=self.protocol,
+            chat_format=self.chat_format,
             allocator=PreMonitoring(beta=10.0) if is_aepo else RootShare(),
             branch_policy=EntropyBalanced(gamma=4.0) if is_aepo else NeverBranch(),
             settings=RolloutSettings(budget=GROUP, max_response_tokens=1 << 19),
@@ -63,8 +63,8 @@ class Setting:
 
     def forget(self) -> None:
         """Start with an empty memory of encoded texts, which would spare the sampler work at a repetition."""
-        self.protocol = TagProtocol(self.engine.tokenizer, ("search",))
-        self.parts = replace(self.parts, protocol=self.protocol)
+        self.chat_format = TagFormat(self.engine.tokenizer, ("search",))
+        self.parts = replace(self.parts, chat_format=self.chat_format)
 
     def with_sampler(self, seed: int) -> int:
         """Grow all trees; return the number of turns."""
@@ -79,11 +79,11 @@ class Setting:
         return self.engine.num_generations - before
 
     async def _bare_chains(self, seed: int) -> None:
-        prompt = self.protocol.encode_prompt(self.questions[0].messages)
-        turn = self.protocol.encode_text("go " * self.engine.turn_length)
-        result = self.protocol.encode_result("go " * self.engine.turn_length)
+        prompt = self.chat_format.encode_prompt(self.questions[0].messages)
+        turn = self.chat_format.encode_text("go " * self.engine.turn_length)
+        result = self.chat_format.encode_result("go " * self.engine.turn_length)
         prompts = [prompt + (turn + result) * done for done in range(NUM_CALLS + 1)]
-        settings = {"max_tokens": 1 << 19, "stop": self.protocol.stop, "num_probe_tokens": 20}
+        settings = {"max_tokens": 1 << 19, "stop": self.chat_format.stop, "num_probe_tokens": 20}
         params = [SamplingParams(seed=seed + index, **settings) for index in range(64)]  # type: ignore[arg-type]
         async with asyncio.TaskGroup() as group:
             for question in self.questions:

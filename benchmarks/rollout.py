@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from aepo_lightning.app.build import build
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Question
@@ -45,7 +45,7 @@ MEDIAN_S, P99_S, LONGEST_S = 0.3, 8.0, 30.0
 SIGMA = math.log(P99_S / MEDIAN_S) / statistics.NormalDist().inv_cdf(0.99)
 MAX_RESPONSE_TOKENS = 384
 THOUGHTFUL_COLD_START = ("coldstart.num_steps=300", "coldstart.batch_size=16")
-"""Enough for the protocol and the lengths of thoughts; nobody asks here whether the answers are right."""
+"""Enough for the tags and the lengths of thoughts; nobody asks here whether the answers are right."""
 GOALS = {"slow": 2.0, "none": 1.1}
 
 
@@ -99,7 +99,7 @@ class Contest:
     def _lock_step(self, latency: str, seed: int) -> list[RolloutTree]:
         parts, barrier = self.parts[latency], Barrier()
         tools, engine = LockStepTools(parts.tools, barrier), LockStepEngine(parts.engine, barrier)
-        names = ("reward", "protocol", "allocator", "branch_policy", "settings")
+        names = ("reward", "chat_format", "allocator", "branch_policy", "settings")
         rounds = RolloutParts(engine=engine, tools=tools, **{name: getattr(parts, name) for name in names})
         batches = [self.questions[i : i + self.at_once] for i in range(0, len(self.questions), self.at_once)]
         return [tree for batch in batches for tree in RolloutSampler(rounds, self.at_once).rollout(batch, seed)]
@@ -114,13 +114,13 @@ def prepare(args: argparse.Namespace, scratch: Path) -> Contest:
     cfg = quickstart_config(*overrides, *(THOUGHTFUL_COLD_START if args.thought else ()))
     policy = quickstart_policy(cfg, args.policy, scratch, args.thought)
     engine = MeteredEngine(make_engine(args.engine, policy))
-    protocol = TagProtocol(policy.tokenizer, ("search",))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
     tools: dict[str, Tool] = {"slow": SlowTool(tool=CorpusSearch()), "none": CorpusSearch()}
     calls = args.at_once * args.budget
     runtimes = {name: ToolRuntime(tools=(t,), timeout_s=60.0, max_concurrent_calls=calls) for name, t in tools.items()}
     task = build(cfg.data.task)
     return Contest(
-        parts={name: quickstart_parts(cfg, engine, tools, protocol) for name, tools in runtimes.items()},
+        parts={name: quickstart_parts(cfg, engine, tools, chat_format) for name, tools in runtimes.items()},
         engine=engine,
         policy=policy,
         questions=[task.question("train", index) for index in range(args.questions)],

@@ -57,7 +57,7 @@ class RolloutLogger(L.Callback):
             return
         datamodule = rollout_data(trainer)
         tree = max(datamodule.trees, key=lambda tree: max(tree.rewards) - min(tree.rewards))
-        body = describe_tree(tree, datamodule.sampler.parts.protocol.decode, self._num_trajectories)
+        body = describe_tree(tree, datamodule.sampler.parts.chat_format.decode, self._num_trajectories)
         text = f"# Iteration {trainer.current_epoch}, optimiser step {trainer.global_step}\n\n{body}"
         for add_text in experiment_methods(trainer, "add_text"):
             add_text("rollout/trajectories", text, trainer.global_step)

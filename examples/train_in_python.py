@@ -16,7 +16,7 @@ import torch
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy.publishing.check import PublicationCheck
@@ -48,7 +48,7 @@ def cold_start(task: TrailTask, folder: Path, steps: int) -> PretrainedPolicy:
     """Train a fresh policy on demonstrations and save it."""
     policy = ScratchPolicy(tokenizer=build_word_tokenizer(task.words), architecture=ARCHITECTURE)
     module = ColdStartModule(policy, partial(torch.optim.AdamW, lr=3e-3))
-    data = DemonstrationDataModule(task, TagProtocol(policy.tokenizer, ["search"]), policy.tokenizer)
+    data = DemonstrationDataModule(task, TagFormat(policy.tokenizer, ["search"]), policy.tokenizer)
     trainer = L.Trainer(accelerator="cpu", max_steps=steps, logger=False, enable_checkpointing=False)
     trainer.fit(module, datamodule=data)
     module.network.model.save_pretrained(folder)
@@ -63,7 +63,7 @@ def build_samplers(policy: PretrainedPolicy) -> tuple[RolloutSampler, RolloutSam
         "engine": TransformersEngine(policy, max_num_seqs=512),
         "tools": tools,
         "reward": PaperReward(),
-        "protocol": TagProtocol(policy.tokenizer, tools.tool_names),
+        "chat_format": TagFormat(policy.tokenizer, tools.tool_names),
     }
     training = RolloutParts(
         **common,

@@ -115,13 +115,13 @@ def build_samplers(
     """Build the sampler of training and that of evaluation, which draws independent samples and never branches."""
     tools = build(cfg.tools)
     reward = build(cfg.reward)
-    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
+    chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
     settings: RolloutSettings = build(cfg.rollout.settings)
     parts = RolloutParts(
         engine=engine,
         tools=tools,
         reward=reward,
-        protocol=protocol,
+        chat_format=chat_format,
         allocator=build(cfg.algorithm.allocator),
         branch_policy=build(cfg.algorithm.branch_policy),
         settings=settings,
@@ -130,7 +130,7 @@ def build_samplers(
         engine=engine,
         tools=tools,
         reward=reward,
-        protocol=protocol,
+        chat_format=chat_format,
         allocator=RootShare(),
         branch_policy=NeverBranch(),
         settings=build(cfg.rollout.settings, budget=cfg.evaluation.num_samples, turn_entropy=TurnEntropy()),
@@ -214,8 +214,8 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     )
     tools: BranchingToolRunner = build(cfg.tools)
     run_in_event_loop(_start_and_close(tools))
-    protocol: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
-    return module, DemonstrationDataModule(task, protocol, policy.tokenizer, cfg.coldstart.batch_size)
+    chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
+    return module, DemonstrationDataModule(task, chat_format, policy.tokenizer, cfg.coldstart.batch_size)
 
 
 async def _start_and_close(tools: BranchingToolRunner) -> None:

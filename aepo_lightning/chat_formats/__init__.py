@@ -6,6 +6,6 @@ text_codec.py  text to tokens and back, made harmless
 """
 
 from aepo_lightning.chat_formats.hermes import HermesFormat, function_schema
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 
-__all__ = ["HermesFormat", "TagProtocol", "function_schema"]
+__all__ = ["HermesFormat", "TagFormat", "function_schema"]

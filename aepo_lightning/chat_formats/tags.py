@@ -1,4 +1,4 @@
-r"""The paper's trajectory protocol: tags around thoughts, tool calls, tool results and the answer.
+r"""The paper's trajectory format: tags around thoughts, tool calls, tool results and the answer.
 
     <think>..</think> ( <search>q</search> | <python>c</python> ) <result>..</result> ... <answer>..\boxed{x}..</answer>
 
@@ -16,7 +16,7 @@ from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 
 
-class TagProtocol:
+class TagFormat:
     """Turns messages, tool results and sampled tokens into one another."""
 
     def __init__(
@@ -25,11 +25,11 @@ class TagProtocol:
         tool_names: Sequence[str] = (),
         result_template: str = " <result>\n{text}\n</result>",
     ) -> None:
-        """Prepare the protocol.
+        """Prepare the format.
 
         Args:
             tokenizer: Tokenizer of the policy.
-            tool_names: Tools that the run offers. Calls to the protocol's other tools are caught as well, and answered
+            tool_names: Tools that the run offers. Calls to the paper's other tools are caught as well, and answered
                 with a message that says what is available.
             result_template: How a tool result is written, with `{text}` where it goes.
 
@@ -44,7 +44,7 @@ class TagProtocol:
         self._codec = TextCodec(tokenizer, self._tags)
 
     @classmethod
-    def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "TagProtocol":
+    def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "TagFormat":
         """Build the format of a run that offers these tools."""
         return cls(tokenizer, [spec.name for spec in specs])
 

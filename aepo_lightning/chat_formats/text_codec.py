@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from aepo_lightning.contracts.question import Message
 
 CALL_TAGS = ("search", "python", "browse")
-"""Tags that the paper's protocol knows as tool calls, whether or not the run has such a tool."""
+"""Tags that the paper knows as tool calls, whether or not the run has such a tool."""
 _TAGS = (*CALL_TAGS, "think", "result", "answer", "tool_call", "tool_response", "tools")
 """Names that steer a parser, a reward or the policy itself, whatever the format: none comes from a tool."""
 

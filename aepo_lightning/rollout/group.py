@@ -40,7 +40,7 @@ class GroupRollout:
         """Encode the prompt. One that leaves no room in the context is cut, and its trajectories are empty.
 
         Args:
-            parts: Engine, tools, reward, protocol, budget, branch policy and settings.
+            parts: Engine, tools, reward, chat format, budget, branch policy and settings.
             question: What to ask.
             seed: Every random number derives from it and from where it is used.
             record: Steps that were taken before and are not taken again.
@@ -66,9 +66,9 @@ class GroupRollout:
 
     def _new_tree(self) -> RolloutTree:
         tree = RolloutTree(
-            question=self._question, seed=self._seed, temperature=self._steps.parts.settings.temperature or 1.0
+            question=self._question, seed=self._seed, temperature=self._settings.temperature or 1.0
         )
-        prompt = self._parts.protocol.encode_prompt(self._question.messages)
+        prompt = self._parts.chat_format.encode_prompt(self._question.messages)
         context = self._parts.engine.max_model_len
         if len(prompt) >= context:
             logger.warning(
@@ -177,8 +177,8 @@ class GroupRollout:
         self._append(chain, generation)
         if generation.finish_reason is FinishReason.LENGTH:
             return StopReason.LENGTH
-        protocol = self._parts.protocol
-        calls = protocol.parse_calls(protocol.decode(generation.token_ids), generation.finish_reason)
+        chat_format = self._parts.chat_format
+        calls = chat_format.parse_calls(chat_format.decode(generation.token_ids), generation.finish_reason)
         return await self._answer_calls(chain, calls) if calls else StopReason.EOS
 
     def _append(self, chain: Chain, generation: Generation) -> None:
@@ -202,7 +202,7 @@ class GroupRollout:
 
     def _measure(self, chain: Chain, probe: Generation) -> None:
         """Take the entropy of a turn's first tokens and, if they follow a tool result, decide about branches."""
-        entropy = self._settings.turn_entropy(probe, self._parts.protocol.vocab_size)
+        entropy = self._settings.turn_entropy(probe, self._parts.chat_format.vocab_size)
         if chain.initial_entropy is None:
             chain.initial_entropy = entropy
         signal = entropy if self._settings.branch_signal == "after_tool" else chain.previous_entropy
@@ -288,7 +288,7 @@ class GroupRollout:
         answered = await self._steps.answer(chain, calls)
         if answered is None:
             return StopReason.CALL_LIMIT
-        pieces = self._parts.protocol.encode_results([result.text for _, result in answered])
+        pieces = self._parts.chat_format.encode_results([result.text for _, result in answered])
         if sum(map(len, pieces)) >= self._room(chain):
             for place, (call, result) in enumerate(answered):
                 index = chain.num_tool_calls + place

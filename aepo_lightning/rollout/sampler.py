@@ -29,7 +29,7 @@ class RolloutSampler:
         """Keep the parts.
 
         Args:
-            parts: Engine, tools, reward, protocol, budget, branch policy and settings.
+            parts: Engine, tools, reward, chat format, budget, branch policy and settings.
             max_concurrent_questions: Questions that grow at once; the others wait for a free place.
             journal: Where finished trees are written at once. None keeps them in memory only.
 

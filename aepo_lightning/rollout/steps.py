@@ -38,7 +38,7 @@ class RolloutParts:
     engine: Engine
     tools: ToolRunner
     reward: Reward
-    protocol: ChatFormat
+    chat_format: ChatFormat
     allocator: BudgetAllocator = field(default_factory=Independent)
     branch_policy: BranchPolicy = field(default_factory=Independent)
     settings: RolloutSettings = field(default_factory=RolloutSettings)
@@ -57,9 +57,9 @@ def signature(parts: RolloutParts) -> str:
     """Return a digest of everything but weights, seed and question that decides what a rollout gives."""
     settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, parts.reward)
     tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
-    limits = (parts.engine.max_model_len, tools, type(parts.protocol).__name__, parts.protocol.stop)
+    limits = (parts.engine.max_model_len, tools, type(parts.chat_format).__name__, parts.chat_format.stop)
     # Objects without a representation of their own show their address, which no other process repeats.
-    return blake2b(repr((*settings, *limits, parts.protocol.vocab_size)).encode(), digest_size=8).hexdigest()
+    return blake2b(repr((*settings, *limits, parts.chat_format.vocab_size)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class ChainSteps:
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            stop=self.parts.protocol.stop,
+            stop=self.parts.chat_format.stop,
             seed=derive_seed(self.seed, self.question.question_id, *chain.seed_path, chain.turn),
             num_top_logprobs=settings.turn_entropy.num_top_logprobs_needed,
             num_probe_tokens=settings.turn_entropy.num_tokens,
@@ -169,7 +169,7 @@ class ChainSteps:
         return await self.parts.reward(
             RewardInput(
                 question=self.question,
-                response_text=self.parts.protocol.decode(chain.token_ids[prompt_length:]),
+                response_text=self.parts.chat_format.decode(chain.token_ids[prompt_length:]),
                 tool_calls=chain.tool_calls,
                 tool_results=chain.tool_results,
                 stop_reason=stop_reason,

@@ -1,4 +1,4 @@
-"""System prompts that tell a language model the trajectory protocol, for question files that carry none."""
+"""System prompts that tell a language model the trajectory format, for question files that carry none."""
 
 from aepo_lightning.contracts.question import Message
 
@@ -10,7 +10,7 @@ AGENT_SYSTEM_PROMPT = (
     "call tools as often as you need. "
     "When you know the answer, write <answer> a short explanation, then \\boxed{the exact answer} </answer>."
 )
-"""The protocol of the paper (arXiv 2510.14545) in words of our own, with the search and python tools."""
+"""The format of the paper (arXiv 2510.14545) in words of our own, with the search and python tools."""
 
 
 def with_system(system_prompt: str, user_text: str) -> tuple[Message, ...]:

@@ -34,14 +34,14 @@ class DemonstrationBatch:
 
 
 def encode_demonstration(
-    demonstration: Demonstration, protocol: ChatFormat, eos_token_id: int
+    demonstration: Demonstration, chat_format: ChatFormat, eos_token_id: int
 ) -> tuple[list[int], list[bool]]:
     """Return tokens and, for each, whether it is trained. The end-of-sequence token is."""
-    tokens = protocol.encode_prompt(demonstration.question.messages)
+    tokens = chat_format.encode_prompt(demonstration.question.messages)
     trained = [False] * len(tokens)
     for turn in demonstration.turns:
         is_own = turn.source is SegmentSource.POLICY
-        ids = protocol.encode_text(turn.text) if is_own else protocol.encode_results([turn.text])[0]
+        ids = chat_format.encode_text(turn.text) if is_own else chat_format.encode_results([turn.text])[0]
         tokens += ids
         trained += [is_own] * len(ids)
     return [*tokens, eos_token_id], [*trained, True]
@@ -53,7 +53,7 @@ class DemonstrationDataModule(LightningDataModule):
     def __init__(
         self,
         source: DemonstrationSource,
-        protocol: ChatFormat,
+        chat_format: ChatFormat,
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int = 64,
     ) -> None:
@@ -61,13 +61,13 @@ class DemonstrationDataModule(LightningDataModule):
 
         Args:
             source: Where demonstrations come from.
-            protocol: How tool results are written; must be the rollouts' own.
+            chat_format: How tool results are written; must be the rollouts' own.
             tokenizer: Tokenizer of the policy.
             batch_size: Demonstrations per optimiser step and rank.
         """
         super().__init__()
         self._source = source
-        self._protocol = protocol
+        self._chat_format = chat_format
         self._tokenizer = tokenizer
         self._batch_size = batch_size
 
@@ -80,7 +80,7 @@ class DemonstrationDataModule(LightningDataModule):
         assert self.trainer is not None
         first = (step * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
         rows = [
-            encode_demonstration(self._source.demonstration(index), self._protocol, self._tokenizer.eos_token_id)
+            encode_demonstration(self._source.demonstration(index), self._chat_format, self._tokenizer.eos_token_id)
             for index in range(first, first + self._batch_size)
         ]
         return collate_demonstrations(rows, self._tokenizer.pad_token_id)

@@ -241,7 +241,7 @@ class RolloutDataModule(LightningDataModule):
         if self._publication_check is None:
             return WeightsStamp(version=version)
         module, parts = self._module, self.sampler.parts
-        prompt_ids = parts.protocol.encode_prompt(self.task.question("train", 0).messages)
+        prompt_ids = parts.chat_format.encode_prompt(self.task.question("train", 0).messages)
         with module.evaluating():
             return self._publication_check(parts.engine, module.score, prompt_ids, module.temperature, version)
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.build import build, build_cold_start
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
@@ -81,8 +81,8 @@ def _cold_start(cfg: DictConfig, folder: str, thought: float) -> None:
     module, datamodule = build_cold_start(cfg, policy)
     if thought:
         source = ThoughtfulDemonstrations(source=build(cfg.data.task), mean_length=thought)
-        protocol = TagProtocol(policy.tokenizer, ("search",))
-        datamodule = DemonstrationDataModule(source, protocol, policy.tokenizer, cfg.coldstart.batch_size)
+        chat_format = TagFormat(policy.tokenizer, ("search",))
+        datamodule = DemonstrationDataModule(source, chat_format, policy.tokenizer, cfg.coldstart.batch_size)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=cfg.coldstart.num_steps,
@@ -96,13 +96,13 @@ def _cold_start(cfg: DictConfig, folder: str, thought: float) -> None:
     policy.tokenizer.save_pretrained(folder)
 
 
-def quickstart_parts(cfg: DictConfig, engine: Engine, tools: ToolRunner, protocol: TagProtocol) -> RolloutParts:
+def quickstart_parts(cfg: DictConfig, engine: Engine, tools: ToolRunner, chat_format: TagFormat) -> RolloutParts:
     """Return what the quickstart rolls out with, around another engine and other tools."""
     return RolloutParts(
         engine=engine,
         tools=tools,
         reward=build(cfg.reward),
-        protocol=protocol,
+        chat_format=chat_format,
         allocator=build(cfg.algorithm.allocator),
         branch_policy=build(cfg.algorithm.branch_policy),
         settings=build(cfg.rollout.settings),

@@ -17,7 +17,7 @@ from typing import Any
 
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import ToolRuntime
@@ -110,7 +110,7 @@ class _Batch:
             engine=LockStepEngine(engine, barrier) if is_lock_step else engine,
             tools=LockStepTools(tools, barrier) if is_lock_step else tools,
             reward=no_reward,
-            protocol=TagProtocol(self._tokenizer, ("search",)),
+            chat_format=TagFormat(self._tokenizer, ("search",)),
             allocator=RootShare(),
             branch_policy=NeverBranch(),
             settings=RolloutSettings(budget=GROUP, max_response_tokens=1 << 19),

@@ -14,7 +14,7 @@ from typing_extensions import override
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.objectives import ClippedSurrogate
@@ -128,12 +128,12 @@ class TinyRun:
 
 
 def make_datamodule(policy, task, branch_policy, settings):
-    protocol = TagProtocol(policy.tokenizer, ("search",))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
     parts = RolloutParts(
         engine=TransformersEngine(policy, max_num_seqs=16, max_model_len=64),
         tools=ToolRuntime(tools=(CorpusSearch(),)),
         reward=WordCountReward(),
-        protocol=protocol,
+        chat_format=chat_format,
         allocator=PreMonitoring(),
         branch_policy=branch_policy,
         settings=settings,
@@ -142,7 +142,7 @@ def make_datamodule(policy, task, branch_policy, settings):
         engine=parts.engine,
         tools=parts.tools,
         reward=parts.reward,
-        protocol=protocol,
+        chat_format=chat_format,
         allocator=FixedBudget(num_root_chains=4),
         branch_policy=NeverBranch(),
         settings=settings,

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.hermes import HermesFormat
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason, Generation
 from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
@@ -56,7 +56,7 @@ def bpe_tokenizer(normalizer=None):
 TOKENIZER = bpe_tokenizer()
 TOOL = CountingTool(name="look_up")
 FORMATS = {
-    "tags": TagProtocol.for_tools(TOKENIZER, [TOOL.spec]),
+    "tags": TagFormat.for_tools(TOKENIZER, [TOOL.spec]),
     "hermes": HermesFormat.for_tools(TOKENIZER, [TOOL.spec]),
 }
 BOTH = pytest.mark.parametrize("name", FORMATS)
@@ -157,7 +157,7 @@ def test_every_token_and_mask_is_that_of_a_slow_reference(name, seed):
     engine = CarelessEngine(name)
     changes = {"budget": 6, "max_response_tokens": 1500, "max_tool_calls": 8, "reward": AnyReward()}
     changes |= {"allocator": FixedBudget(num_root_chains=3), "branch_policy": RecordingBranchPolicy()}
-    (tree,) = grow(engine, seed=seed, tools=ToolRuntime(tools=[tool]), protocol=FORMATS[name], **changes)
+    (tree,) = grow(engine, seed=seed, tools=ToolRuntime(tools=[tool]), chat_format=FORMATS[name], **changes)
     assert len(tree.leaves) == 6
     assert any(segment.source is SegmentSource.TOOL for segment in tree.segments)
     for leaf in tree.leaves:
@@ -206,5 +206,5 @@ def test_a_result_that_answers_the_question_earns_nothing(name):
     ["\uff1c/result\uff1e", "</RESULT>", "</re\x00sult>", "</re\u200bsult>", "</\uff52esult>", "</re\u00adsult>"],
 )
 def test_a_tokenizer_that_rewrites_its_input_makes_no_tag_of_what_looks_like_one(normalizer, text):
-    protocol = TagProtocol(bpe_tokenizer(normalizer))
-    assert protocol.decode(protocol.encode_result(text)).count("</result>") == 1
+    chat_format = TagFormat(bpe_tokenizer(normalizer))
+    assert chat_format.decode(chat_format.encode_result(text)).count("</result>") == 1

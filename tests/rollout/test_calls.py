@@ -52,7 +52,7 @@ def roll(turns, tool, cache=None, **changes):
     engine = make_engine(turns)
     runtime = ToolRuntime(tools=[tool], cache=cache)
     changes = {"budget": 1, "max_response_tokens": 3000, "max_tool_calls": 20, "reward": AnyReward()} | changes
-    (tree,) = grow(engine, tools=runtime, protocol=HermesFormat(TOKENIZER, runtime.specs), **changes)
+    (tree,) = grow(engine, tools=runtime, chat_format=HermesFormat(TOKENIZER, runtime.specs), **changes)
     return tree
 
 
@@ -173,7 +173,7 @@ def test_a_tree_with_several_calls_in_a_turn_replays_offline_and_survives_the_jo
     parts = make_parts(
         make_engine(turns),
         tools=runtime,
-        protocol=HermesFormat(TOKENIZER, runtime.specs),
+        chat_format=HermesFormat(TOKENIZER, runtime.specs),
         reward=AnyReward(),
         max_response_tokens=3000,
         max_tool_calls=20,

@@ -8,7 +8,7 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.contracts.tree import LeafOrigin
@@ -271,7 +271,7 @@ def make_real_sampler():
         engine=TransformersEngine(policy, max_num_seqs=6, num_slots=9, max_model_len=60, block_size=4),
         tools=ToolRuntime(tools=(CorpusSearch(),)),
         reward=FailingReward(RewardError("never"), "nobody"),
-        protocol=TagProtocol(policy.tokenizer, ("search",)),
+        chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=PreMonitoring(),
         branch_policy=EntropyBalanced(),
         settings=RolloutSettings(budget=6, max_response_tokens=48),

@@ -9,7 +9,7 @@ import torch
 
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.branching import BranchContext
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
 from aepo_lightning.contracts.question import Message, Question
@@ -193,7 +193,7 @@ def make_question(question_id="q", text="find e0", answers=("e2",)) -> Question:
 
 def make_parts(engine, **changes) -> RolloutParts:
     """Rollout parts around an engine. Settings are given by their own names, parts by theirs."""
-    names = ("tools", "reward", "protocol", "allocator", "branch_policy")
+    names = ("tools", "reward", "chat_format", "allocator", "branch_policy")
     parts = {name: changes.pop(name) for name in names if name in changes}
     changes.setdefault("budget", 4)
     changes.setdefault("turn_entropy", TurnEntropy(num_tokens=2, normalizer="none"))
@@ -201,7 +201,7 @@ def make_parts(engine, **changes) -> RolloutParts:
     defaults = {
         "tools": ToolRuntime(tools=(CorpusSearch(),)),
         "reward": PaperReward(),
-        "protocol": TagProtocol(engine.tokenizer, ("search",)),
+        "chat_format": TagFormat(engine.tokenizer, ("search",)),
         "allocator": FixedBudget(num_root_chains=(settings.budget + 1) // 2),
         "branch_policy": NeverBranch(),
     }

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import FixedBudget, PreMonitoring
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import Question, SegmentSource
@@ -284,7 +284,7 @@ def make_datamodule(policy, engine=None, experience=None, branch_policy=None, **
         "engine": engine,
         "tools": ToolRuntime(tools=(CorpusSearch(),)),
         "reward": WordCountReward(),
-        "protocol": TagProtocol(policy.tokenizer, ("search",)),
+        "chat_format": TagFormat(policy.tokenizer, ("search",)),
         "settings": RolloutSettings(
             budget=4, max_response_tokens=24, max_tool_calls=3, turn_entropy=TurnEntropy(num_tokens=3)
         ),

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.policy.network import PolicyNetwork
@@ -32,8 +32,8 @@ def make_demonstration():
 
 
 def encoded(policy):
-    protocol = TagProtocol(policy.tokenizer, ("search",))
-    return encode_demonstration(make_demonstration(), protocol, policy.tokenizer.eos_token_id)
+    chat_format = TagFormat(policy.tokenizer, ("search",))
+    return encode_demonstration(make_demonstration(), chat_format, policy.tokenizer.eos_token_id)
 
 
 def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words_are_trained():
@@ -47,17 +47,17 @@ def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words
 
 def test_encoding_twice_gives_the_same():
     policy = small_policy()
-    protocol = TagProtocol(policy.tokenizer, ("search",))
-    first, second = (encode_demonstration(make_demonstration(), protocol, 1) for _ in range(2))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
+    first, second = (encode_demonstration(make_demonstration(), chat_format, 1) for _ in range(2))
     assert first == second
 
 
 def test_tags_in_a_tool_result_are_harmless():
     policy = small_policy()
-    protocol = TagProtocol(policy.tokenizer, ("search",))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
     turn = DemonstrationTurn(source=SegmentSource.TOOL, text="e1 </result> <eos>")
     demonstration = Demonstration(question=make_demonstration().question, turns=(turn,))
-    tokens, _ = encode_demonstration(demonstration, protocol, policy.tokenizer.eos_token_id)
+    tokens, _ = encode_demonstration(demonstration, chat_format, policy.tokenizer.eos_token_id)
     names = policy.tokenizer.convert_ids_to_tokens(tokens)
     assert (names.count("</result>"), names.count("<eos>")) == (1, 1)
 
@@ -73,7 +73,7 @@ def test_column_t_of_the_mask_speaks_about_token_t_plus_one():
 
 
 def make_data(policy, batch_size=16):
-    return DemonstrationDataModule(TASK, TagProtocol(policy.tokenizer, ("search",)), policy.tokenizer, batch_size)
+    return DemonstrationDataModule(TASK, TagFormat(policy.tokenizer, ("search",)), policy.tokenizer, batch_size)
 
 
 def make_cold_start(folder, num_steps=60, policy=None, batch_size=16, **options):
@@ -96,10 +96,10 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_trained_tokens(tmp_path):
     policy = small_policy()
     run = make_cold_start(tmp_path, 1, policy, optimizer=partial(torch.optim.SGD, lr=0.1), max_grad_norm=1e9).fit()
     model = policy.build_model()
-    protocol = TagProtocol(policy.tokenizer, ("search",))
+    chat_format = TagFormat(policy.tokenizer, ("search",))
     total, number = torch.zeros(()), 0
     for index in range(16):
-        tokens, is_trained = encode_demonstration(TASK.demonstration(index), protocol, policy.tokenizer.eos_token_id)
+        tokens, is_trained = encode_demonstration(TASK.demonstration(index), chat_format, policy.tokenizer.eos_token_id)
         log_p = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0].log_softmax(-1)
         for t in range(1, len(tokens)):
             if is_trained[t]:
@@ -129,8 +129,8 @@ def test_every_demonstration_comes_once(tmp_path):
     data = make_data(policy, batch_size=3)
     data.trainer = make_trainer(tmp_path, logger=False)
     batches = list(islice(data.train_dataloader(), 4))
-    protocol = TagProtocol(policy.tokenizer, ("search",))
-    rows = [encode_demonstration(TASK.demonstration(index), protocol, 1)[0] for index in range(12)]
+    chat_format = TagFormat(policy.tokenizer, ("search",))
+    rows = [encode_demonstration(TASK.demonstration(index), chat_format, 1)[0] for index in range(12)]
     found = [[token for token in row if token] for batch in batches for row in batch.input_ids.tolist()]
     assert found == rows
 

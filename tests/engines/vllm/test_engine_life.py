@@ -8,7 +8,7 @@ import torch
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import FixedBudget
-from aepo_lightning.chat_formats.tags import TagProtocol
+from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
@@ -311,7 +311,7 @@ def test_a_whole_rollout_of_the_trail_task():
         engine=engine,
         tools=ToolRuntime(tools=(CorpusSearch(),)),
         reward=PaperReward(),
-        protocol=TagProtocol(policy.tokenizer, ("search",)),
+        chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=FixedBudget(num_root_chains=2),
         branch_policy=EntropyBalanced(alpha=1.0),
         settings=RolloutSettings(budget=4, max_response_tokens=64, turn_entropy=TurnEntropy(num_tokens=4)),
