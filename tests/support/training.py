@@ -9,7 +9,6 @@ from random import Random
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
@@ -32,6 +31,7 @@ from aepo_lightning.tools import CorpusSearch, ToolRuntime
 from aepo_lightning.training.datamodule import RolloutDataModule
 from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.module import AEPOModule
+from tests.support.recording import RecordingLogger
 
 TASK = TrailTask(num_places=4, num_steps=1)
 LIGHTNING_WARNINGS = (
@@ -190,38 +190,6 @@ class WordCountReward:
         )
 
 
-class RecordingLogger(Logger):
-    """Keeps every number that reaches a logger, with its step."""
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    name = "recording"
-    version = 0
-
-    def log_hyperparams(self, params, *args, **kwargs):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append((step, dict(metrics)))
-
-    def values(self, name):
-        return [row[name] for _, row in self.rows if name in row]
-
-    def steps(self, name):
-        return [step for step, row in self.rows if name in row]
-
-    def numbers(self):
-        """Every number but measured times."""
-        return [
-            (step, name, value)
-            for step, row in self.rows
-            for name, value in sorted(row.items())
-            if not name.endswith("_s")
-        ]
-
-
 class Steps:
     """A loader: Lightning would take a list for several loaders."""
 
@@ -340,5 +308,5 @@ def make_run(folder, module=None, datamodule=None, **options) -> Run:
     module = module or make_module(optimizer=partial(torch.optim.AdamW, lr=1e-2))
     logger = RecordingLogger()
     datamodule = datamodule or make_datamodule(module.policy)
-    trainer = make_trainer(folder, logger=logger, **options)
+    trainer = make_trainer(folder, **{"logger": logger} | options)
     return Run(trainer=trainer, module=module, datamodule=datamodule, logger=logger)
