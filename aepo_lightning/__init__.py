@@ -1,13 +1,101 @@
 """Composable PyTorch Lightning parts for agentic reinforcement learning, with AEPO at their heart.
 
+`from aepo_lightning import X` gives whatever a user writes; a name is imported when it is first used, so importing the
+package itself costs nothing. Deeper paths are for those who extend it.
+
 `callbacks/` and `conf/` stand beside this folder in a checkout, where the people who run experiments look for
 them; their import names are `aepo_lightning.callbacks` and `aepo_lightning.conf` there and in an installed wheel.
 """
 
+from importlib import import_module as _import_module
 from pathlib import Path as _Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aepo_lightning.advantages import EntropyShaping, GroupZScore
+    from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
+    from aepo_lightning.budgets import PreMonitoring, RootShare
+    from aepo_lightning.chat_formats import HermesFormat, TagFormat
+    from aepo_lightning.contracts.question import Message, Question
+    from aepo_lightning.contracts.reward import RewardInput, RewardOutput
+    from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
+    from aepo_lightning.contracts.tree import RolloutTree
+    from aepo_lightning.engines.transformers.engine import TransformersEngine
+    from aepo_lightning.engines.vllm.engine import VLLMEngine
+    from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
+    from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty, LossAggregation
+    from aepo_lightning.policy.lora import LoRA
+    from aepo_lightning.policy.publishing.check import PublicationCheck
+    from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
+    from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
+    from aepo_lightning.rewards import PaperReward
+    from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, SamplingSettings
+    from aepo_lightning.tasks import ArithmeticTask, JsonlQuestions, ListedQuestions, OfficialParquet, TrailTask
+    from aepo_lightning.tools import DocumentSearch, IndexSearch, PythonTool, ToolRuntime, WebSearch, tool
+    from aepo_lightning.training.algorithm import (
+        AEPO,
+        ARPO,
+        CEGPPO,
+        DAPO,
+        GPPO,
+        GRPO,
+        GSPO,
+        AEPOOfficial,
+        Algorithm,
+    )
+    from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+    from aepo_lightning.training.datamodule import RolloutDataModule
+    from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
+    from aepo_lightning.training.module import AEPOModule
 
 _checkout = _Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "callbacks").is_dir():
     __path__.append(str(_checkout))
 
 __version__ = "0.1.0"
+
+_PLACES = {
+    "advantages": "EntropyShaping GroupZScore",
+    "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced",
+    "budgets": "PreMonitoring RootShare",
+    "chat_formats": "HermesFormat TagFormat",
+    "contracts.question": "Message Question",
+    "contracts.reward": "RewardInput RewardOutput",
+    "contracts.tool": "ToolContext ToolLimits ToolSpec",
+    "contracts.tree": "RolloutTree",
+    "engines.transformers.engine": "TransformersEngine",
+    "engines.vllm.engine": "VLLMEngine",
+    "engines.vllm_server.engine": "VLLMServerEngine",
+    "objectives": "Cispo ClippedSurrogate ImportanceCorrection KLPenalty LossAggregation",
+    "policy.lora": "LoRA",
+    "policy.publishing.check": "PublicationCheck",
+    "policy.source": "PretrainedPolicy ScratchPolicy",
+    "policy.tokenizers": "build_byte_tokenizer build_word_tokenizer",
+    "rewards": "PaperReward",
+    "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings",
+    "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet TrailTask",
+    "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",
+    "training.algorithm": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO Algorithm",
+    "training.coldstart": "ColdStartModule DemonstrationDataModule",
+    "training.datamodule": "RolloutDataModule",
+    "training.experience": "ExperienceBuilder ExperienceSettings",
+    "training.module": "AEPOModule",
+}
+_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*_MODULE_OF, "__version__"]
+
+
+__all__ = list(_MODULE_OF)

@@ -165,7 +165,7 @@ def simulated(budget: int, num_questions: int) -> Grow:
 
 def quickstart(policy_folder: str | None, budget: int, num_questions: int, scratch: Path) -> Grow:
     """Return how the quickstart policy grows trees."""
-    cfg = quickstart_config(f"rollout.settings.budget={budget}")
+    cfg = quickstart_config(f"algorithm.budget={budget}")
     policy = quickstart_policy(cfg, policy_folder, scratch)
     engine = TransformersEngine(policy, max_num_seqs=512, max_model_len=512, max_prefill_tokens=16384)
     chat_format = TagFormat(policy.tokenizer, ("search",))

@@ -108,8 +108,8 @@ class Contest:
 def prepare(args: argparse.Namespace, scratch: Path) -> Contest:
     """Make policy, engine, tools and questions."""
     overrides = [
-        f"rollout.settings.budget={args.budget}",
-        f"rollout.settings.max_response_tokens={MAX_RESPONSE_TOKENS}",
+        f"algorithm.budget={args.budget}",
+        f"rollout.sampling.max_response_tokens={MAX_RESPONSE_TOKENS}",
     ]
     cfg = quickstart_config(*overrides, *(THOUGHTFUL_COLD_START if args.thought else ()))
     policy = quickstart_policy(cfg, args.policy, scratch, args.thought)

@@ -7,7 +7,7 @@
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
-    _trainer.py           what they ask of the trainer
+    trainer_parts.py      what they ask of the trainer
 
 Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained; without
 any of the others a run computes the same numbers. The names that they log stand in `docs/metrics.md`.

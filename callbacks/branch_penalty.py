@@ -1,16 +1,15 @@
 """Steers how strongly consecutive branches are penalised."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
 from typing_extensions import override
 
-from aepo_lightning.callbacks._trainer import rollout_data
+from aepo_lightning.callbacks.trainer_parts import branching_rollouts_of
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
+from aepo_lightning.contracts.rollouts import BranchingRollouts
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.rollout import RolloutSampler
 
 
 class BranchPenalty(L.Callback):
@@ -62,7 +61,7 @@ class BranchPenalty(L.Callback):
         self._step = step
         self._minimum = minimum
         self._maximum = maximum
-        self._sampler: RolloutSampler | None = None
+        self._rollouts: BranchingRollouts | None = None
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -73,10 +72,10 @@ class BranchPenalty(L.Callback):
         """
         if stage != "fit":
             return
-        self._sampler = rollout_data(trainer).sampler
+        self._rollouts = branching_rollouts_of(trainer)
         if self._target is None:
             return
-        policy = self._sampler.parts.branch_policy
+        policy = self._rollouts.branch_policy
         if not isinstance(policy, PenalisedBranchPolicy):
             raise ConfigError(
                 f"`branch_policy` must have a penalty to reach `target_concentration`, but got "
@@ -93,11 +92,11 @@ class BranchPenalty(L.Callback):
         The next rollouts start right after the end of this epoch, and checkpoints of this epoch must hold the penalty
         that they will use: hence here and not at the end.
         """
-        datamodule = rollout_data(trainer)
-        policy = datamodule.sampler.parts.branch_policy
+        rollouts = branching_rollouts_of(trainer)
+        policy = rollouts.branch_policy
         if isinstance(policy, PenalisedBranchPolicy):
             pl_module.log("rollout/branch_penalty", policy.penalty_per_step, rank_zero_only=True)
-        concentration = datamodule.metrics.get("rollout/branch_concentration")
+        concentration = rollouts.metrics.get("rollout/branch_concentration")
         if self._target is None or self.penalty is None or concentration is None or concentration == self._target:
             return
         moved = self.penalty + (self._step if concentration > self._target else -self._step)
@@ -105,16 +104,16 @@ class BranchPenalty(L.Callback):
         self._apply()
 
     def _apply(self) -> None:
-        assert self._sampler is not None, "`setup` has set it"
+        assert self._rollouts is not None, "`setup` has set it"
         assert self.penalty is not None, "`setup` has set it"
-        parts = self._sampler.parts
-        assert isinstance(parts.branch_policy, PenalisedBranchPolicy), "`setup` has checked it"
-        self._sampler.parts = replace(parts, branch_policy=parts.branch_policy.with_penalty(self.penalty))
+        policy = self._rollouts.branch_policy
+        assert isinstance(policy, PenalisedBranchPolicy), "`setup` has checked it"
+        self._rollouts.branch_policy = policy.with_penalty(self.penalty)
 
     @override
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let go of the sampler."""
-        self._sampler = None
+        """Let go of the rollouts."""
+        self._rollouts = None
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -127,5 +126,5 @@ class BranchPenalty(L.Callback):
         if self._target is None or state_dict["penalty"] is None:
             return
         self.penalty = float(state_dict["penalty"])
-        if self._sampler is not None:
+        if self._rollouts is not None:
             self._apply()

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from aepo_lightning.callbacks._trainer import rollout_data
+from aepo_lightning.callbacks.trainer_parts import rollouts_of
 from aepo_lightning.errors import ConfigError
 
 _ADVICE = (
@@ -66,12 +66,12 @@ class EntropyGuard(L.Callback):
             ConfigError: If the trainer's data is of another kind.
         """
         if stage == "fit":
-            rollout_data(trainer)
+            rollouts_of(trainer, "metrics")
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the rollouts of the iteration. The numbers are means over all ranks, so all ranks agree."""
-        metrics = rollout_data(trainer).metrics
+        metrics = rollouts_of(trainer, "metrics").metrics
         entropy, reward = metrics.get("rollout/entropy", math.inf), metrics.get("rollout/reward", math.nan)
         is_solved = self._until_reward is not None and reward >= self._until_reward
         self._num_low = self._num_low + 1 if entropy < self._minimum_nats and not is_solved else 0

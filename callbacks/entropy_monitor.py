@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
+from aepo_lightning.callbacks.trainer_parts import experiment_methods, rollouts_of
 from aepo_lightning.errors import ConfigError
 
 Curve = list[tuple[int, float]]
@@ -61,12 +61,12 @@ class EntropyMonitor(L.Callback):
             ConfigError: If the trainer's data is of another kind.
         """
         if stage == "fit":
-            rollout_data(trainer)
+            rollouts_of(trainer, "metrics")
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take what the rollouts of the iteration looked like."""
-        self._take(rollout_data(trainer).metrics, _OF_ROLLOUTS, trainer.global_step)
+        self._take(rollouts_of(trainer, "metrics").metrics, _OF_ROLLOUTS, trainer.global_step)
 
     @override
     def on_train_batch_end(

@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning as L
 from typing_extensions import override
 
-from aepo_lightning.callbacks._trainer import experiment_methods, rollout_data
+from aepo_lightning.callbacks.trainer_parts import experiment_methods, rollouts_of
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
@@ -48,16 +48,16 @@ class RolloutLogger(L.Callback):
             ConfigError: If the trainer's data is of another kind.
         """
         if stage == "fit":
-            rollout_data(trainer)
+            rollouts_of(trainer, "trees", "decode")
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write trajectories of the rollouts just made."""
         if trainer.current_epoch % self._every_n_epochs or not trainer.is_global_zero:
             return
-        datamodule = rollout_data(trainer)
-        tree = max(datamodule.trees, key=lambda tree: max(tree.rewards) - min(tree.rewards))
-        body = describe_tree(tree, datamodule.sampler.parts.chat_format.decode, self._num_trajectories)
+        rollouts = rollouts_of(trainer, "trees", "decode")
+        tree = max(rollouts.trees, key=lambda tree: max(tree.rewards) - min(tree.rewards))
+        body = describe_tree(tree, rollouts.decode, self._num_trajectories)
         text = f"# Iteration {trainer.current_epoch}, optimiser step {trainer.global_step}\n\n{body}"
         for add_text in experiment_methods(trainer, "add_text"):
             add_text("rollout/trajectories", text, trainer.global_step)

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
-from aepo_lightning.callbacks._trainer import rollout_data
+from aepo_lightning.callbacks.trainer_parts import rollouts_of
 
 _TOTALS = ("iterations", "iteration_s", "rollout_s", "experience_s", "update_s", "tokens", "trajectories")
 
@@ -41,14 +41,14 @@ class Throughput(L.Callback):
             ConfigError: If the trainer's data is of another kind.
         """
         if stage == "fit":
-            rollout_data(trainer)
+            rollouts_of(trainer, "trees", "metrics")
             self._iteration_start = None
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of the first iteration, whose rollouts are made before any hook of the loop."""
         if self._iteration_start is None:
-            metrics = rollout_data(trainer).metrics
+            metrics = rollouts_of(trainer, "trees", "metrics").metrics
             self._start(perf_counter() - metrics["time/rollout_s"] - metrics["time/experience_s"])
 
     def _start(self, now: float) -> None:
@@ -85,12 +85,12 @@ class Throughput(L.Callback):
         if self._iteration_start is None:
             return
         now = perf_counter()
-        datamodule = rollout_data(trainer)
+        rollouts = rollouts_of(trainer, "trees", "metrics")
         iteration_s = now - self._iteration_start - self._validation_s
-        rollout_s = datamodule.metrics["time/rollout_s"]
+        rollout_s = rollouts.metrics["time/rollout_s"]
         # Every rank has as many trajectories; the datamodule's rate is already that of all ranks.
-        num_trajectories = trainer.world_size * sum(len(tree.leaves) for tree in datamodule.trees)
-        num_tokens = datamodule.metrics["rollout/tokens_per_s"] * rollout_s
+        num_trajectories = trainer.world_size * sum(len(tree.leaves) for tree in rollouts.trees)
+        num_tokens = rollouts.metrics["rollout/tokens_per_s"] * rollout_s
         values = {
             "time/update_s": self._update_s,
             "time/iteration_s": iteration_s,
@@ -98,7 +98,7 @@ class Throughput(L.Callback):
             "throughput/trajectories_per_s": num_trajectories / iteration_s,
         }
         pl_module.log_dict(values, rank_zero_only=True)
-        experience_s = datamodule.metrics["time/experience_s"]
+        experience_s = rollouts.metrics["time/experience_s"]
         found = (1.0, iteration_s, rollout_s, experience_s, self._update_s, num_tokens, float(num_trajectories))
         self.totals = {name: self.totals[name] + value for name, value in zip(_TOTALS, found, strict=True)}
         self._start(now)

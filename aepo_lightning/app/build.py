@@ -1,7 +1,8 @@
 """From configuration to objects. The only place of the project that calls Hydra's `instantiate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,23 +14,21 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
+from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.branching import NeverBranch
-from aepo_lightning.budgets import RootShare
 from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import DemonstrationSource, Task
-from aepo_lightning.contracts.tool import BranchingToolRunner
+from aepo_lightning.contracts.tool import BranchingToolRunner, ToolSpec
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.publishing.archive import WeightsArchive
-from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
-from aepo_lightning.rollout.turn_entropy import TurnEntropy
+from aepo_lightning.rollout import RolloutJournal
+from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.training.datamodule import RolloutDataModule
-from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.module import AEPOModule
 
 T = TypeVar("T")
@@ -78,66 +77,34 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
         ConfigError: If the settings do not fit together.
     """
     engine: Engine = build(cfg.engine, policy=policy)
-    sampler, evaluation_sampler = build_samplers(cfg, policy, engine, folder)
-    algorithm = cfg.algorithm
-    experience = _checked(
-        ExperienceBuilder,
-        advantage_estimator=build(algorithm.advantage_estimator),
-        shaping=build(algorithm.shaping),
-        pad_token_id=policy.tokenizer.pad_token_id,
-        **_plain(cfg.experience),
-    )
-    datamodule = _checked(
-        RolloutDataModule,
-        build(cfg.data.task),
-        sampler,
-        evaluation_sampler,
-        experience,
-        publication_check=build(cfg.publication_check),
-        weights_archive=WeightsArchive(folder / "rollouts" / "weights", cfg.rollout.keep_weights),
-        seed=cfg.seed,
-        **_plain(cfg.data, without="task"),
-    )
-    module = AEPOModule(
-        policy,
-        build(algorithm.objective),
-        aggregation=build(algorithm.aggregation),
-        kl_penalty=build(algorithm.kl_penalty),
-        pass_at=list(cfg.evaluation.pass_at),
-        **build(cfg.module),
-    )
+    algorithm: Algorithm = build(cfg.algorithm)
+    datamodule = build_data(cfg, engine, algorithm, folder)
+    module: AEPOModule = build(cfg.module, policy=policy, algorithm=algorithm)
     return Run(module=module, datamodule=datamodule, trainer=build_trainer(cfg, folder), engine=engine)
 
 
-def build_samplers(
-    cfg: DictConfig, policy: PolicySource, engine: Engine, folder: Path
-) -> tuple[RolloutSampler, RolloutSampler]:
-    """Build the sampler of training and that of evaluation, which draws independent samples and never branches."""
-    tools = build(cfg.tools)
-    reward = build(cfg.reward)
-    chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
-    settings: RolloutSettings = build(cfg.rollout.settings)
-    parts = RolloutParts(
+def build_data(cfg: DictConfig, engine: Engine, algorithm: Algorithm, folder: Path) -> RolloutDataModule:
+    """Build what rolls out, with its journal below `folder`."""
+    datamodule: RolloutDataModule = build(
+        cfg.data,
         engine=engine,
-        tools=tools,
-        reward=reward,
-        chat_format=chat_format,
-        allocator=build(cfg.algorithm.allocator),
-        branch_policy=build(cfg.algorithm.branch_policy),
-        settings=settings,
+        algorithm=algorithm,
+        tools=build(cfg.tools),
+        reward=build(cfg.reward),
+        chat_format=partial(build_chat_format, cfg),
+        sampling=build(cfg.rollout.sampling),
+        experience=build(cfg.experience),
+        publication_check=build(cfg.publication_check),
+        journal=RolloutJournal(folder / "rollouts"),
+        weights_archive=WeightsArchive(folder / "rollouts" / "weights", cfg.rollout.keep_weights),
     )
-    evaluation = RolloutParts(
-        engine=engine,
-        tools=tools,
-        reward=reward,
-        chat_format=chat_format,
-        allocator=RootShare(),
-        branch_policy=NeverBranch(),
-        settings=build(cfg.rollout.settings, budget=cfg.evaluation.num_samples, turn_entropy=TurnEntropy()),
-    )
-    at_once = cfg.rollout.max_concurrent_questions
-    journal = RolloutJournal(folder / "rollouts")
-    return RolloutSampler(parts, at_once, journal), RolloutSampler(evaluation, at_once)
+    return datamodule
+
+
+def build_chat_format(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> ChatFormat:
+    """Build the chat format of a run that offers these tools."""
+    chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=tokenizer, specs=specs)
+    return chat_format
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -214,7 +181,7 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     )
     tools: BranchingToolRunner = build(cfg.tools)
     run_in_event_loop(_start_and_close(tools))
-    chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=policy.tokenizer, specs=tools.specs)
+    chat_format = build_chat_format(cfg, policy.tokenizer, tools.specs)
     return module, DemonstrationDataModule(task, chat_format, policy.tokenizer, cfg.coldstart.batch_size)
 
 
@@ -231,7 +198,3 @@ def _checked(target: Callable[..., T], *arguments: Any, **settings: Any) -> T:
         raise
     except (ValueError, MisconfigurationException) as error:
         raise ConfigError(str(error)) from error
-
-
-def _plain(node: DictConfig, without: str = "") -> dict[str, Any]:
-    return {str(key): value for key, value in node.items() if key != without}

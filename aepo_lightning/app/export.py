@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from aepo_lightning.app.main import quieten_libraries
+from aepo_lightning.app.command import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, find_checkpoint, first_policy, load_config, saved_adapter
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name

@@ -19,8 +19,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
-from aepo_lightning.app.build import build, build_samplers
-from aepo_lightning.app.main import quieten_libraries
+from aepo_lightning.app.build import build, build_data
+from aepo_lightning.app.command import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.checkpoints import find_checkpoints
 from aepo_lightning.contracts.policy import PolicySource
@@ -76,7 +76,7 @@ def replay_run(
     policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
     engine = build(cfg.engine, policy=policy)
     try:
-        parts = build_samplers(cfg, policy, engine, folder)[0].parts
+        parts = build_data(cfg, engine, build(cfg.algorithm), folder).prepare_sampler(policy.tokenizer).parts
         parts = replace(parts, tools=OfflineTools(tool_names=tuple(parts.tools.tool_names)))
         loaded: int | None = None
         for name, trees in _saved_trees(folder, names, question_id):

@@ -1,12 +1,12 @@
-"""The closing table of a run."""
+"""What a run did, and its closing table."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-
-from aepo_lightning.app.stages import RunReport
 
 _ROWS = (
     ("reward", "val/reward", "{:.3f}"),
@@ -14,6 +14,22 @@ _ROWS = (
     ("tool calls per trajectory", "val/num_tool_calls", "{:.2f}"),
     ("format errors", "val/format_error_fraction", "{:.3f}"),
 )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunReport:
+    """What a run did."""
+
+    name: str
+    algorithm: str
+    folder: Path
+    before: Mapping[str, float] = field(default_factory=dict)
+    """Held-out metrics before reinforcement learning, named as in TensorBoard."""
+    after: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the last iteration."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time of each stage."""
 
 
 def render_report(report: RunReport) -> Group:

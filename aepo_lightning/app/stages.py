@@ -1,4 +1,4 @@
-"""The three stages of a run: cold start, AEPO, evaluation before and after.
+"""The stages of a run, in the order in which `train.py` calls them.
 
 Each stage leaves its result in the run folder (a Hugging Face folder, checkpoints, a JSON file), and a run that is
 continued takes what is there instead of doing it again.
@@ -8,7 +8,8 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,8 +20,10 @@ import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
-from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
+from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
+from aepo_lightning.app.report import RunReport, render_report
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
@@ -34,23 +37,29 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class RunReport:
-    """What a run did."""
+class RunRecord:
+    """A run on its way: where it writes, what it continues, and what it has done so far."""
 
-    name: str
-    algorithm: str
-    folder: Path
-    before: Mapping[str, float] = field(default_factory=dict)
-    """Held-out metrics before reinforcement learning, named as in TensorBoard."""
-    after: Mapping[str, float] = field(default_factory=dict)
-    training: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the last iteration."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Wall time of each stage."""
+    cfg: DictConfig
+    report: RunReport
+    checkpoint: CheckpointSummary | None
+    """What it goes on from; None if it starts at its beginning."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the run lies."""
+        return self.report.folder
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measure a stage."""
+        start = perf_counter()
+        yield
+        self.report.seconds[name] = perf_counter() - start
 
 
-def run_stages(cfg: DictConfig) -> RunReport:
-    """Run whatever the configuration asks for and return what came out."""
+def open_run(cfg: DictConfig) -> RunRecord:
+    """Seed everything, choose the folder of the run, keep the configuration there, and find what it continues."""
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     L.seed_everything(cfg.seed, verbose=False)
@@ -58,36 +67,65 @@ def run_stages(cfg: DictConfig) -> RunReport:
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
     _save_config(cfg, folder)
     report = RunReport(name=cfg.name, algorithm=cfg.algorithm.name, folder=folder)
-    start = perf_counter()
-    policy: PolicySource = build(cfg.model)
-    if cfg.coldstart.num_steps:
-        policy = _cold_start(cfg, policy, folder)
-    if checkpoint is not None:
-        check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
-    report.seconds["cold start"] = perf_counter() - start
-    start = perf_counter()
-    run = build_run(cfg, policy, folder)
-    report.before = _evaluate_once(run, folder / "evaluation_before.json")
-    report.seconds["evaluation before"] = perf_counter() - start
-    start = perf_counter()
-    _fit(run, cfg.seed, checkpoint)
-    report.training = _metrics(run)
-    report.seconds["AEPO" if cfg.algorithm.name.startswith("aepo") else cfg.algorithm.name] = perf_counter() - start
-    start = perf_counter()
-    report.after = _evaluate(run, folder / "evaluation_after.json")
-    report.seconds["evaluation after"] = perf_counter() - start
-    _export(run, policy, folder)
+    return RunRecord(cfg=cfg, report=report, checkpoint=checkpoint)
+
+
+def cold_start(record: RunRecord) -> PolicySource:
+    """Return the policy to start from, after supervised training on demonstrations where the configuration asks for it.
+
+    A folder that has the result already is not trained again.
+    """
+    cfg, checkpoint = record.cfg, record.checkpoint
+    with record.stage("cold start"):
+        policy: PolicySource = build(cfg.model)
+        if cfg.coldstart.num_steps:
+            target, start_from = record.folder / "coldstart", policy
+            make_once(target / "config.json", lambda: _train_cold_start(cfg, start_from, record.folder, target))
+            policy = PretrainedPolicy(str(target))
+        if checkpoint is not None:
+            check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
+    return policy
+
+
+def evaluate_before(record: RunRecord, run: Run) -> None:
+    """Evaluate on held-out questions, unless the folder has the result already."""
+    path = record.folder / "evaluation_before.json"
+    with record.stage("evaluation before"):
+        record.report.before = json.loads(path.read_text()) if path.is_file() else _evaluate(run, path)
+
+
+def fit(record: RunRecord, run: Run) -> None:
+    """Train, after a checkpoint if there is one. A run that was finished only gets its weights back."""
+    checkpoint, name = record.checkpoint, record.report.algorithm
+    with record.stage("AEPO" if name.startswith("aepo") else name):
+        if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
+            run.trainer.limit_train_batches = 0  # or Lightning would have one more iteration rolled out
+        # A run that found the stages before in its folder has drawn other random numbers than one that did them.
+        L.seed_everything(record.cfg.seed, verbose=False)
+        path = None if checkpoint is None else checkpoint.path
+        run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=path)
+        record.report.training = _metrics(run)
+
+
+def evaluate_after(record: RunRecord, run: Run) -> None:
+    """Evaluate on held-out questions."""
+    with record.stage("evaluation after"):
+        record.report.after = _evaluate(run, record.folder / "evaluation_after.json")
+
+
+def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
+    """Write the trained policy as a Hugging Face folder, then the report of the run, and print it."""
+    _export(run, policy, record.folder)
     run.engine.close()
+    report = record.report
     figures = ("before", "after", "training", "seconds")
-    _write_json(folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
-    return report
+    _write_json(record.folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
+    _print_report(report)
 
 
-def _cold_start(cfg: DictConfig, policy: PolicySource, folder: Path) -> PolicySource:
-    """Train on demonstrations, unless the folder already has the result; return the trained policy."""
-    target = folder / "coldstart"
-    make_once(target / "config.json", lambda: _train_cold_start(cfg, policy, folder, target))
-    return PretrainedPolicy(name_or_path=str(target))
+@rank_zero_only
+def _print_report(report: RunReport) -> None:
+    Console().print(render_report(report))
 
 
 def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path) -> None:
@@ -106,22 +144,6 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
     trainer.fit(module, datamodule=datamodule)
     writer = FolderWriter(target=target, source=policy, overwrite=True)
     writer.write_model(trained_weights(module.network))
-
-
-def _fit(run: Run, seed: int, checkpoint: CheckpointSummary | None) -> None:
-    """Train, after a checkpoint if there is one. A run that was finished only gets its weights back."""
-    if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
-        run.trainer.limit_train_batches = 0  # or Lightning would have one more iteration rolled out
-    # A run that found the stages before in its folder has drawn other random numbers so far than one that did them.
-    L.seed_everything(seed, verbose=False)
-    run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=None if checkpoint is None else checkpoint.path)
-
-
-def _evaluate_once(run: Run, path: Path) -> Mapping[str, float]:
-    if path.is_file():
-        found: dict[str, float] = json.loads(path.read_text())
-        return found
-    return _evaluate(run, path)
 
 
 def _evaluate(run: Run, path: Path) -> Mapping[str, float]:

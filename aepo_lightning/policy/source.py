@@ -5,7 +5,7 @@ Both parts satisfy `contracts.policy.PolicySource`. What turns a model into log-
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,12 @@ class ScratchPolicy:
         return None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class PretrainedPolicy:
     """A policy from a Hugging Face folder or hub name."""
 
     name_or_path: str
+    _: KW_ONLY
     architecture: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration, for planning without the weights."""
     dtype: str = "float32"

@@ -43,8 +43,8 @@ class FunctionReward:
             reward = math.nan
         if not math.isfinite(reward):
             raise RewardError(
-                f"The reward function `{_name(self.function)}` must return a finite number or a `RewardOutput`, but got "
-                f"{value!r} for question {sample.question.question_id!r}."
+                f"The reward function `{_name(self.function)}` must return a finite number or a `RewardOutput`, "
+                f"but got {value!r} for question {sample.question.question_id!r}."
             )
         return RewardOutput(reward=reward, is_correct=reward >= 1.0, is_well_formed=True)
 
@@ -58,7 +58,7 @@ def as_reward(reward: Reward | RewardFunction) -> Reward:
     if isinstance(reward, type) or not callable(reward):
         raise ConfigError(f"`reward` must be a function or a `Reward`, but got {reward!r}. Pass an instance.")
     is_function = inspect.isroutine(reward) or not inspect.iscoroutinefunction(type(reward).__call__)
-    return FunctionReward(reward) if is_function else reward  # type: ignore[arg-type, return-value]  # told apart above
+    return FunctionReward(reward) if is_function else reward  # type: ignore[return-value]  # told apart above
 
 
 def _name(function: Callable[..., Any]) -> str:

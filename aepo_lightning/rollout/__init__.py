@@ -18,12 +18,12 @@ statistics.py    trees in numbers
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout.group import GroupRollout
+from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.journal import RolloutJournal
 from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
-from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts

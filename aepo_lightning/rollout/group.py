@@ -65,9 +65,7 @@ class GroupRollout:
         self._tasks: asyncio.TaskGroup | None = None
 
     def _new_tree(self) -> RolloutTree:
-        tree = RolloutTree(
-            question=self._question, seed=self._seed, temperature=self._settings.temperature or 1.0
-        )
+        tree = RolloutTree(question=self._question, seed=self._seed, temperature=self._settings.temperature or 1.0)
         prompt = self._parts.chat_format.encode_prompt(self._question.messages)
         context = self._parts.engine.max_model_len
         if len(prompt) >= context:

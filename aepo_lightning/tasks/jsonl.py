@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT, with_system
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class JsonlQuestions:
     """Questions of JSONL files: one field with the question, one with the answer or a list of accepted answers.
 
@@ -26,6 +26,7 @@ class JsonlQuestions:
 
     path: str | None = None
     """The training file; without one the training split is empty. Relative paths start from `data_dir`."""
+    _: KW_ONLY
     val_path: str | None = None
     """The validation file; without one the validation split is empty."""
     data_dir: str | None = None

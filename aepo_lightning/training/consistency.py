@@ -7,6 +7,8 @@ from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutSettings
+from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.trained_policy import TrainedPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,36 @@ def warn_about_sampling(settings: RolloutSettings) -> None:
     """Log what `sampling_problem` finds, if anything."""
     if problem := sampling_problem(settings):
         logger.warning("%s", problem)
+
+
+class _RollsOut(Protocol):
+    """Data of a run, as far as it must agree with the module."""
+
+    engine: Engine
+    algorithm: Algorithm
+
+    @property
+    def old_logprobs(self) -> str: ...
+
+    @property
+    def is_overlapped(self) -> bool: ...
+
+
+def check_agreement(data: _RollsOut, module: TrainedPolicy) -> None:
+    """Check that the rollouts are those which the module's loss is for.
+
+    Raises:
+        ConfigError: If they are not.
+    """
+    trained = getattr(module, "algorithm", data.algorithm)
+    if trained != data.algorithm:
+        raise ConfigError(
+            f"`algorithm` must be the same for module and data, but got {trained.name!r} and {data.algorithm.name!r}"
+            f"{' with other parts' if trained.name == data.algorithm.name else ''}. Pass one value to both."
+        )
+    check_correction(data.old_logprobs, module.importance_correction)
+    if data.is_overlapped:
+        check_overlap(data.engine, module.importance_correction)
 
 
 def check_correction(old_logprobs: str, correction: ImportanceCorrection) -> None:

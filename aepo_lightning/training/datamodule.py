@@ -5,64 +5,95 @@ Which questions and which random numbers come next depends on the iteration coun
 With `overlap`, the rollouts of the next iteration are started there too, and grow while the update runs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
 from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.contracts.batch import Minibatch
+from aepo_lightning.contracts.branching import BranchPolicy
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question, Task
+from aepo_lightning.contracts.reward import Reward
+from aepo_lightning.contracts.tool import Tool, ToolRunner
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.publish import publish
-from aepo_lightning.rollout import RolloutSampler, derive_seed, summarise_trees
-from aepo_lightning.training.consistency import check_correction, check_overlap, warn_about_sampling
-from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.rewards import PaperReward
+from aepo_lightning.rewards.function import RewardFunction
+from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, derive_seed, summarise_trees
+from aepo_lightning.tasks import as_task
+from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
+from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
+from aepo_lightning.training.lightning_settings import prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import reduce_tally
-from aepo_lightning.training.module import AEPOModule
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
+from aepo_lightning.training.question_stream import QuestionStream
+from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts
+from aepo_lightning.training.trained_policy import TrainedPolicy
 
 
 class RolloutDataModule(LightningDataModule):
-    """Wraps an entropy-balanced rollout generator."""
+    """Wraps an entropy-balanced rollout generator. It tells the trainer itself what rollouts between epochs need."""
 
     def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
         self,
-        task: Task,
-        sampler: RolloutSampler,
-        evaluation_sampler: RolloutSampler,
-        experience: ExperienceBuilder,
+        task: Task | Iterable[Mapping[str, Any]],
+        engine: Engine,
+        algorithm: Algorithm,
         *,
+        tools: ToolRunner | Sequence[Tool | Callable[..., Any]] = (),
+        reward: Reward | RewardFunction | None = None,
+        chat_format: ChatFormat | ChatFormatFactory | None = None,
+        sampling: SamplingSettings | None = None,
+        experience: ExperienceSettings | None = None,
         questions_per_iteration: int = 32,
+        max_concurrent_questions: int = 64,
         num_val_questions: int | None = None,
+        num_val_samples: int = 4,
+        pass_at: Sequence[int] | None = None,
         val_chunk_size: int = 64,
-        publication_check: PublicationCheck | None = None,
+        publication_check: PublicationCheck | Literal["default"] | None = "default",
+        journal: RolloutJournal | None = None,
         weights_archive: WeightsArchive | None = None,
         overlap: bool = False,
         seed: int = 0,
         show_progress: bool = True,
     ) -> None:
-        """Keep the parts.
+        """Keep the parts. The sampler is built in `setup`, when the module brings the tokenizer.
 
         Args:
-            task: Where questions come from.
-            sampler: Grows the training trees.
-            evaluation_sampler: Grows validation groups: independent samples, no branches.
-            experience: Turns trees into optimiser steps.
+            task: Where questions come from, or rows of a list (`ListedQuestions`).
+            engine: What generates. It has the policy that is trained.
+            algorithm: The same as the module's.
+            tools: What the policy may call: tools, plain functions, or a runner of them.
+            reward: A reward, or a function of the finished trajectory that returns a number. Default: the paper's.
+            chat_format: How calls and results are written, or what builds that from tokenizer and tools. Default: the
+                paper's tags.
+            sampling: Temperature and limits of trajectories.
+            experience: How trees become optimiser steps.
             questions_per_iteration: Questions of one iteration, over all ranks.
+            max_concurrent_questions: Questions that grow at once; the others wait for a free place.
             num_val_questions: How many validation questions to ask, over all ranks. None asks all.
+            num_val_samples: Independent trajectories per validation question.
+            pass_at: The k of each `val/pass@k`. Default: 1 and `num_val_samples`.
             val_chunk_size: Validation questions that are rolled out together.
             publication_check: Compares engine and trainer after each publication. None does not look, and nothing that
                 a crash cut off can be taken over, because nobody knows whether the weights are the same.
+            journal: Where finished trees are written at once. None keeps them in memory only.
             weights_archive: Keeps the weights of each iteration for replays.
             overlap: Grow the next iteration's rollouts, with the weights published last, while the update runs. Needs
                 an engine that runs beside it and a correction for rollouts that are one iteration old.
@@ -70,25 +101,38 @@ class RolloutDataModule(LightningDataModule):
             show_progress: Show a bar while trees grow.
 
         Raises:
-            ValueError: If `questions_per_iteration` is not a multiple of the questions of an optimiser step.
+            ConfigError: If a number does not fit the others, or a part is not what its argument asks for.
         """
         super().__init__()
+        experience = experience or ExperienceSettings()
         if questions_per_iteration < 1 or questions_per_iteration % experience.questions_per_step:
-            raise ValueError(
+            raise ConfigError(
                 f"`questions_per_iteration` must be a positive multiple of `questions_per_step` "
                 f"({experience.questions_per_step}), but got {questions_per_iteration}."
             )
-        self.task = task
-        self.sampler = sampler
-        self.evaluation_sampler = evaluation_sampler
+        self.task = as_task(task)
+        self.engine = engine
+        self.algorithm = algorithm
         self.iteration = 0
         self.trees: list[RolloutTree] = []
         self.metrics: dict[str, float] = {}
-        self._experience = experience
+        self._build_parts = build_parts(
+            engine=engine,
+            algorithm=algorithm,
+            tools=tools,
+            reward=PaperReward() if reward is None else reward,
+            chat_format=chat_format,
+            sampling=sampling or SamplingSettings(),
+        )
+        self._experience_settings = experience
         self._questions_per_iteration = questions_per_iteration
+        self._max_concurrent_questions = max_concurrent_questions
         self._num_val_questions = num_val_questions
+        self._num_val_samples = num_val_samples
+        self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._val_chunk_size = val_chunk_size
-        self._publication_check = publication_check
+        self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
+        self._journal = journal
         self._weights_archive = weights_archive
         self._weights: WeightsStamp | None = None
         self._overlap = OverlappedRollouts() if overlap else None
@@ -97,6 +141,7 @@ class RolloutDataModule(LightningDataModule):
         self._published = -1
         self._collected_at = -1
         self._minibatches: list[Minibatch] = []
+        self._sampler: RolloutSampler | None = None
 
     @property
     def _trainer(self) -> Trainer:
@@ -104,10 +149,13 @@ class RolloutDataModule(LightningDataModule):
         return self.trainer
 
     @property
-    def _module(self) -> AEPOModule:
-        module = self._trainer.lightning_module
-        if not isinstance(module, AEPOModule):
-            raise TypeError(f"`RolloutDataModule` needs an `AEPOModule`, but got {type(module).__name__}.")
+    def _module(self) -> TrainedPolicy:
+        module: Any = self._trainer.lightning_module
+        if not isinstance(module, TrainedPolicy):
+            raise ConfigError(
+                f"The module must be an `AEPOModule` or have what `TrainedPolicy` lists, but got "
+                f"{type(module).__name__}."
+            )
         return module
 
     @property
@@ -116,20 +164,72 @@ class RolloutDataModule(LightningDataModule):
         assert network is not None, "`configure_model` runs before any loader is read"
         return network
 
+    @property
+    def sampler(self) -> RolloutSampler:
+        """What grows the training trees; there from `setup` or `prepare_sampler` on."""
+        assert self._sampler is not None, "`setup` or `prepare_sampler` runs first"
+        return self._sampler
+
+    @property
+    def branch_policy(self) -> BranchPolicy:
+        """The branch policy of the next rollouts. It may be replaced."""
+        return self.sampler.parts.branch_policy
+
+    @branch_policy.setter
+    def branch_policy(self, branch_policy: BranchPolicy) -> None:
+        self.sampler.parts = replace(self.sampler.parts, branch_policy=branch_policy)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens left out."""
+        return self.sampler.parts.chat_format.decode(token_ids)
+
+    def prepare_sampler(self, tokenizer: PreTrainedTokenizerBase) -> RolloutSampler:
+        """Build the sampler, and what turns its trees into steps, once; return the sampler.
+
+        Args:
+            tokenizer: That of the policy.
+        """
+        if self._sampler is None:
+            parts = self._build_parts(tokenizer)
+            self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
+            self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
+            self._experience = ExperienceBuilder(
+                advantage_estimator=self.algorithm.advantage_estimator,
+                shaping=self.algorithm.shaping,
+                drop_zero_variance_groups=self.algorithm.drop_zero_variance_groups,
+                settings=self._experience_settings,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        return self._sampler
+
     def setup(self, stage: str) -> None:
-        """Check that engine, batches and loss fit together, and say so if log-probs and sampling do not.
+        """Build the sampler, tell the trainer what it must know, and check that module and data fit together.
 
         Raises:
             ConfigError: If they do not.
         """
+        self.prepare_sampler(self._module.policy.tokenizer)
+        prepare_trainer(self._trainer, self._num_steps)
         if stage != "fit":
             return
-        correction = self._module.importance_correction
-        check_correction(self._experience.old_logprobs, correction)
-        if self._overlap is not None:
-            check_overlap(self.sampler.parts.engine, correction)
+        check_agreement(self, self._module)
         if self._trainer.is_global_zero:
             warn_about_sampling(self.sampler.parts.settings)
+
+    @property
+    def old_logprobs(self) -> str:
+        """Where the old log-probs of an update come from."""
+        return self._experience_settings.old_logprobs
+
+    @property
+    def is_overlapped(self) -> bool:
+        """Whether rollouts grow while the update runs."""
+        return self._overlap is not None
+
+    @property
+    def _num_steps(self) -> int:
+        """Optimiser steps of an iteration."""
+        return self._questions_per_iteration // self._experience_settings.questions_per_step
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
@@ -148,6 +248,7 @@ class RolloutDataModule(LightningDataModule):
             evaluate=self.evaluate,
             before=self.publish_weights,
             after=self.rest,
+            pass_at=self._pass_at,
         )
 
     def _collect(self) -> None:
@@ -167,7 +268,6 @@ class RolloutDataModule(LightningDataModule):
 
     def _take_trees(self) -> None:
         """Get the trees of this iteration and, with overlap, start those of the next one."""
-        num_steps = self._questions_per_iteration // self._experience.questions_per_step
         order = self._order(self.iteration)
         ready = None
         if self._overlap is not None:
@@ -180,14 +280,14 @@ class RolloutDataModule(LightningDataModule):
             ready = self._rollout(self.sampler, order)
             self.rest()
         self.trees = ready
-        if self._overlap is not None and not is_last_iteration(self._trainer, num_steps):
+        if self._overlap is not None and not is_last_iteration(self._trainer, self._num_steps):
             self.publish_weights()
             assert self._weights is not None, "published above"
             self._overlap.start(self.sampler, self._order(self.iteration + 1), self._weights)
 
     def _order(self, iteration: int) -> RolloutOrder:
         return RolloutOrder(
-            questions=self._train_questions(iteration),
+            questions=self._stream.train(iteration, self._trainer.global_rank, self._trainer.world_size),
             seed=derive_seed(self._seed, "train", iteration),
             name=f"train-{iteration:05d}-rank{self._trainer.global_rank}",
         )
@@ -203,29 +303,21 @@ class RolloutDataModule(LightningDataModule):
             values |= {f"publication/{name}": value for name, value in self._publication_check.metrics.items()}
         return values
 
-    def _train_questions(self, iteration: int) -> list[Question]:
-        """Return this rank's share of the questions of an iteration, under ids that are unique in the run."""
-        first = iteration * self._questions_per_iteration
-        # Strided, so that every optimiser step has the same questions however many ranks share them.
-        indices = range(first, first + self._questions_per_iteration)[
-            self._trainer.global_rank :: self._trainer.world_size
-        ]
-        found = [(index, self.task.question("train", index)) for index in indices]
-        return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
+    @property
+    def _stream(self) -> QuestionStream:
+        return QuestionStream(
+            task=self.task,
+            questions_per_iteration=self._questions_per_iteration,
+            num_val_questions=self._num_val_questions,
+        )
 
     def val_questions(self) -> list[Question]:
         """Return this rank's share of the validation questions.
 
         Raises:
-            ValueError: If the task has no end and no number was asked for.
+            ConfigError: If the task has no end and no number was asked for.
         """
-        available = self.task.num_questions("val")
-        number = self._num_val_questions if self._num_val_questions is not None else available
-        if number is None:
-            raise ValueError("`num_val_questions` must be given for a task without end, but got None.")
-        number = number if available is None else min(number, available)
-        indices = range(number)[self._trainer.global_rank :: self._trainer.world_size]
-        return [self.task.question("val", index) for index in indices]
+        return self._stream.val(self._trainer.global_rank, self._trainer.world_size)
 
     def publish_weights(self) -> None:
         """Give the engine the present weights, unless it has them."""
@@ -233,7 +325,7 @@ class RolloutDataModule(LightningDataModule):
         if self._published != version:
             if self._overlap is not None:
                 self._overlap.wait()
-            publish(network, self.sampler.parts.engine, version)
+            publish(network, self.engine, version)
             self._weights = self._check_publication(version)
             self._published = version
 
@@ -243,7 +335,9 @@ class RolloutDataModule(LightningDataModule):
         module, parts = self._module, self.sampler.parts
         prompt_ids = parts.chat_format.encode_prompt(self.task.question("train", 0).messages)
         with module.evaluating():
-            return self._publication_check(parts.engine, module.score, prompt_ids, module.temperature, version)
+            return self._publication_check(
+                parts.engine, module.score, prompt_ids, parts.settings.temperature or 1.0, version
+            )
 
     def rest(self) -> None:
         """Let the engine free what the update needs; the weights must be published again before the next rollout.
@@ -251,13 +345,13 @@ class RolloutDataModule(LightningDataModule):
         With overlap nothing is freed, but what is generated next still starts from an empty prefix cache.
         """
         if self._overlap is None:
-            self.sampler.parts.engine.sleep()
+            self.engine.sleep()
         self._published = -1
 
     def evaluate(self, questions: Sequence[Question]) -> list[RolloutTree]:
         """Roll out independent samples of validation questions; the same seeds at every evaluation."""
         order = RolloutOrder(questions=questions, seed=derive_seed(self._seed, "val"), name="val")
-        return self._rollout(self.evaluation_sampler, order)
+        return self._rollout(self._evaluation_sampler, order)
 
     def _rollout(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree]:
         hidden = not self._show_progress or self._trainer.global_rank != 0

@@ -37,6 +37,7 @@ class ExperienceSettings:
     """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
     as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
     optimiser step, its rollouts are those of the present weights, and no entropy shaping needs entropies before."""
+
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
         for name in ("questions_per_step", "max_tokens_per_micro_batch"):
@@ -84,7 +85,8 @@ class ExperienceBuilder:
         num_ranks = world_size()
         if self.settings.questions_per_step % num_ranks:
             raise ValueError(
-                f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got {self.settings.questions_per_step}."
+                f"`questions_per_step` must be a multiple of the {num_ranks} ranks, but got "
+                f"{self.settings.questions_per_step}."
             )
         own = self.settings.questions_per_step // num_ranks
         minibatches = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]

@@ -32,6 +32,8 @@ class EvaluationLoader:
     """Called before the first chunk."""
     after: Callable[[], None]
     """Called after the last chunk."""
+    pass_at: tuple[int, ...] = (1,)
+    """The k of each pass@k."""
 
     def __len__(self) -> int:
         """Return the number of chunks."""
@@ -41,5 +43,6 @@ class EvaluationLoader:
         """Yield the trees of each chunk."""
         self.before()
         for start in range(0, len(self.questions), self.chunk_size):
-            yield TreeBatch(trees=self.evaluate(self.questions[start : start + self.chunk_size]))
+            trees = self.evaluate(self.questions[start : start + self.chunk_size])
+            yield TreeBatch(trees=trees, pass_at=self.pass_at)
         self.after()

@@ -41,9 +41,9 @@ from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.rollout import pass_rates, summarise_trees
+from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import reduce_tally
-from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory, choose_optimizer
 
 

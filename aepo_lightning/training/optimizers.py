@@ -23,7 +23,9 @@ def choose_optimizer(lr: float | None, optimizer: OptimizerFactory | None) -> Op
     """
     if optimizer is not None:
         if lr is not None:
-            raise ConfigError(f"`lr` must be left out beside `optimizer`, but got {lr}. Give the rate to the optimizer.")
+            raise ConfigError(
+                f"`lr` must be left out beside `optimizer`, but got {lr}. Give the rate to the optimizer."
+            )
         return optimizer
     rate = DEFAULT_LR if lr is None else lr
     if not rate > 0:

@@ -105,5 +105,5 @@ def quickstart_parts(cfg: DictConfig, engine: Engine, tools: ToolRunner, chat_fo
         chat_format=chat_format,
         allocator=build(cfg.algorithm.allocator),
         branch_policy=build(cfg.algorithm.branch_policy),
-        settings=build(cfg.rollout.settings),
+        settings=build(cfg.rollout.sampling),
     )

@@ -27,7 +27,7 @@ SMALL = [
     "trainer.max_epochs=3",
     "trainer.check_val_every_n_epoch=10",
     "callbacks.checkpoint.every_n_epochs=1",
-    "rollout.settings.budget=4",
+    "algorithm.budget=4",
     "model.architecture.num_hidden_layers=1",
     "num_threads=1",
 ]

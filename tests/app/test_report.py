@@ -3,8 +3,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aepo_lightning.app.report import render_report
-from aepo_lightning.app.stages import RunReport
+from aepo_lightning.app.report import RunReport, render_report
 
 
 def rendered(report):

@@ -51,7 +51,7 @@ def test_every_experiment_composes_and_plans(composed, name):
 def test_every_algorithm_builds_a_run(composed, name, tmp_path):
     cfg = composed(f"algorithm={name}", "callbacks=none")
     run = build_run(cfg, build(cfg.model), tmp_path)
-    assert run.datamodule.sampler.parts.settings.budget == cfg.rollout.settings.budget
+    assert run.datamodule.sampler.parts.settings.budget == cfg.algorithm.budget
     assert run.datamodule.evaluation_sampler.parts.settings.budget == cfg.evaluation.num_samples
 
 

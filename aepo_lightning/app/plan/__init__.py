@@ -9,8 +9,17 @@ advice.py          what to change in a run that does not fit
 render.py          the plan as tables
 """
 
+from omegaconf import DictConfig
+from rich.console import Console
+
+from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.render import render_plan
 from aepo_lightning.app.plan.result import BatchPlan, Plan, make_plan
 
-__all__ = ["BatchPlan", "Plan", "PlanInput", "make_plan", "render_plan"]
+__all__ = ["BatchPlan", "Plan", "PlanInput", "make_plan", "plan_input", "print_plan", "render_plan"]
+
+
+def print_plan(cfg: DictConfig) -> None:
+    """Print what a run of this configuration would need and do."""
+    Console().print(render_plan(make_plan(plan_input(cfg))))

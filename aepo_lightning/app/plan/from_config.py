@@ -31,7 +31,7 @@ def plan_input(cfg: DictConfig) -> PlanInput:
     if not architecture:
         raise ConfigError("`plan=true` needs `model.architecture`, but it is empty. Copy the model's config there.")
     architecture.setdefault("vocab_size", 512)
-    settings = cfg.rollout.settings
+    sampling = cfg.rollout.sampling
     devices = _devices(cfg)
     return PlanInput(
         architecture=architecture,
@@ -39,10 +39,10 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         weight_bytes=2 if model.get("dtype") in ("bfloat16", "float16") else 4,
         num_iterations=cfg.trainer.max_epochs,
         questions_per_iteration=cfg.data.questions_per_iteration,
-        group_size=settings.budget,
+        group_size=cfg.algorithm.budget,
         questions_per_step=cfg.experience.questions_per_step,
-        max_prompt_tokens=cfg.engine.max_model_len - settings.max_response_tokens,
-        max_response_tokens=settings.max_response_tokens,
+        max_prompt_tokens=cfg.engine.max_model_len - sampling.max_response_tokens,
+        max_response_tokens=sampling.max_response_tokens,
         micro_batch_tokens=cfg.experience.max_tokens_per_micro_batch,
         packing=cfg.experience.packing,
         has_reference=cfg.algorithm.kl_penalty.coefficient > 0,

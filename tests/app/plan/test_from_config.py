@@ -2,7 +2,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from aepo_lightning.app.main import CONFIG_MODULE
+from aepo_lightning.app.command import CONFIG_MODULE
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.errors import ConfigError
@@ -77,7 +77,7 @@ def test_one_device_is_not_sharded_on_a_cpu():
         ("trainer.num_nodes=-1", "`trainer.num_nodes` must be a positive number for a plan, but got -1"),
         ("trainer.devices=auto", "`trainer.devices` must be a positive number for a plan, but got 'auto'"),
         ("experience.max_tokens_per_micro_batch=0", "`micro_batch_tokens` must be at least 1, but got 0"),
-        ("rollout.settings.max_response_tokens=9000", "`max_prompt_tokens` must be at least 1, but got -808"),
+        ("rollout.sampling.max_response_tokens=9000", "`max_prompt_tokens` must be at least 1, but got -808"),
         ("model.architecture=null", "`plan=true` needs `model.architecture`"),
     ],
 )

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from aepo_lightning.app.main import explain_bad_overrides
+from aepo_lightning.app.command import explain_bad_overrides
 from tests.app.test_train_command import SMALL
 from tests.support.paths import ROOT
 from tests.support.ranks import _free_port

@@ -1,26 +1,19 @@
-"""The command behind `python train.py`: check the overrides, then plan or run."""
+"""The command line of `train.py`: check the overrides, compose the configuration, turn errors into one message."""
 
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import hydra
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.overrides import config_keys, explain_override_error
-from aepo_lightning.app.plan import make_plan, render_plan
-from aepo_lightning.app.plan.from_config import plan_input
-from aepo_lightning.app.report import render_report
-from aepo_lightning.app.stages import RunReport, run_stages
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
 
@@ -32,22 +25,6 @@ _KNOWN_WARNINGS = (
     r".*does not have many workers",  # rollouts come from this process
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
 )
-
-
-def execute(cfg: DictConfig) -> Any:
-    """Plan or run a composed configuration and print the outcome."""
-    if cfg.plan:
-        plan = make_plan(plan_input(cfg))
-        Console().print(render_plan(plan))
-        return plan
-    report = run_stages(cfg)
-    _print_report(report)
-    return report
-
-
-@rank_zero_only
-def _print_report(report: RunReport) -> None:
-    Console().print(render_report(report))
 
 
 def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
@@ -63,16 +40,6 @@ def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
     return None
 
 
-@hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="train")
-def _hydra_main(cfg: DictConfig) -> None:
-    try:
-        with guarded_process():
-            execute(cfg)
-    except AepoError as error:
-        logging.getLogger(__name__).debug("raised by", exc_info=error)
-        sys.exit(f"{type(error).__name__}: {error}")
-
-
 def quieten_libraries() -> None:
     """Keep other libraries' banners and known warnings out of the output; everything else still shows."""
     for name in ("httpx", "lightning.pytorch.utilities.rank_zero"):
@@ -82,11 +49,27 @@ def quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def main() -> None:
-    """Run the command line; a mistake of the user ends in one message and exit status 1."""
-    overrides = sys.argv[1:]
-    quieten_libraries()
-    # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
-    if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):
-        sys.exit(f"{problem}")
-    _hydra_main()
+def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
+    """Make a command line of what runs a composed configuration: `python train.py key=value group=option ...`.
+
+    A mistake of the user ends in one message and exit status 1.
+    """
+
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="train")
+    def compose_and_run(cfg: DictConfig) -> None:
+        try:
+            with guarded_process():
+                run(cfg)
+        except AepoError as error:
+            logging.getLogger(__name__).debug("raised by", exc_info=error)
+            sys.exit(f"{type(error).__name__}: {error}")
+
+    def main() -> None:
+        overrides = sys.argv[1:]
+        quieten_libraries()
+        # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
+        if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):
+            sys.exit(f"{problem}")
+        compose_and_run()
+
+    return main

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aepo_lightning.app.main import explain_bad_overrides
+from aepo_lightning.app.command import explain_bad_overrides
 from tests.support.paths import ROOT
 
 SMALL = [
@@ -18,7 +18,7 @@ SMALL = [
     "experience.questions_per_step=2",
     "trainer.max_epochs=2",
     "trainer.check_val_every_n_epoch=1",
-    "rollout.settings.budget=4",
+    "algorithm.budget=4",
     "model.architecture.num_hidden_layers=1",
     "num_threads=1",
 ]
@@ -104,8 +104,8 @@ def test_official_files_run_the_whole_loop_on_a_few_real_questions(tmp_path):
         "data.questions_per_iteration=2",
         "data.num_val_questions=2",
         "experience.questions_per_step=2",
-        "rollout.settings.budget=2",
-        "rollout.settings.max_response_tokens=48",
+        "algorithm.budget=2",
+        "rollout.sampling.max_response_tokens=48",
         "trainer.max_epochs=1",
         "trainer.check_val_every_n_epoch=1",
         "model.architecture.num_hidden_layers=1",

@@ -1,0 +1,68 @@
+"""From what a user passes to the parts of a rollout: plain functions become tools and rewards."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+from transformers import PreTrainedTokenizerBase
+
+from aepo_lightning.chat_formats import TagFormat
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.reward import Reward
+from aepo_lightning.contracts.tool import Tool, ToolRunner, ToolSpec
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.rewards import as_reward
+from aepo_lightning.rewards.function import RewardFunction
+from aepo_lightning.rollout import RolloutParts, SamplingSettings
+from aepo_lightning.tools import ToolRuntime
+from aepo_lightning.training.algorithm import Algorithm
+
+ChatFormatFactory: TypeAlias = Callable[[PreTrainedTokenizerBase, Sequence[ToolSpec]], ChatFormat]
+
+
+def build_parts(
+    *,
+    engine: Engine,
+    algorithm: Algorithm,
+    tools: ToolRunner | Sequence[Tool | Callable[..., Any]],
+    reward: Reward | RewardFunction,
+    chat_format: ChatFormat | ChatFormatFactory | None,
+    sampling: SamplingSettings,
+) -> Callable[[PreTrainedTokenizerBase], RolloutParts]:
+    """Check the parts of a rollout and return what completes them once the tokenizer is known.
+
+    Raises:
+        ConfigError: If a part is not what its argument asks for.
+    """
+    if not isinstance(sampling, SamplingSettings):
+        raise ConfigError(f"`sampling` must be `SamplingSettings`, but got {type(sampling).__name__}.")
+    runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
+    scored_by = as_reward(reward)
+    settings = algorithm.rollout_settings(sampling)
+
+    def complete(tokenizer: PreTrainedTokenizerBase) -> RolloutParts:
+        return RolloutParts(
+            engine=engine,
+            tools=runner,
+            reward=scored_by,
+            chat_format=_chat_format(chat_format, tokenizer, runner),
+            allocator=algorithm.allocator,
+            branch_policy=algorithm.branch_policy,
+            settings=settings,
+        )
+
+    return complete
+
+
+def _chat_format(
+    given: ChatFormat | ChatFormatFactory | None, tokenizer: PreTrainedTokenizerBase, runner: ToolRunner
+) -> ChatFormat:
+    if isinstance(given, ChatFormat):
+        return given
+    specs = getattr(runner, "specs", None)
+    if specs is None:
+        raise ConfigError(
+            f"`chat_format` must be given for a runner that does not list its tools, but got None beside "
+            f"{type(runner).__name__}."
+        )
+    return (given or TagFormat.for_tools)(tokenizer, specs)
