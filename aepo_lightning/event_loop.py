@@ -2,19 +2,23 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
-
-from aepo_lightning.errors import EngineError
 
 T = TypeVar("T")
 
 
 class LoopThread:
-    """Runs coroutines for callers in other loops or in none."""
+    """Runs coroutines for callers in other loops or in none.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: Of the thread.
+        closed_error: Makes the error of those who call a thread that was closed.
+    """
+
+    def __init__(self, name: str, closed_error: Callable[[], Exception]) -> None:
+        self._closed_error = closed_error
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._thread.start()
@@ -24,42 +28,51 @@ class LoopThread:
         """Await `work` from another loop; cancelling the call cancels the work.
 
         Raises:
-            EngineError: If the thread was closed, before or meanwhile.
+            Exception: That of `closed_error`, if the thread was closed, before or meanwhile; what `work` raises.
         """
         try:
             return await asyncio.wrap_future(self._submit(work))
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._is_closed and not (task and task.cancelling()):
-                raise EngineError("The engine was closed.") from None
+                raise self._closed_error() from None
             raise
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Wait for `work` from code that is not asynchronous."""
         return self._submit(work).result()
 
-    def close(self) -> None:
-        """Cancel what runs and end the thread; calling it twice is allowed."""
+    def close(self, patience_s: float | None = None) -> None:
+        """Cancel what runs and end the thread; calling it twice is allowed.
+
+        Args:
+            patience_s: How long to wait for work that does not stop when it is cancelled. None waits for ever.
+        """
         if self._is_closed:
             return
         self._is_closed = True
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(_cancel_others(patience_s), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._thread.join(patience_s)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def _submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
         if self._is_closed:
             work.close()
-            raise EngineError("The engine was closed. Build a new one.")
+            raise self._closed_error()
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
 
-async def _cancel_others() -> None:
+async def _cancel_others(patience_s: float | None) -> None:
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    if others:
+        ended, _ = await asyncio.wait(others, timeout=patience_s)
+        for task in ended:
+            task.cancelled() or task.exception()  # nobody else asks
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 ResultT = TypeVar("ResultT")

@@ -32,7 +32,7 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings, summarise_trees
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result
 from benchmarks.support.policies import quickstart_config, quickstart_parts, quickstart_policy
 from benchmarks.support.simulated import BurstEngine, BurstProcess, BurstReward
@@ -146,7 +146,7 @@ def simulated(budget: int, num_questions: int) -> Grow:
     process = BurstProcess()
     engine = BurstEngine(process, num_questions)
     questions = [engine.question(index) for index in range(num_questions)]
-    tools = ToolRuntime(tools=(CorpusSearch(),))
+    tools = ToolRuntime(tools=(DocumentSearch(),))
 
     def grow(strategy: Strategy, seed: int) -> list[RolloutTree]:
         parts = RolloutParts(

@@ -45,7 +45,7 @@ from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tasks import TrailTask
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -80,7 +80,7 @@ def policy_logits(policy: PolicySource) -> Tensor:
     task = TrailTask()
     parts = RolloutParts(
         engine=TransformersEngine(policy, max_num_seqs=64, max_model_len=512),
-        tools=ToolRuntime(tools=(CorpusSearch(),)),
+        tools=ToolRuntime(tools=(DocumentSearch(),)),
         reward=PaperReward(),
         chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=FixedBudget(num_root_chains=1),

@@ -30,7 +30,7 @@ from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result
 from benchmarks.support.simulated import ScriptedEngine, no_reward, place_question, place_tokenizer
 
@@ -48,7 +48,7 @@ class Setting:
         tokenizer = place_tokenizer()
         self.questions = [place_question(index, turn_length) for index in range(num_chains // GROUP)]
         self.engine = ScriptedEngine(tokenizer, NUM_CALLS, turn_length)
-        self.tools = ToolRuntime(tools=(CorpusSearch(),), max_result_chars=1 << 20, max_concurrent_calls=num_chains)
+        self.tools = ToolRuntime(tools=(DocumentSearch(),), max_result_chars=1 << 20, max_concurrent_calls=num_chains)
         self.chat_format = TagFormat(tokenizer, ("search",))
         is_aepo = algorithm == "aepo"
         self.parts = RolloutParts(

@@ -36,7 +36,7 @@ from aepo_lightning.contracts.tool import Tool, ToolContext, ToolSpec
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.rollout import RolloutParts, RolloutSampler
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from benchmarks.support.common import describe_machine, print_result
 from benchmarks.support.lockstep import Barrier, LockStepEngine, LockStepTools, MeteredEngine
 from benchmarks.support.policies import quickstart_config, quickstart_parts, quickstart_policy
@@ -115,7 +115,7 @@ def prepare(args: argparse.Namespace, scratch: Path) -> Contest:
     policy = quickstart_policy(cfg, args.policy, scratch, args.thought)
     engine = MeteredEngine(make_engine(args.engine, policy))
     chat_format = TagFormat(policy.tokenizer, ("search",))
-    tools: dict[str, Tool] = {"slow": SlowTool(tool=CorpusSearch()), "none": CorpusSearch()}
+    tools: dict[str, Tool] = {"slow": SlowTool(tool=DocumentSearch()), "none": DocumentSearch()}
     calls = args.at_once * args.budget
     runtimes = {name: ToolRuntime(tools=(t,), timeout_s=60.0, max_concurrent_calls=calls) for name, t in tools.items()}
     task = build(cfg.data.task)

@@ -25,7 +25,7 @@ from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tasks import TrailTask
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.training.datamodule import RolloutDataModule
 from aepo_lightning.training.experience import ExperienceBuilder
@@ -58,7 +58,7 @@ def cold_start(task: TrailTask, folder: Path, steps: int) -> PretrainedPolicy:
 
 def build_samplers(policy: PretrainedPolicy) -> tuple[RolloutSampler, RolloutSampler]:
     """Return the branching sampler of training and the plain one of evaluation, on one engine."""
-    tools = ToolRuntime(tools=[CorpusSearch()])
+    tools = ToolRuntime(tools=[DocumentSearch()])
     common = {
         "engine": TransformersEngine(policy, max_num_seqs=512),
         "tools": tools,

@@ -19,8 +19,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from aepo_lightning.contracts.tool import ToolStatus
-from aepo_lightning.tools import CachedAnswer, SQLiteCache
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
+from aepo_lightning.tools import SQLiteCache
 from benchmarks.support.tools_parts import Part, Words, percentile_ms
 
 NUM_PROCESSES = 4
@@ -96,8 +96,8 @@ def _key(worker: int, index: int) -> str:
     return f"{worker:016x}{index:016x}"
 
 
-def _answer(texts: list[str], index: int) -> CachedAnswer:
-    return CachedAnswer(status=ToolStatus.OK, text=f"{index} {texts[index % len(texts)]}")
+def _answer(texts: list[str], index: int) -> ToolResult:
+    return ToolResult(status=ToolStatus.OK, text=f"{index} {texts[index % len(texts)]}")
 
 
 def _set_all(file: Path, texts: list[str], worker: int, num_sets: int) -> None:

@@ -16,7 +16,7 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import EngineError, RewardError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from tests.support.builders import (
     ScriptedBudget,
     ScriptedEngine,
@@ -269,7 +269,7 @@ def make_real_sampler():
     policy = tiny_policy(tokenizer=word_tokenizer(), initializer_range=0.2)
     parts = RolloutParts(
         engine=TransformersEngine(policy, max_num_seqs=6, num_slots=9, max_model_len=60, block_size=4),
-        tools=ToolRuntime(tools=(CorpusSearch(),)),
+        tools=ToolRuntime(tools=(DocumentSearch(),)),
         reward=FailingReward(RewardError("never"), "nobody"),
         chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=PreMonitoring(),

@@ -18,7 +18,7 @@ from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_to
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 
 PLACES = tuple(f"e{number}" for number in range(8))
 WORDS = (
@@ -199,7 +199,7 @@ def make_parts(engine, **changes) -> RolloutParts:
     changes.setdefault("turn_entropy", TurnEntropy(num_tokens=2, normalizer="none"))
     settings = RolloutSettings(**changes)
     defaults = {
-        "tools": ToolRuntime(tools=(CorpusSearch(),)),
+        "tools": ToolRuntime(tools=(DocumentSearch(),)),
         "reward": PaperReward(),
         "chat_format": TagFormat(engine.tokenizer, ("search",)),
         "allocator": FixedBudget(num_root_chains=(settings.budget + 1) // 2),

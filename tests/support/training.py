@@ -27,7 +27,7 @@ from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.tasks import TrailTask
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from aepo_lightning.training.datamodule import RolloutDataModule
 from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.module import AEPOModule
@@ -250,7 +250,7 @@ def make_datamodule(policy, engine=None, experience=None, branch_policy=None, **
     engine = engine or RecordingEngine(policy, max_num_seqs=16, max_model_len=64)
     shared = {
         "engine": engine,
-        "tools": ToolRuntime(tools=(CorpusSearch(),)),
+        "tools": ToolRuntime(tools=(DocumentSearch(),)),
         "reward": WordCountReward(),
         "chat_format": TagFormat(policy.tokenizer, ("search",)),
         "settings": RolloutSettings(

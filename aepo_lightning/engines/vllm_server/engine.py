@@ -259,7 +259,7 @@ class VLLMServerEngine:
 
     def _check_awake(self) -> None:
         if self._is_closed:
-            raise EngineError("The engine was closed. Build a new one.")
+            raise _closed()
         if self._is_asleep:
             raise EngineError("The engine sleeps. Publish weights first.")
         if not self._has_weights:
@@ -285,7 +285,7 @@ class VLLMServerEngine:
         if self._num_running:
             raise EngineError("Weights must not change while requests run. Await every `generate` call first.")
         if self._is_closed:
-            raise EngineError("The engine was closed. Build a new one.")
+            raise _closed()
         all_reduce([0.0])  # another rank may still generate, and updates abort what runs
         problems = list[Exception]()
         self._has_weights = False
@@ -305,7 +305,11 @@ class VLLMServerEngine:
 
     def _in_thread(self) -> LoopThread:
         if self._is_closed:
-            raise EngineError("The engine was closed. Build a new one.")
+            raise _closed()
         if self._thread is None:
-            self._thread = LoopThread(f"aepo-server-pool-{os.getpid()}")
+            self._thread = LoopThread(f"aepo-server-pool-{os.getpid()}", _closed)
         return self._thread
+
+
+def _closed() -> EngineError:
+    return EngineError("The engine was closed. Build a new one.")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.jail import inside
-from aepo_lightning.tools.jail.inside import python_child
 from aepo_lightning.tools.jail.inside.config import DEVICES, JAIL_FOLDER, WORK_FOLDER
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib64", "/lib32")
@@ -191,8 +190,7 @@ def _own_files() -> dict[str, str]:
     """Return the files of this library that the zygote needs, and where they appear."""
     folder = Path(inside.__file__).parent
     target = Path(JAIL_FOLDER, *_MODULE.split(".")[:-1])
-    files = {str(path): str(target / path.name) for path in sorted(folder.glob("*.py"))}
-    return files | {python_child.__file__: str(Path(JAIL_FOLDER, *python_child.__name__.split(".")).with_suffix(".py"))}
+    return {str(path): str(target / path.name) for path in sorted(folder.glob("*.py"))}
 
 
 def _parents(paths: Sequence[str]) -> list[str]:

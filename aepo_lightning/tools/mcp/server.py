@@ -10,7 +10,6 @@ import json
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, ToolUnavailableError
+from aepo_lightning.event_loop import LoopThread
 from aepo_lightning.tools.mcp.sessions import Sessions, SessionSettings
 
 T = TypeVar("T")
@@ -76,8 +76,8 @@ class MCPServer:
             num_shared=num_sessions,
             connect_timeout_s=connect_timeout_s,
         )
-        self._thread = _SessionThread(settings)
-        self._finalizer = weakref.finalize(self, self._thread.close)
+        self._sessions = _OpenSessions(settings)
+        self._finalizer = weakref.finalize(self, self._sessions.close)
 
     @property
     def identity(self) -> str:
@@ -91,7 +91,7 @@ class MCPServer:
         Raises:
             ToolUnavailableError: If the server cannot be reached, or does not answer within `connect_timeout_s`.
         """
-        return self._thread.submit(lambda sessions: sessions.list_tools()).result()
+        return self._sessions.run(lambda sessions: sessions.list_tools())
 
     async def call(self, name: str, arguments: Mapping[str, Any], session: str = "") -> Any:
         """Call a tool and return the result, as the `mcp` package describes it.
@@ -106,66 +106,59 @@ class MCPServer:
                 lost in an earlier call.
             ToolError: If the server refuses the call.
         """
-        return await asyncio.wrap_future(
-            self._thread.submit(lambda sessions: sessions.call(name, dict(arguments), session))
-        )
+        return await self._sessions.call(lambda sessions: sessions.call(name, dict(arguments), session))
 
     async def begin_session(self, session: str) -> None:
         """Say that one more tool uses a session of one's own. It is opened at the first call."""
-        await asyncio.wrap_future(self._thread.submit(lambda sessions: sessions.begin(session)))
+        await self._sessions.call(lambda sessions: sessions.begin(session))
 
     async def end_session(self, session: str) -> None:
         """Say that one tool less uses a session of one's own. It is closed after the last."""
-        await asyncio.wrap_future(self._thread.submit(lambda sessions: sessions.end(session)))
+        await self._sessions.call(lambda sessions: sessions.end(session))
 
     def close(self) -> None:
         """Close all sessions and end the thread. Calling it twice is allowed; a later call starts again.
 
         It also happens when the server is forgotten, and at the end of the process.
         """
-        self._thread.close()
+        self._sessions.close()
 
 
-class _SessionThread:
-    """The thread in which sessions live. It starts with the first piece of work."""
+class _OpenSessions:
+    """Sessions and the thread in which they live. It starts with the first piece of work."""
 
     def __init__(self, settings: SessionSettings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._running: tuple[asyncio.AbstractEventLoop, Sessions, threading.Thread] | None = None
+        self._running: tuple[LoopThread, Sessions] | None = None
 
-    def submit(self, work: Callable[[Sessions], Coroutine[Any, Any, T]]) -> Future[T]:
+    async def call(self, work: Callable[[Sessions], Coroutine[Any, Any, T]]) -> T:
+        thread, sessions = self._start()
+        return await thread.call(work(sessions))
+
+    def run(self, work: Callable[[Sessions], Coroutine[Any, Any, T]]) -> T:
+        thread, sessions = self._start()
+        return thread.run(work(sessions))
+
+    def _start(self) -> tuple[LoopThread, Sessions]:
         with self._lock:
             if self._running is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=_run, args=(loop,), name="aepo-mcp", daemon=True)
-                self._running = loop, Sessions(self._settings), thread
-                thread.start()
-            loop, sessions, _ = self._running
-            return asyncio.run_coroutine_threadsafe(work(sessions), loop)
+                self._running = LoopThread("aepo-mcp", _closed), Sessions(self._settings)
+            return self._running
 
     def close(self) -> None:
         with self._lock:
             running, self._running = self._running, None
         if running is None:
             return
-        loop, sessions, thread = running
+        thread, sessions = running
         with suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(sessions.close(), loop).result(_CLOSE_S)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_CLOSE_S)
+            thread.run(asyncio.wait_for(sessions.close(), _CLOSE_S))
+        thread.close(_CLOSE_S)
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    loop.run_forever()
-    rest = asyncio.all_tasks(loop)
-    for task in rest:
-        task.cancel()
-    if rest:
-        loop.run_until_complete(asyncio.wait(rest, timeout=_CLOSE_S))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
+def _closed() -> ToolUnavailableError:
+    return ToolUnavailableError("the sessions with the server were closed.")
 
 
 def _name(command: Sequence[str], url: str) -> str:

@@ -4,37 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import stamina
 
-from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolSpec, ToolStatus
+from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolResult, ToolSpec, ToolStatus
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
 from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
 
 _MAX_BACKOFF_S = 30.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a call ended."""
-
-    status: ToolStatus
-    text: str
-    duration_s: float = 0.0
-    queue_s: float = 0.0
-    num_attempts: int = 1
-
-    @property
-    def is_infrastructure_failure(self) -> bool:
-        """Whether the call says nothing about the policy, only about what stands behind the tool."""
-        return self.status in (ToolStatus.UNAVAILABLE, ToolStatus.TIMEOUT)
-
-
 async def attempt_call(
     tool: Tool, arguments: Mapping[str, Any], context: ToolContext, deadline_s: float, retry: RetryPolicy
-) -> Outcome:
+) -> ToolResult:
     """Call a tool, again if its retry policy says so, until the deadline.
 
     Args:
@@ -45,7 +29,7 @@ async def attempt_call(
         retry: Which failures are worth another attempt.
 
     Returns:
-        The outcome. Only cancellation passes through.
+        How it ended, with the whole text. Only cancellation passes through.
     """
     started, name = time.perf_counter(), tool.spec.name
     ends_at = asyncio.get_running_loop().time() + deadline_s
@@ -71,12 +55,12 @@ async def attempt_call(
     with boundary(failures.append):
         answer = await cut_off(work(), deadline_s, f"Tool({name})")
     if failures and isinstance(failures[0], CutOffError):
-        outcome = Outcome(status=ToolStatus.TIMEOUT, text=f"Error: Tool({name}) timed out after {deadline_s:g} s.")
+        result = ToolResult(status=ToolStatus.TIMEOUT, text=f"Error: Tool({name}) timed out after {deadline_s:g} s.")
     elif failures:
-        outcome = describe_failure(name, failures[0])
+        result = describe_failure(name, failures[0])
     else:
-        outcome = _describe_answer(tool.spec, answer)
-    return replace(outcome, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
+        result = _describe_answer(tool.spec, answer)
+    return replace(result, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
 
 
 def _attempts(policy: RetryPolicy, ends_at: float) -> AsyncIterator[AbstractContextManager[object]]:
@@ -105,19 +89,19 @@ def _attempts(policy: RetryPolicy, ends_at: float) -> AsyncIterator[AbstractCont
     return contexts
 
 
-def _describe_answer(spec: ToolSpec, answer: object) -> Outcome:
+def _describe_answer(spec: ToolSpec, answer: object) -> ToolResult:
     name = spec.name
     if not isinstance(answer, str):
         kind = type(answer).__name__
         text = f"Error: Tool({name}) failed: it returned {kind} instead of text."
-        return Outcome(status=ToolStatus.ERROR, text=text)
+        return ToolResult(status=ToolStatus.ERROR, text=text)
     if not answer or answer.isspace():
-        return Outcome(status=ToolStatus.EMPTY, text=spec.empty_answer or f"Tool({name}) returned empty output.")
-    return Outcome(status=ToolStatus.OK, text=answer)
+        return ToolResult(status=ToolStatus.EMPTY, text=spec.empty_answer or f"Tool({name}) returned empty output.")
+    return ToolResult(status=ToolStatus.OK, text=answer)
 
 
-def describe_failure(name: str, error: Exception) -> Outcome:
-    """Return the outcome of a call that raised."""
+def describe_failure(name: str, error: Exception) -> ToolResult:
+    """Return the result of a call that raised."""
     message = f"{type(error).__name__}, which cannot say what it is."
     with boundary(lambda _: None):
         message = str(error) if isinstance(error, ToolError) else f"{type(error).__name__}: {error}"
@@ -126,4 +110,4 @@ def describe_failure(name: str, error: Exception) -> Outcome:
         status = ToolStatus.TIMEOUT
     elif isinstance(error, ToolUnavailableError):
         status = ToolStatus.UNAVAILABLE
-    return Outcome(status=status, text=f"Error: Tool({name}) failed: {message}")
+    return ToolResult(status=status, text=f"Error: Tool({name}) failed: {message}")

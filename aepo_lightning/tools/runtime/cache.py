@@ -1,28 +1,19 @@
 """Answers that are kept: the contract of a cache."""
 
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.contracts.tool import ToolStatus
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CachedAnswer:
-    """What a tool said."""
-
-    status: ToolStatus
-    text: str
+from aepo_lightning.contracts.tool import ToolResult
 
 
 @runtime_checkable
 class ToolCache(Protocol):
-    """Keeps answers under the digest of their call."""
+    """Keeps status and text of answers under the digest of their call."""
 
-    def get(self, key: str) -> CachedAnswer | None:
+    def get(self, key: str) -> ToolResult | None:
         """Return the answer under a key, or None if there is none or its time is up."""
         ...
 
-    def put(self, key: str, tool: str, answer: CachedAnswer, ttl_s: float | None) -> None:
+    def put(self, key: str, tool: str, answer: ToolResult, ttl_s: float | None) -> None:
         """Keep an answer.
 
         Args:

@@ -22,8 +22,8 @@ from aepo_lightning.contracts.tool import (
 from aepo_lightning.errors import boundary
 from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
-from aepo_lightning.tools.runtime.attempts import Outcome, attempt_call, describe_failure
-from aepo_lightning.tools.runtime.cache import CachedAnswer, ToolCache
+from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
+from aepo_lightning.tools.runtime.cache import ToolCache
 from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, CircuitOpenError
 from aepo_lightning.tools.runtime.deadline import cut_off
 from aepo_lightning.tools.runtime.single_flight import SingleFlight
@@ -49,7 +49,7 @@ class _LoopState:
                 max_queued_calls=_first(spec.limits.max_queued_calls, runtime.max_queued_calls),
             )
             self.desks[spec.name] = Desk(limits, breaker)
-        self.flights: SingleFlight[Outcome] = SingleFlight()
+        self.flights: SingleFlight[ToolResult] = SingleFlight()
         deadlines_s = {spec.name: spec.limits.deadline_s or runtime.timeout_s for spec in runtime.specs}
         self.states = ChainStates(deadlines_s)
 
@@ -165,49 +165,47 @@ class ToolRuntime:
             arguments = known.read(call)
         except BadArgumentsError as error:
             return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got arguments that do not fit: {error}")
-        return await self._answer(known, arguments, context)
+        return await self._cached_or_new(known, arguments, context)
 
     def _refuse(self, status: ToolStatus, problem: str) -> ToolResult:
-        return self._result(self.max_result_chars, Outcome(status=status, text=f"Error: {problem}", num_attempts=0))
+        return _fitted(self.max_result_chars, ToolResult(status=status, text=f"Error: {problem}", num_attempts=0))
 
-    async def _answer(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
+    async def _cached_or_new(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         limits = known.spec.limits
         max_chars = limits.max_result_chars or self.max_result_chars
         is_kept = self.cache is not None and (limits.cache_ttl_s, limits.cache_empty_ttl_s) != (0, 0)
         may_share = known.spec.state is not ToolState.UNFORKABLE
         if not (may_share and (is_kept or limits.is_single_flight)):
-            return self._result(max_chars, await self._admit(known, arguments, context))
+            return _fitted(max_chars, await self._in_turn(known, arguments, context))
         key = call_key(known.spec, arguments, context)
         if is_kept and self.cache is not None and (found := self.cache.get(key)) is not None:
-            outcome = Outcome(status=found.status, text=found.text, num_attempts=0)
-            return replace(self._result(max_chars, outcome), is_cached=True)
+            return _fitted(max_chars, replace(found, num_attempts=0, is_cached=True))
 
-        async def work() -> Outcome:
-            outcome = await self._admit(known, arguments, context)
+        async def work() -> ToolResult:
+            result = await self._in_turn(known, arguments, context)
             if is_kept:
-                self._keep(known.spec, key, outcome)
-            return outcome
+                self._keep(known.spec, key, result)
+            return result
 
         if not limits.is_single_flight:
-            return self._result(max_chars, await work())
-        outcome, is_shared = await self._here().flights.run(key, work)
-        return replace(self._result(max_chars, outcome), is_shared=is_shared)
+            return _fitted(max_chars, await work())
+        result, is_shared = await self._here().flights.run(key, work)
+        return _fitted(max_chars, replace(result, is_shared=is_shared))
 
-    def _keep(self, spec: ToolSpec, key: str, outcome: Outcome) -> None:
+    def _keep(self, spec: ToolSpec, key: str, result: ToolResult) -> None:
         assert self.cache is not None, "the caller has looked"
         ttl = {ToolStatus.OK: spec.limits.cache_ttl_s, ToolStatus.EMPTY: spec.limits.cache_empty_ttl_s}
-        if outcome.status in ttl and ttl[outcome.status] != 0:
-            answer = CachedAnswer(status=outcome.status, text=outcome.text)
-            self.cache.put(key, spec.name, answer, ttl[outcome.status])
+        if result.status in ttl and ttl[result.status] != 0:
+            self.cache.put(key, spec.name, result, ttl[result.status])
 
-    async def _admit(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+    async def _in_turn(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         """Wait for the chain's turn with the tool, then for a slot, and run the call."""
         if known.stateful is None:
-            return await self._run(known, arguments, context)
+            return await self._in_slot(known, arguments, context)
         async with self._here().states.turn(known.tool, context):
-            return await self._run(known, arguments, context)
+            return await self._in_slot(known, arguments, context)
 
-    async def _run(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+    async def _in_slot(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         """Run the call in a slot, and tell the circuit breaker how it went."""
         name = known.spec.name
         desk = self._here().desks[name]
@@ -216,33 +214,33 @@ class ToolRuntime:
         try:
             async with desk.slot() as permit:
                 queue_s = loop.time() - asked
-                outcome = await self._attempt(known, arguments, context)
-                permit.is_failure = outcome.is_infrastructure_failure
-                return replace(outcome, queue_s=queue_s)
+                result = await self._with_state(known, arguments, context)
+                permit.is_failure = result.status in (ToolStatus.UNAVAILABLE, ToolStatus.TIMEOUT)
+                return replace(result, queue_s=queue_s)
         except QueueFullError:
             text = f"Error: Tool({name}) is busy. Try again later."
-            return Outcome(status=ToolStatus.BUSY, text=text, num_attempts=0)
+            return ToolResult(status=ToolStatus.BUSY, text=text, num_attempts=0)
         except CircuitOpenError:
             text = f"Error: Tool({name}) is unavailable at the moment."
-            return Outcome(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
+            return ToolResult(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
 
-    async def _attempt(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> Outcome:
+    async def _with_state(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         deadline_s = known.spec.limits.deadline_s or self.timeout_s
         if known.stateful is None:
             return await attempt_call(known.tool, arguments, context, deadline_s, known.spec.limits.retry)
         states, tool = self._here().states, known.stateful
         failures: list[Exception] = []
-        outcome: Outcome | None = None
+        result: ToolResult | None = None
         try:
             with boundary(failures.append):
                 context = replace(context, state=await states.bring(tool, context))
-                outcome = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
+                result = await attempt_call(tool, arguments, context, deadline_s, known.spec.limits.retry)
         finally:
             # A call that was cancelled or could not be prepared leaves a state that nobody knows.
-            status = ToolStatus.UNAVAILABLE if outcome is None else outcome.status
+            status = ToolStatus.UNAVAILABLE if result is None else result.status
             await states.note(tool, context, status)
-        if outcome is not None:
-            return outcome
+        if result is not None:
+            return result
         failed = describe_failure(known.spec.name, failures[0])
         # The call itself did not run, so it is nothing to replay.
         return replace(failed, status=ToolStatus.UNAVAILABLE) if failed.status is ToolStatus.ERROR else failed
@@ -293,21 +291,6 @@ class ToolRuntime:
     def _stateful(self) -> list[StatefulTool]:
         return [known.stateful for known in self._by_name.values() if known.stateful is not None]
 
-    def _result(self, max_chars: int, outcome: Outcome) -> ToolResult:
-        num_cut = len(outcome.text) - max_chars
-        # Half a surrogate pair is a legal str, but tokenizers refuse it.
-        text = outcome.text[:max_chars].encode("utf-8", "replace").decode("utf-8")
-        if num_cut > 0:
-            text = f"{text}\n[{num_cut} of {len(outcome.text)} characters cut]"
-        return ToolResult(
-            text=text,
-            status=outcome.status,
-            duration_s=outcome.duration_s,
-            queue_s=outcome.queue_s,
-            num_attempts=outcome.num_attempts,
-            is_truncated=num_cut > 0,
-        )
-
     def _here(self) -> _LoopState:
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
@@ -317,3 +300,13 @@ class ToolRuntime:
                 self._loops.pop(finished, None)
             self._loops[loop] = _LoopState(self)
         return self._loops[loop]
+
+
+def _fitted(max_chars: int, result: ToolResult) -> ToolResult:
+    """Return a result whose text tokenizers take and that is not longer than it may be."""
+    num_cut = len(result.text) - max_chars
+    # Half a surrogate pair is a legal str, but tokenizers refuse it.
+    text = result.text[:max_chars].encode("utf-8", "replace").decode("utf-8")
+    if num_cut > 0:
+        text = f"{text}\n[{num_cut} of {len(result.text)} characters cut]"
+    return replace(result, text=text, is_truncated=num_cut > 0)

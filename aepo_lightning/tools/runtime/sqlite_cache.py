@@ -12,9 +12,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
-from aepo_lightning.contracts.tool import ToolStatus
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tools.runtime.cache import CachedAnswer
 from aepo_lightning.tools.search.official_results import load_search_cache
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ _NOTHING_FOUND = "No search results found."
 class _Row:
     key: str
     tool: str
-    answer: CachedAnswer
+    answer: ToolResult
     expires: float | None
 
     def values(self, now: float) -> tuple[str, str, str, bytes, float, float | None, int]:
@@ -91,7 +90,7 @@ class SQLiteCache:
         self._failure: Exception | None = None
         self._has_warned = False
 
-    def get(self, key: str) -> CachedAnswer | None:
+    def get(self, key: str) -> ToolResult | None:
         """Return the answer under a key, or None if there is none or its time is up.
 
         Raises:
@@ -108,13 +107,13 @@ class SQLiteCache:
                 self._reader = self._open()
             return self._read(self._reader, key)
 
-    def _read(self, reader: sqlite3.Connection, key: str) -> CachedAnswer | None:
+    def _read(self, reader: sqlite3.Connection, key: str) -> ToolResult | None:
         try:
             found = reader.execute("SELECT status, body, expires FROM answers WHERE key = ?", (key,)).fetchone()
             if found is None or (found[2] is not None and found[2] <= self._clock()):
                 return None
             text = zlib.decompress(found[1]).decode("utf-8", "surrogatepass")
-            return CachedAnswer(status=ToolStatus(found[0]), text=text)
+            return ToolResult(status=ToolStatus(found[0]), text=text)
         except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
             # The tool is asked again, as if there were no answer: a spoilt file must not stop a run.
             if not self._has_warned:
@@ -122,7 +121,7 @@ class SQLiteCache:
             self._has_warned = True
             return None
 
-    def put(self, key: str, tool: str, answer: CachedAnswer, ttl_s: float | None) -> None:
+    def put(self, key: str, tool: str, answer: ToolResult, ttl_s: float | None) -> None:
         """Keep an answer. It is written soon, and can be read at once."""
         if self._is_read_only:
             return
@@ -295,6 +294,6 @@ def import_official_cache(path: str | Path, cache: SQLiteCache, key_of: Callable
     results = load_search_cache(path)
     kept = {query: text for query, text in results.items() if text.strip() not in ("", _NOTHING_FOUND)}
     for query, text in kept.items():
-        cache.put(key_of(query), tool, CachedAnswer(status=ToolStatus.OK, text=text), None)
+        cache.put(key_of(query), tool, ToolResult(status=ToolStatus.OK, text=text), None)
     cache.flush()
     return len(kept)

@@ -19,7 +19,7 @@ QUERY_SCHEMA: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusSearch:
+class DocumentSearch:
     """Answer a query from the documents of the question or, if it has none, from a shared corpus.
 
     Documents of a question are found by exact query only. The shared corpus answers an exact query with the stored text

@@ -6,7 +6,7 @@ import pytest
 
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.rollout import RolloutSampler
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from benchmarks.support.lockstep import Barrier, LockStepEngine, LockStepTools, MeteredEngine
 from benchmarks.support.simulated import BurstEngine, BurstProcess, BurstReward
 from tests.support.builders import ScriptedEngine, canonical, grow, make_parts, make_question, random_script, untimed
@@ -38,7 +38,7 @@ class Log:
 
 def in_rounds(script, pauses=lambda _: 0, **changes):
     """Grow trees in lock-step; return them and the log of what ran below the barrier."""
-    log = Log(ScriptedEngine(script, pauses=pauses), ToolRuntime(tools=(CorpusSearch(),)))
+    log = Log(ScriptedEngine(script, pauses=pauses), ToolRuntime(tools=(DocumentSearch(),)))
     barrier = Barrier()
     engine = LockStepEngine(log, barrier)
     engine.tokenizer = log.tokenizer

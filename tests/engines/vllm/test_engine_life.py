@@ -17,7 +17,7 @@ from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tasks.trail import vocabulary
-from aepo_lightning.tools import CorpusSearch, ToolRuntime
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from tests.support.builders import reference_scores, tiny_policy
 from tests.support.vllm_parts import (
     BLOCK,
@@ -309,7 +309,7 @@ def test_a_whole_rollout_of_the_trail_task():
     engine = make_engine(policy, max_num_seqs=32, max_model_len=256)
     parts = RolloutParts(
         engine=engine,
-        tools=ToolRuntime(tools=(CorpusSearch(),)),
+        tools=ToolRuntime(tools=(DocumentSearch(),)),
         reward=PaperReward(),
         chat_format=TagFormat(policy.tokenizer, ("search",)),
         allocator=FixedBudget(num_root_chains=2),

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aepo_lightning.tools import ChildProcess
+from aepo_lightning.tools.jail.child_process import ChildProcess
 
 
 def run(code, *, max_output_bytes=1000, closes_early=False):

@@ -10,13 +10,13 @@ import time
 
 import pytest
 
-from aepo_lightning.contracts.tool import ToolStatus
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tools import CachedAnswer, SQLiteCache, ToolCache, import_official_cache
+from aepo_lightning.tools import SQLiteCache, ToolCache, import_official_cache
 
 
 def text(value):
-    return CachedAnswer(status=ToolStatus.OK, text=value)
+    return ToolResult(status=ToolStatus.OK, text=value)
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_it_is_a_tool_cache(cache):
     "value", ["", "x", "é\n\0", "\udcff", "y" * 1_000_000], ids=["empty", "x", "odd", "half", "long"]
 )
 def test_what_is_kept_is_read_at_once_and_after_reopening(cache, path, value):
-    answer = CachedAnswer(status=ToolStatus.EMPTY, text=value)
+    answer = ToolResult(status=ToolStatus.EMPTY, text=value)
     assert cache.get("k") is None
     cache.put("k", "search", answer, None)
     assert cache.get("k") == answer

@@ -7,7 +7,7 @@ import pytest
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import Tool, ToolContext
-from aepo_lightning.tools import CorpusSearch, load_search_cache
+from aepo_lightning.tools import DocumentSearch, load_search_cache
 from tests.support.paths import DATA_DIR
 
 OFFICIAL = DATA_DIR / "search_cache.json"
@@ -25,7 +25,7 @@ def ask(search, query, documents=None):
 
 
 def test_a_question_with_documents_searches_only_them():
-    search = CorpusSearch(documents=DOCUMENTS)
+    search = DocumentSearch(documents=DOCUMENTS)
     own = {"clue 1": "go to\nclue 2"}
     assert ask(search, " clue 1 ", own) == "go to\nclue 2"
     assert ask(search, "clue", own) == "No search results found."
@@ -34,36 +34,37 @@ def test_a_question_with_documents_searches_only_them():
 
 @pytest.mark.parametrize("query", DOCUMENTS)
 def test_an_exact_query_gets_the_stored_text(query):
-    assert ask(CorpusSearch(documents=DOCUMENTS), f"\n{query} ") == DOCUMENTS[query]
+    assert ask(DocumentSearch(documents=DOCUMENTS), f"\n{query} ") == DOCUMENTS[query]
 
 
 def test_another_query_gets_unique_numbered_snippets():
     # "seine": 2 of the 4 different snippets hold it; of equal count the shorter one ranks first.
     assert (
-        ask(CorpusSearch(documents=DOCUMENTS), "Seine?") == "Page 1: The Seine is long\nPage 2: Paris lies on the Seine"
+        ask(DocumentSearch(documents=DOCUMENTS), "Seine?")
+        == "Page 1: The Seine is long\nPage 2: Paris lies on the Seine"
     )
 
 
 def test_results_are_limited_in_number_and_length():
     documents = {f"q{i}": f"Page 1: word{i} common " + "x" * 2000 for i in range(12)}
-    lines = ask(CorpusSearch(documents=documents), "common").split("\n")
+    lines = ask(DocumentSearch(documents=documents), "common").split("\n")
     assert len(lines) == 10
     assert all(len(line.split(": ", 1)[1]) == 1000 for line in lines)
-    assert ask(CorpusSearch(documents=documents, max_results=1), "common").count("\n") == 0
+    assert ask(DocumentSearch(documents=documents, max_results=1), "common").count("\n") == 0
 
 
 @pytest.mark.parametrize("query", ["zebra", "?!", "found", "results"])
 def test_nothing_found_is_said_and_is_no_snippet(query):
-    assert ask(CorpusSearch(documents=DOCUMENTS), query) == "No search results found."
+    assert ask(DocumentSearch(documents=DOCUMENTS), query) == "No search results found."
 
 
 @pytest.mark.parametrize("documents", [None, {}], ids=["none", "empty"])
 def test_without_a_corpus_nothing_is_found(documents):
-    assert ask(CorpusSearch(documents=documents, not_found="nothing"), "x") == "nothing"
+    assert ask(DocumentSearch(documents=documents, not_found="nothing"), "x") == "nothing"
 
 
 def test_a_query_is_answered_without_yielding_or_threads():
-    search = CorpusSearch(documents=DOCUMENTS)
+    search = DocumentSearch(documents=DOCUMENTS)
     question = Question(question_id="q", messages=(), answers=("x",))
     ask(search, "seine")  # builds the index, which may start threads of its own
     before = threading.active_count()
@@ -74,7 +75,7 @@ def test_a_query_is_answered_without_yielding_or_threads():
 
 
 def test_it_is_a_tool():
-    assert isinstance(CorpusSearch(name="lookup"), Tool)
+    assert isinstance(DocumentSearch(name="lookup"), Tool)
 
 
 @pytest.mark.parametrize(
@@ -84,13 +85,13 @@ def test_it_is_a_tool():
 )
 def test_settings_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        CorpusSearch(**settings)
+        DocumentSearch(**settings)
 
 
 @pytest.mark.skipif(not OFFICIAL.is_file(), reason="search_cache.json is not there; set AEPO_DATA_DIR to its folder")
 def test_the_official_results_answer_exact_and_other_queries():
     cache = load_search_cache(OFFICIAL)
-    search = CorpusSearch(documents=cache)
+    search = DocumentSearch(documents=cache)
     exact = "Amy Smart film debut Campfire Tales"
     assert ask(search, exact) == cache[exact]
     lines = ask(search, "In which movie, (Campfire Tales?) did Amy Smart debut").split("\n")

@@ -1,0 +1,47 @@
+"""The thread that runs coroutines for others: it answers, ends what is left, and then refuses with its owner's error."""
+
+import asyncio
+
+import pytest
+
+from aepo_lightning.errors import ToolUnavailableError
+from aepo_lightning.event_loop import LoopThread
+
+
+def closed():
+    return ToolUnavailableError("all gone.")
+
+
+async def answer():
+    await asyncio.sleep(0)
+    return 42
+
+
+def test_it_answers_callers_in_other_loops_and_in_none():
+    thread = LoopThread("test-loop", closed)
+    try:
+        assert thread.run(answer()) == 42
+        assert asyncio.run(thread.call(answer())) == 42
+    finally:
+        thread.close()
+
+
+def test_a_closed_thread_refuses_with_the_error_of_its_owner():
+    thread = LoopThread("test-loop", closed)
+    thread.close()
+    thread.close()
+    with pytest.raises(ToolUnavailableError, match="all gone"):
+        thread.run(answer())
+
+
+def test_closing_ends_a_call_that_waits():
+    thread = LoopThread("test-loop", closed)
+
+    async def wait_and_close():
+        call = asyncio.ensure_future(thread.call(asyncio.sleep(60)))
+        await asyncio.sleep(0.05)
+        await asyncio.to_thread(thread.close)
+        await call
+
+    with pytest.raises(ToolUnavailableError, match="all gone"):
+        asyncio.run(wait_and_close())
