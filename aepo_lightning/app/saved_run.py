@@ -95,7 +95,7 @@ class SavedPolicy:
             DataError: If it is damaged, or of another model.
         """
         summary = verify_checkpoint(path)
-        check_architecture(summary.record, policy.config, str(path))
+        check_architecture(summary.identity, policy.config, str(path))
         found = _index_of_folder(path) if path.is_dir() else _state_of_file(path)
         own = {name.removeprefix(_PREFIX): each for name, each in found.items() if name.startswith(_PREFIX)}
         if (lora is not None) != any(map(is_adapter, own)):

@@ -63,7 +63,7 @@ def run_stages(cfg: DictConfig) -> RunReport:
     if cfg.coldstart.num_steps:
         policy = _cold_start(cfg, policy, folder)
     if checkpoint is not None:
-        check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
+        check_architecture(checkpoint.identity, policy.config, str(checkpoint.path))
     report.seconds["cold start"] = perf_counter() - start
     start = perf_counter()
     run = build_run(cfg, policy, folder)

@@ -1,4 +1,4 @@
-"""One started vLLM: its life (weights, sleep, failure) and its steps. Who waits for which token is `vllm_engine`'s."""
+"""One started vLLM: its life (weights, sleep, failure) and its steps. Who waits for which token is `engine`'s."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -146,8 +146,8 @@ class VLLMCore:
         self._use_sampler()
         logger.warning(
             "vLLM's entropies must be exact within %g nats, but are not. %s They are now lower bounds from the %d "
-            "largest log-probs (`vllm_entropy.top_k_entropy_gap` bounds the rest), tokens are drawn by vLLM itself, "
-            "and with top-p or top-k the log-probs are those of the restricted distribution. Use one of the vLLM "
+            "largest log-probs (`engines.vllm.entropy.top_k_entropy_gap` bounds the rest), tokens are drawn by vLLM "
+            "itself, and with top-p or top-k the log-probs are those of the restricted distribution. Use one of the vLLM "
             "releases in docs/engines.md.",
             BOUND,
             reason,

@@ -19,7 +19,7 @@ from aepo_lightning.engines.vllm_server.http import EndpointError, ServerClient
 from aepo_lightning.errors import EngineError
 
 READ_CHECK = "aepo_check_file"
-"""Method of `vllm_server_extension.Extension` that tells whether a worker can read a file."""
+"""Method of `extension.Extension` that tells whether a worker can read a file."""
 _MEMORY = Path("/dev/shm")
 
 
@@ -31,10 +31,10 @@ class Publication:
     """Unique among all publications; servers report it with every answer."""
     paths: tuple[str, ...]
     adapter: str = ""
-    """A file of `adapter_file.packed_updates`, merged into the weights of `paths` by whoever reads them."""
+    """A file of `adapters.packed_updates`, merged into the weights of `paths` by whoever reads them."""
 
 
-class WeightFiles:
+class PublicationFiles:
     """The files of the newest publication, in a folder of their own."""
 
     def __init__(self, parent: str | None, chunk_bytes: int) -> None:

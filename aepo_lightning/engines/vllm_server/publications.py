@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.engines.adapters import packed_updates
 from aepo_lightning.engines.vllm.launch import undisturbed_process
-from aepo_lightning.engines.vllm_server.publication_files import Publication, WeightFiles
+from aepo_lightning.engines.vllm_server.publication_files import Publication, PublicationFiles
 from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.checked_weights import checked_weights
 
@@ -27,8 +27,8 @@ class Publications:
         """
         self._config = config
         self._skeleton: PreTrainedModel | None = None
-        self._files = WeightFiles(weights_dir, chunk_bytes)
-        self._base_files = WeightFiles(weights_dir, chunk_bytes)
+        self._files = PublicationFiles(weights_dir, chunk_bytes)
+        self._base_files = PublicationFiles(weights_dir, chunk_bytes)
         self._base: Publication | None = None
         self._adapted: frozenset[str] = frozenset()
 
