@@ -6,7 +6,6 @@ continued takes what is there instead of doing it again.
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import together
@@ -165,10 +165,7 @@ def _write_together(source: Iterator[Any], write: Callable[[], None], is_writer:
 
 @rank_zero_only
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(values), indent=1))
-    os.replace(partial, path)
+    write_json(path, values)
 
 
 @rank_zero_only

@@ -23,7 +23,7 @@ from torch import Tensor
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
 from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.distributed.collectives import all_reduce
+from aepo_lightning.distributed.collectives import all_reduce, from_rank_zero
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
@@ -33,7 +33,7 @@ from aepo_lightning.engines.vllm_server.admission import Admission
 from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery
 from aepo_lightning.engines.vllm_server.http import ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.pool import Endpoint, ServerPool
-from aepo_lightning.engines.vllm_server.publication_files import Publication, from_rank_zero
+from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
 from aepo_lightning.errors import EngineError, boundary
 from aepo_lightning.event_loop import LoopThread

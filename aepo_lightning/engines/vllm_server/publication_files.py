@@ -10,11 +10,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aepo_lightning.distributed.collectives import world_size
 from aepo_lightning.engines.vllm_server.http import EndpointError, ServerClient
 from aepo_lightning.errors import EngineError
 
@@ -90,15 +88,6 @@ class PublicationFiles:
 def _remove_folder(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # not in a process that was forked off
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def from_rank_zero(value: Any) -> Any:
-    """Return rank 0's value on every rank; all ranks call it."""
-    if world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 async def push(client: ServerClient, publication: Publication, timeout_s: float) -> None:

@@ -152,7 +152,7 @@ def test_a_publication_that_no_endpoint_took_is_an_error_and_stops_generation_un
     ("change", "match"),
     [
         (lambda w: {"model.extra": w["lm_head.weight"]} | w, "has no weight named 'model.extra'"),
-        (lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"}, "1 weights were not published"),
+        (lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"}, "1 are missing"),
         (lambda w: w | {"model.embed_tokens.weight": w["lm_head.weight"][:1]}, "must have shape"),
     ],
     ids=["unknown", "missing", "shape"],
