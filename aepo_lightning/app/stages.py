@@ -17,10 +17,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
@@ -170,5 +171,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 @rank_zero_only
 def _save_config(cfg: DictConfig, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    save_config(cfg, folder / "config.yaml")
