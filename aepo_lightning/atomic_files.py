@@ -1,21 +1,49 @@
 """Files and folders that appear whole or not at all."""
 
+import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PARTIAL = ".partial"
+"""Ending of the name of what is not whole yet."""
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """Give a free path to write a file or folder to, and put it in place of the target at the end.
+
+    After an error nothing is left of it, and the target is what it was.
+    """
+    partial = target.with_name(target.name + PARTIAL)
+    try:
+        remove(partial)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        put_in_place(partial, target)
+    finally:
+        with suppress(OSError):  # what is wrong with the disk is on its way to the user already
+            remove(partial)
+
+
+def write_json(target: Path, values: Mapping[str, Any]) -> None:
+    """Write a mapping as a JSON file that is whole or not there."""
+    with replacing(target) as partial:
+        partial.write_text(json.dumps(dict(values), indent=1))
 
 
 def put_in_place(partial: Path, target: Path) -> None:
-    """Make a finished checkpoint durable and give it its name. What had the name before goes afterwards."""
+    """Make a finished file or folder durable and give it its name. What had the name before goes afterwards."""
     for path in (*partial.rglob("*"), partial) if partial.is_dir() else (partial,):
-        _flush(path)
+        flush(path)
     aside = target.with_name(f"{target.name}.replaced{PARTIAL}")
     if target.is_dir():
         target.rename(aside)  # a folder cannot be replaced in one step; `find_last` bridges the moment without it
     os.replace(partial, target)
-    _flush(target.parent)
+    flush(target.parent)
     remove(aside)
 
 
@@ -29,7 +57,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

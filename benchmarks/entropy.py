@@ -26,7 +26,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import FixedBudget
@@ -40,6 +39,7 @@ from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.entropy import pack_entropies, unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments, install
 from aepo_lightning.ops.entropy import top_k_entropy
+from aepo_lightning.policy.skeleton import meta_model
 from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.rewards import PaperReward
@@ -153,8 +153,7 @@ def large_policy() -> PolicySource:
 
 def start(policy: PolicySource) -> Any:
     """Return a vLLM with the policy's weights, without any engine of this library around it."""
-    with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(policy.config)  # type: ignore[no-untyped-call]
+    skeleton = meta_model(policy.config)
     settings = {"max_model_len": 256, "max_num_seqs": 64, "dtype": "float32", "kv_cache_memory_bytes": 64 << 20}
     llm = vllm_launch.launch(skeleton, settings)
     vllm_launch.load(llm, policy.build_model().named_parameters())

@@ -10,14 +10,13 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Checkpoint
 from torch.distributed.checkpoint.api import CheckpointException
 from typing_extensions import override
 
 from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
 from aepo_lightning.checkpoints import find_checkpoints, point_last_to, remove_partial
-from aepo_lightning.distributed.collectives import all_reduce, world_size
+from aepo_lightning.distributed.collectives import all_gather, all_reduce
 from aepo_lightning.errors import ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -165,7 +164,7 @@ class _Attempt:
             step()
         except (OSError, RuntimeError, CheckpointException) as error:
             failure = error
-        problems = _gather(None if failure is None else _reason(failure))
+        problems = all_gather(None if failure is None else _reason(failure))
         if any(problems):
             if self._is_global_zero:
                 with suppress(OSError):
@@ -187,14 +186,6 @@ def _reason(error: BaseException) -> str:
     """Return one line; a failure on several ranks is told by the first of them."""
     inner = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
     return (str(inner).splitlines() or [""])[0] or type(inner).__name__
-
-
-def _gather(own: str | None) -> list[str | None]:
-    found: list[str | None] = [None] * world_size()
-    if world_size() == 1:
-        return [own]
-    dist.all_gather_object(found, own)
-    return found
 
 
 def _num_bytes(state: Any) -> int:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
 from aepo_lightning.app.build import build
+from aepo_lightning.app.saved_config import read_config
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture, find_last, verify_checkpoint
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.policy import PolicySource
@@ -29,14 +30,12 @@ def load_config(folder: Path) -> DictConfig:
     """Read the configuration of a run.
 
     Raises:
-        ConfigError: If the folder is not that of a run.
+        ConfigError: If the folder is not that of a run, or a later version of this library wrote it.
     """
     path = folder / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"The folder of a run must have a config.yaml, but {folder} has none. Name a run's folder.")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig), "the run wrote a mapping"
-    return cfg
+    return read_config(path)
 
 
 def first_policy(cfg: DictConfig, folder: Path) -> PolicySource:
@@ -95,7 +94,7 @@ class SavedPolicy:
             DataError: If it is damaged, or of another model.
         """
         summary = verify_checkpoint(path)
-        check_architecture(summary.record, policy.config, str(path))
+        check_architecture(summary.identity, policy.config, str(path))
         found = _index_of_folder(path) if path.is_dir() else _state_of_file(path)
         own = {name.removeprefix(_PREFIX): each for name, each in found.items() if name.startswith(_PREFIX)}
         if (lora is not None) != any(map(is_adapter, own)):

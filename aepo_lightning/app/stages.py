@@ -6,7 +6,6 @@ continued takes what is there instead of doing it again.
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,14 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.report import RunReport, render_report
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.saved_config import save_config
+from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import together
@@ -83,7 +84,7 @@ def cold_start(record: RunRecord) -> PolicySource:
             make_once(target / "config.json", lambda: _train_cold_start(cfg, start_from, record.folder, target))
             policy = PretrainedPolicy(str(target))
         if checkpoint is not None:
-            check_architecture(checkpoint.record, policy.config, str(checkpoint.path))
+            check_architecture(checkpoint.identity, policy.config, str(checkpoint.path))
     return policy
 
 
@@ -187,13 +188,9 @@ def _write_together(source: Iterator[Any], write: Callable[[], None], is_writer:
 
 @rank_zero_only
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(dict(values), indent=1))
-    os.replace(partial, path)
+    write_json(path, values)
 
 
 @rank_zero_only
 def _save_config(cfg: DictConfig, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    save_config(cfg, folder / "config.yaml")

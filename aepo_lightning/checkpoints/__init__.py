@@ -1,19 +1,19 @@
 """Checkpoints: what they hold beside Lightning's own state, and how they come to and from the disk.
 
-    record.py         what a checkpoint belongs to: format, architecture, shapes, ranks
+    identity.py       what a checkpoint belongs to: format, architecture, shapes, ranks
     random_state.py   the random generators of every rank
     files.py          complete or not, put in place atomically, which one is the last
     verification.py   corrupt, cut, foreign: what cannot be loaded is refused with its name and a better one
     sharded_io.py     loads a sharded folder where nothing is sharded
 
-`aepo_lightning.callbacks.AtomicCheckpoint` writes them, `AEPOModule` adds the record and the generators.
+`aepo_lightning.callbacks.AtomicCheckpoint` writes them, `AEPOModule` adds the identity and the generators.
 """
 
 from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
 from aepo_lightning.checkpoints.files import LAST, find_checkpoints, find_last, point_last_to, remove_partial
 from aepo_lightning.checkpoints.identity import (
+    IDENTITY_KEY,
     RANDOM_KEY,
-    RECORD_KEY,
     check_architecture,
     check_format,
     check_shapes,
@@ -24,10 +24,10 @@ from aepo_lightning.checkpoints.sharded_io import EitherCheckpointIO
 from aepo_lightning.checkpoints.verification import CheckpointSummary, verify_checkpoint
 
 __all__ = [
+    "IDENTITY_KEY",
     "LAST",
     "PARTIAL",
     "RANDOM_KEY",
-    "RECORD_KEY",
     "CheckpointSummary",
     "EitherCheckpointIO",
     "check_architecture",

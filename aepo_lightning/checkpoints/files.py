@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from aepo_lightning.atomic_files import PARTIAL, _flush, remove
+from aepo_lightning.atomic_files import PARTIAL, flush, remove
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def point_last_to(target: Path) -> None:
         logger.warning("No link %s (%s). `ckpt_path=last` takes the newest checkpoint instead.", link, error)
         return
     os.replace(fresh, link)
-    _flush(link.parent)
+    flush(link.parent)
 
 
 def remove_partial(folder: Path) -> list[str]:

@@ -11,7 +11,8 @@ from aepo_lightning.errors import DataError
 
 FORMAT = 1
 """Version of what this library adds to Lightning's checkpoints. Another number is refused."""
-RECORD_KEY = "aepo_record"
+IDENTITY_KEY = "aepo_record"
+"""Where a checkpoint holds its identity."""
 RANDOM_KEY = "aepo_random_states"
 
 _ARCHITECTURE = (
@@ -35,7 +36,7 @@ _MOST_LINES = 8
 
 
 def describe(network: nn.Module, config: Any, num_ranks: int, strategy: str) -> dict[str, Any]:
-    """Return the record of a checkpoint.
+    """Return the identity of a checkpoint.
 
     Args:
         network: The policy. Sharded parameters are recorded with their whole shapes.
@@ -69,44 +70,44 @@ def shapes_of(network: nn.Module) -> dict[str, list[int]]:
     return {name: list(parameter.shape) for name, parameter in network.named_parameters()}
 
 
-def check_format(record: Any, origin: str) -> None:
+def check_format(identity: Any, origin: str) -> None:
     """Refuse what another version of the format wrote.
 
     Raises:
         DataError: If it was written by another version, or not by this library.
     """
-    found = record.get("format") if isinstance(record, Mapping) else None
+    found = identity.get("format") if isinstance(identity, Mapping) else None
     if found != FORMAT:
-        version = record.get("library", "unknown") if isinstance(record, Mapping) else "unknown"
+        version = identity.get("library", "unknown") if isinstance(identity, Mapping) else "unknown"
         raise DataError(
             f"{origin} must have format {FORMAT}, but got {found} (written by version {version}). Continue it with the "
             "version that wrote it, or start a new run from its exported policy."
         )
 
 
-def check_architecture(record: Mapping[str, Any], config: Any, origin: str) -> None:
+def check_architecture(identity: Mapping[str, Any], config: Any, origin: str) -> None:
     """Refuse a checkpoint of another architecture, before a model exists.
 
     Args:
-        record: Of the checkpoint.
+        identity: Of the checkpoint.
         config: The Hugging Face configuration of the policy of this run.
         origin: The checkpoint's path, for the message.
 
     Raises:
         DataError: If a field differs; each is listed.
     """
-    _refuse_differences(record["architecture"], architecture_of(config), origin)
+    _refuse_differences(identity["architecture"], architecture_of(config), origin)
 
 
-def check_shapes(record: Mapping[str, Any], network: nn.Module, origin: str) -> None:
+def check_shapes(identity: Mapping[str, Any], network: nn.Module, origin: str) -> None:
     """Refuse a checkpoint whose parameters have other names or shapes than those of the network.
 
     Raises:
         DataError: If one differs; they are listed.
     """
     own = shapes_of(network)
-    if own and record["shapes"]:
-        _refuse_differences(record["shapes"], own, origin)
+    if own and identity["shapes"]:
+        _refuse_differences(identity["shapes"], own, origin)
 
 
 def _refuse_differences(saved: Mapping[str, Any], own: Mapping[str, Any], origin: str) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from aepo_lightning.distributed.collectives import world_size
+from aepo_lightning.distributed.collectives import all_gather
 
 
 def random_states() -> list[dict[str, Any]]:
@@ -29,11 +28,7 @@ def random_states() -> list[dict[str, Any]]:
     }
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
-    if world_size() == 1:
-        return [own]
-    found: list[dict[str, Any]] = [{} for _ in range(world_size())]
-    dist.all_gather_object(found, own)
-    return found
+    return all_gather(own)
 
 
 def restore_random_states(states: Sequence[Mapping[str, Any]], rank: int, num_ranks: int) -> None:

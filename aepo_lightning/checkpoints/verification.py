@@ -11,7 +11,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from aepo_lightning.checkpoints.files import find_checkpoints
-from aepo_lightning.checkpoints.identity import RECORD_KEY, check_format
+from aepo_lightning.checkpoints.identity import IDENTITY_KEY, check_format
 from aepo_lightning.errors import DataError
 
 _META = "meta.pt"
@@ -39,7 +39,7 @@ class CheckpointSummary:
     epoch: int
     """Number of the last iteration in it, from 0."""
     global_step: int
-    record: Mapping[str, Any]
+    identity: Mapping[str, Any]
 
     def is_finished(self, max_epochs: int) -> bool:
         """Return whether a run of so many iterations has nothing left to train. -1 never ends."""
@@ -58,9 +58,9 @@ def verify_checkpoint(path: Path) -> CheckpointSummary:
     if path.is_dir():
         _check_shards(path)
     state = _read_state(path, path / _META if path.is_dir() else path)
-    check_format(state.get(RECORD_KEY), str(path))
+    check_format(state.get(IDENTITY_KEY), str(path))
     return CheckpointSummary(
-        path=path, epoch=int(state["epoch"]), global_step=int(state["global_step"]), record=state[RECORD_KEY]
+        path=path, epoch=int(state["epoch"]), global_step=int(state["global_step"]), identity=state[IDENTITY_KEY]
     )
 
 

@@ -1,13 +1,16 @@
-"""What ranks have to agree on: sums, maxima and names. Everything also works where there is a single process."""
+"""What ranks have to agree on: sums, maxima, names, values. Everything also works where there is a single process."""
 
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from aepo_lightning.errors import DataError
+
+Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -38,15 +41,25 @@ def all_reduce(values: Sequence[float | int], op: str = "sum") -> list[float]:
 
 def all_names(names: Iterable[str]) -> list[str]:
     """Return the names that at least one rank has, sorted, the same list on every rank."""
-    own = sorted(set(names))
+    return sorted({name for each in all_gather(sorted(set(names))) for name in each})
+
+
+def all_gather(own: Value) -> list[Value]:
+    """Return the values of all ranks, which can be pickled, in the order of ranks. Collective."""
     if world_size() == 1:
-        return own
-    found: list[list[str]] = [[] for _ in range(world_size())]
+        return [own]
+    found: list[Any] = [None] * world_size()
     dist.all_gather_object(found, own)
-    return sorted({name for each in found for name in each})
+    return found
 
 
-Result = TypeVar("Result")
+def from_rank_zero(value: Value) -> Value:
+    """Return the value of rank 0, which can be pickled, on every rank. Collective."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def together(action: Callable[[], Result]) -> Result:
@@ -84,8 +97,5 @@ def first_on_each_node(action: Callable[[], Result]) -> Result:
 
 
 def _is_first_on_node() -> bool:
-    if world_size() == 1:
-        return True
-    nodes: list[str] = [""] * world_size()
-    dist.all_gather_object(nodes, platform.node())
-    return nodes.index(platform.node()) == dist.get_rank()
+    nodes = all_gather(platform.node())
+    return world_size() == 1 or nodes.index(platform.node()) == dist.get_rank()

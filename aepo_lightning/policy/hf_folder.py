@@ -6,24 +6,25 @@ folder is written beside its place and renamed when it is whole.
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig
 
 from aepo_lightning import __version__
-from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
+from aepo_lightning.atomic_files import replacing
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.policy.checked_weights import checked_weights
 from aepo_lightning.policy.lora import LoRA
+from aepo_lightning.policy.skeleton import meta_model
 
 MARK = "aepo_export.json"
 """A file that every folder written here has; only such a folder is replaced without being asked."""
@@ -69,8 +70,8 @@ class FolderWriter:
         """
         with self._partial() as partial:
             files = _ShardedFile(partial, self.shard_bytes)
-            model = self._skeleton()
-            for name, weight in _checked(model, weights):
+            model = meta_model(self.source.config)
+            for name, weight in checked_weights(model, weights, DataError):
                 files.add(name, weight if dtype is None else weight.to(dtype))
             files.finish()
             config = deepcopy(self.source.config)
@@ -109,27 +110,16 @@ class FolderWriter:
     @contextmanager
     def _partial(self) -> Iterator[Path]:
         """Give a folder to write to, and put it in place afterwards."""
-        partial = self.target.with_name(self.target.name + PARTIAL)
         try:
-            remove(partial)
-            partial.mkdir(parents=True)
-            yield partial
-            (partial / MARK).write_text(json.dumps({"library": "aepo-lightning", "version": __version__}))
-            put_in_place(partial, self.target)
+            with replacing(self.target) as partial:
+                partial.mkdir()
+                yield partial
+                (partial / MARK).write_text(json.dumps({"library": "aepo-lightning", "version": __version__}))
         except (OSError, SafetensorError) as error:
             raise DataError(
                 f"{self.target} must be a folder that can be written, but: {error}. Make room or name another one; "
                 "nothing was overwritten."
             ) from error
-        finally:
-            _discard(partial)
-
-    def _skeleton(self) -> PreTrainedModel:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-                self.source.config
-            )
-        return model
 
     def _generation_config(self) -> GenerationConfig:
         origin = getattr(self.source, "name_or_path", None)
@@ -189,31 +179,6 @@ class _ShardedFile:
         return self._folder / f"shard-{index}"
 
 
-def _checked(model: PreTrainedModel, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield each weight of the architecture once, under its first name."""
-    own: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
-    missing = {id(parameter): name for name, parameter in model.named_parameters()}
-    for name, weight in weights:
-        if name not in own or own[name].shape != weight.shape:
-            expected = f"has shape {tuple(own[name].shape)} there" if name in own else "is unknown there"
-            raise DataError(
-                f"Weights must be those of {type(model).__name__} with the given configuration, but {name!r} of shape "
-                f"{tuple(weight.shape)} {expected}. Export with the model that was trained."
-            )
-        if first_name := missing.pop(id(own[name]), None):
-            yield first_name, weight
-    if missing:
-        raise DataError(
-            f"Weights of {type(model).__name__} must be complete, but {len(missing)} are missing, "
-            f"{min(missing.values())!r} among them. Export with the model that was trained."
-        )
-
-
 def _on_disk(weight: Tensor) -> Tensor:
     """Return a copy that is not valid for less long than the file is open."""
     return torch.empty(weight.shape, dtype=weight.dtype).copy_(weight.detach())
-
-
-def _discard(partial: Path) -> None:
-    with suppress(OSError):  # what is wrong with the disk is on its way to the user already
-        remove(partial)

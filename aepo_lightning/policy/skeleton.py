@@ -24,11 +24,23 @@ def build_skeleton(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedMo
     Raises:
         ConfigError: If the architecture computes a buffer in a way that cannot be repeated here.
     """
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            deepcopy(config), dtype=dtype
-        )
+    model = meta_model(config, dtype)
     _compute_buffers(model)
+    return model
+
+
+def meta_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return a causal language model that is on the meta device altogether: names, shapes and modules, no numbers.
+
+    Args:
+        config: The architecture.
+        dtype: Precision of the parameters. None takes that of `config`.
+    """
+    given = {} if dtype is None else {"dtype": dtype}
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            deepcopy(config), **given
+        )
     return model
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from aepo_lightning.checkpoints import (
+    IDENTITY_KEY,
     RANDOM_KEY,
-    RECORD_KEY,
     check_format,
     check_shapes,
     describe,
@@ -220,7 +220,7 @@ class AEPOModule(LightningModule):
         """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
         assert self.network is not None, "`configure_model` runs first"
         strategy = type(self.trainer.strategy).__name__
-        checkpoint[RECORD_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
+        checkpoint[IDENTITY_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
         checkpoint[RANDOM_KEY] = random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -232,8 +232,8 @@ class AEPOModule(LightningModule):
             DataError: If the checkpoint has another format, or parameters of other shapes.
         """
         assert self.network is not None, "`configure_model` runs first"
-        check_format(checkpoint.get(RECORD_KEY), "The checkpoint")
-        check_shapes(checkpoint[RECORD_KEY], self.network, "The checkpoint")
+        check_format(checkpoint.get(IDENTITY_KEY), "The checkpoint")
+        check_shapes(checkpoint[IDENTITY_KEY], self.network, "The checkpoint")
         restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
 
     def on_train_epoch_start(self) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
-from aepo_lightning.checkpoints import RECORD_KEY
+from aepo_lightning.checkpoints import IDENTITY_KEY
 from aepo_lightning.errors import ConfigError, DataError
 
 
@@ -24,10 +24,10 @@ def run(folder, age):
     return folder
 
 
-def checkpoint(folder, age, name="last.ckpt", epoch=3, **record):
+def checkpoint(folder, age, name="last.ckpt", epoch=3, **identity):
     path = folder / "checkpoints" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"epoch": epoch, "global_step": 2 * epoch, RECORD_KEY: {"format": 1} | record}, path)
+    torch.save({"epoch": epoch, "global_step": 2 * epoch, IDENTITY_KEY: {"format": 1} | identity}, path)
     for each in (path, path.parent):
         os.utime(each, (age, age))
     return path

@@ -148,7 +148,7 @@ def test_a_damaged_folder_is_refused_and_the_part_is_named(copied, name, damage,
 
 def test_a_whole_folder_tells_where_its_run_is(copied):
     summary = verify_checkpoint(copied)
-    assert (summary.epoch, summary.global_step, summary.record["num_ranks"]) == (1, 2, 2)
+    assert (summary.epoch, summary.global_step, summary.identity["num_ranks"]) == (1, 2, 2)
 
 
 def refuse_other_model(rank, path):

@@ -1,12 +1,14 @@
 import pytest
 import torch
 
-from aepo_lightning.checkpoints import RECORD_KEY, verify_checkpoint
+from aepo_lightning.checkpoints import IDENTITY_KEY, verify_checkpoint
 from aepo_lightning.errors import DataError
 
 
 def save(path, **state):
-    torch.save({"epoch": 4, "global_step": 10, RECORD_KEY: {"format": 1}, "weights": torch.arange(999.0)} | state, path)
+    torch.save(
+        {"epoch": 4, "global_step": 10, IDENTITY_KEY: {"format": 1}, "weights": torch.arange(999.0)} | state, path
+    )
     return path
 
 
@@ -49,6 +51,6 @@ def test_the_only_checkpoint_has_no_better_one(tmp_path):
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path):
-    path = save(tmp_path / "a.ckpt", **{RECORD_KEY: {"format": 0, "library": "0.0.1"}})
+    path = save(tmp_path / "a.ckpt", **{IDENTITY_KEY: {"format": 0, "library": "0.0.1"}})
     with pytest.raises(DataError, match=r"must have format 1, but got 0 \(written by version 0.0.1\)"):
         verify_checkpoint(path)

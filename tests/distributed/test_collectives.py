@@ -3,7 +3,7 @@
 import pytest
 import torch.distributed as dist
 
-from aepo_lightning.distributed.collectives import all_names, all_reduce, world_size
+from aepo_lightning.distributed.collectives import all_gather, all_names, all_reduce, from_rank_zero, world_size
 from aepo_lightning.rollout import Tally
 from aepo_lightning.training.metrics import reduce_tally
 from tests.support.ranks import run_ranks
@@ -23,6 +23,8 @@ def collect(rank):
         "max": all_reduce([len("ab") - rank, -1.0], "max"),
         "nothing": all_reduce([]),
         "names": all_names(["both", f"only{rank}"]),
+        "values": all_gather({"rank": rank}),
+        "of rank 0": from_rank_zero(("rank", rank)),
         "tally": reduce_tally(tally),
     }
     dist.destroy_process_group()
@@ -38,5 +40,7 @@ def test_two_ranks_reduce_to_the_same_numbers_and_names():
     assert first["max"] == [2.0, -1.0]
     assert first["nothing"] == []
     assert first["names"] == ["both", "only0", "only1"]
+    assert first["values"] == [{"rank": 0}, {"rank": 1}]
+    assert first["of rank 0"] == ("rank", 0)
     # Rank 0 adds 0 with weight 1, rank 1 adds 1 with weight 2; only rank 1 has seen a branch.
     assert first["tally"] == {"reward": pytest.approx(2 / 3), "branch_reward": 0.5}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from aepo_lightning.distributed.collectives import all_names, all_reduce, world_size
+from aepo_lightning.distributed.collectives import all_gather, all_names, all_reduce, from_rank_zero, world_size
 
 
 @pytest.mark.parametrize("op", ["sum", "max"])
@@ -27,3 +27,8 @@ def test_one_process_keeps_its_names_once_and_sorted():
 
 def test_without_a_process_group_there_is_one_rank():
     assert world_size() == 1
+
+
+def test_one_process_gathers_its_own_value_and_is_rank_zero():
+    assert all_gather({"rank": None}) == [{"rank": None}]
+    assert from_rank_zero("own") == "own"

@@ -162,8 +162,8 @@ def broken_weights(policy, fault):
     ("fault", "message"),
     [
         ("missing", r"1 are missing, 'model\.norm\.weight' among them"),
-        ("unknown", r"'model\.layers\.7\.mlp\.up_proj\.weight' of shape \(2, 2\) is unknown there"),
-        ("shape", r"'model\.norm\.weight' of shape \(3,\) has shape \(32,\) there"),
+        ("unknown", r"has no weight named 'model\.layers\.7\.mlp\.up_proj\.weight'"),
+        ("shape", r"'model\.norm\.weight' must have shape \(32,\), but got \(3,\)"),
     ],
     ids=lambda value: value if " " not in value else "",
 )

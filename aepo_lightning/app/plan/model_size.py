@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.policy.skeleton import meta_model
 
 BF16 = 2
 """Bytes of a bf16 number."""
@@ -97,7 +97,7 @@ def model_size(architecture: Mapping[str, Any]) -> ModelSize:
     Raises:
         ConfigError: If `model_type` is missing or unknown, a size is not positive, or the model has another structure.
     """
-    model = _meta_model(architecture)
+    model = _build(architecture)
     config, layers = model.config, model.get_decoder().layers
     ends = {id(end.weight): end.weight.numel() for end in (model.get_input_embeddings(), model.get_output_embeddings())}
     layer, attention = layers[0], getattr(layers[0], "self_attn", None)
@@ -123,7 +123,7 @@ def model_size(architecture: Mapping[str, Any]) -> ModelSize:
     )
 
 
-def _meta_model(architecture: Mapping[str, Any]) -> Any:
+def _build(architecture: Mapping[str, Any]) -> Any:
     fields = dict(architecture)
     model_type = fields.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
@@ -136,8 +136,7 @@ def _meta_model(architecture: Mapping[str, Any]) -> Any:
             raise ConfigError(f"`architecture.{name}` must be at least 1, but got {value}. Copy it from the model.")
     config = AutoConfig.for_model(model_type, **fields)
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+        return meta_model(config)
     except (ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f"`architecture` must describe a causal language model, but {model_type} cannot be built from it: {error}. "

@@ -135,7 +135,7 @@ class TransformersEngine:
         """
         self._prepare_to_load()
         self._base.clear()
-        self._load(weights)
+        copy_weights(self._model, weights, EngineError)
         self.weights_version = version
 
     @property
@@ -150,7 +150,7 @@ class TransformersEngine:
             EngineError: As `load_weights`.
         """
         self._prepare_to_load()
-        self._load(self._base.keeping(weights, adapted, base))
+        copy_weights(self._model, self._base.keeping(weights, adapted, base), EngineError)
 
     def load_adapter(self, updates: Iterable[LowRankUpdate], version: int) -> None:
         """Add an adapter to the base, in place of the last one, and forget every cached prefix.
@@ -159,14 +159,8 @@ class TransformersEngine:
             EngineError: If requests are running, there is no base, or the updates are not those that it announced.
         """
         self._prepare_to_load()
-        copy_weights(self._model, self._base.merged(updates))
+        copy_weights(self._model, self._base.merged(updates), EngineError, is_partial=True)
         self.weights_version = version
-
-    def _load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        if missing := copy_weights(self._model, weights):
-            raise EngineError(
-                f"{len(missing)} weights were not published, {missing[0]!r} among them. Publish all of them."
-            )
 
     def _prepare_to_load(self) -> None:
         if self._running or self._waiting:

@@ -1,4 +1,4 @@
-"""Whether the entropies that `vllm_sampler` reports are those of vLLM's own distribution, asked once per engine."""
+"""Whether the entropies that `vllm.sampler` reports are those of vLLM's own distribution, asked once per engine."""
 
 import math
 from dataclasses import replace

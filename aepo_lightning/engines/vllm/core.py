@@ -1,13 +1,13 @@
-"""One started vLLM: its life (weights, sleep, failure) and its steps. Who waits for which token is `vllm_engine`'s."""
+"""One started vLLM: its life (weights, sleep, failure) and its steps. Who waits for which token is `engine`'s."""
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import PreTrainedModel
 
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.generation import SamplingParams
@@ -19,7 +19,8 @@ from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm.sampler import install
 from aepo_lightning.errors import EngineError, boundary
-from aepo_lightning.policy.checked_weights import checked_weights
+from aepo_lightning.policy.checked_weights import checked_weights, copies
+from aepo_lightning.policy.skeleton import meta_model
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class VLLMCore:
             eos_token_id=policy.tokenizer.eos_token_id,
             max_model_len=settings["max_model_len"],
         )
-        self._skeleton: Any = None
+        self._skeleton: PreTrainedModel | None = None
         self._llm: Any = None
         self.base = AdapterBase(device="cpu")
         """In host memory, which `sleep` leaves alone."""
@@ -67,7 +68,7 @@ class VLLMCore:
             self._is_asleep = False
         self._has_weights = False
         with boundary(fail_with("vLLM could not load the weights")):
-            vllm_launch.load(self._llm, checked_weights(self._skeleton, weights))
+            vllm_launch.load(self._llm, self._checked(weights))
         if not self._llm.reset_prefix_cache():
             raise EngineError("vLLM kept cached prefixes of older weights. Await every `generate` call first.")
         self._has_weights = True
@@ -81,7 +82,7 @@ class VLLMCore:
         """
         self._start()
         self._has_weights = False
-        kept = self.base.keeping(checked_weights(self._skeleton, weights), adapted, name, all_weights=True)
+        kept = self.base.keeping(self._checked(weights), adapted, name, all_weights=True)
         for _ in kept:
             pass
 
@@ -146,9 +147,9 @@ class VLLMCore:
         self._use_sampler()
         logger.warning(
             "vLLM's entropies must be exact within %g nats, but are not. %s They are now lower bounds from the %d "
-            "largest log-probs (`vllm_entropy.top_k_entropy_gap` bounds the rest), tokens are drawn by vLLM itself, "
-            "and with top-p or top-k the log-probs are those of the restricted distribution. Use one of the vLLM "
-            "releases in docs/engines.md.",
+            "largest log-probs (`engines.vllm.entropy.top_k_entropy_gap` bounds the rest), tokens are drawn by vLLM "
+            "itself, and with top-p or top-k the log-probs are those of the restricted distribution. Use one of the "
+            "vLLM releases in docs/engines.md.",
             BOUND,
             reason,
             NUM_TOP,
@@ -181,12 +182,16 @@ class VLLMCore:
                 f"`tensor_parallel_size` must divide the number of ranks, but got {num_ranks} for "
                 f"{vllm_launch.world_size()}. Start as many ranks as there are GPUs."
             )
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            self._skeleton = AutoModelForCausalLM.from_config(self._policy.config)  # type: ignore[no-untyped-call]
+        self._skeleton = meta_model(self._policy.config)
         with boundary(fail_with("vLLM could not start")):
             self._llm = vllm_launch.launch(self._skeleton, self._settings)
         with boundary(lambda cause: self.fall_back_to_top_k(f"{cause!r}.")):
             self._use_sampler()
+
+    def _checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Check weights and copy them: vLLM keeps tensors until their layer is complete."""
+        assert self._skeleton is not None, "`_start` has built it"
+        return copies(checked_weights(self._skeleton, weights, EngineError))
 
     def _use_sampler(self) -> None:
         if self._llm is None:

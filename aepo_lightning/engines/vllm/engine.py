@@ -4,9 +4,9 @@ It is created when first used, which must be after the trainer has set up its pr
 that the first publication brings the real ones and no copy of them is written to disk. Prompts and responses are token
 ids throughout; stop strings are found here, as in the embedded engine, so that special tokens can complete them.
 
-Tokens are drawn by the sampler of the embedded engine (`vllm_sampler`), so that one seed gives the same tokens in both.
+Tokens are drawn by the sampler of the embedded engine (`vllm.sampler`), so that one seed gives the same tokens in both.
 Each rank has an engine of its own, or with `tensor_parallel_size` its part of one, which the chains of all ranks of the
-group share (`vllm_group`).
+group share (`group`).
 """
 
 import asyncio
@@ -100,7 +100,7 @@ class VLLMEngine:
 
     @property
     def entropy_source(self) -> str:
-        """What `Generation.entropies` are: "exact", or "top_20" for the lower bound `entropy.top_k_entropy`."""
+        """What `Generation.entropies` are: "exact", or "top_20" for the lower bound `ops.entropy.top_k_entropy`."""
         return "exact" if self._core.style.is_exact else f"top_{NUM_TOP}"
 
     async def generate(
@@ -204,7 +204,7 @@ class VLLMEngine:
         waits for another rank in any other way.
 
         Raises:
-            EngineError: If requests are running, or another rank failed or is silent for `vllm_group.TIMEOUT_S`.
+            EngineError: If requests are running, or another rank failed or is silent for `group.TIMEOUT_S`.
         """
         if self._requests:
             raise EngineError("The rollout is not over while requests run. Await every `generate` call first.")

@@ -1,6 +1,6 @@
 """Entropies out of vLLM, which has no field for them: exact ones in the field of the token's rank, or a lower bound.
 
-The bound is for a vLLM whose sampler cannot be replaced (`vllm_sampler`): the entropy of the largest log-probs only,
+The bound is for a vLLM whose sampler cannot be replaced (`vllm.sampler`): the entropy of the largest log-probs only,
 with an interval for what they leave out.
 """
 
@@ -40,7 +40,7 @@ def unpack_entropy(code: int) -> float:
 
 
 def top_k_entropy_gap(top_logprobs: Sequence[float], vocab_size: int) -> tuple[float, float]:
-    """Return the least and the most by which `entropy.top_k_entropy` is below the exact entropy, in nats.
+    """Return the least and the most by which `ops.entropy.top_k_entropy` is below the exact entropy, in nats.
 
     With tail mass t over n tokens that are not listed, the missing part is at least -t ln t (all of it on one token)
     and at most t ln(n / t) (spread evenly).

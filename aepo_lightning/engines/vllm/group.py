@@ -27,7 +27,7 @@ PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class StepNews:
     """What one rank tells its group before a step."""
 
     added: tuple[tuple[str, tuple[int, ...], SamplingParams], ...] = ()
@@ -62,12 +62,12 @@ class Stepper(Protocol):
 class Lockstep:
     """A stepper whose ranks do the same, at the same time."""
 
-    def __init__(self, stepper: Stepper, exchange: Callable[[Message], Sequence[Message]]) -> None:
+    def __init__(self, stepper: Stepper, exchange: Callable[[StepNews], Sequence[StepNews]]) -> None:
         """Wrap the stepper of this rank.
 
         Args:
             stepper: What computes, collectively with the other ranks.
-            exchange: Sends the message of this rank and returns those of all in rank order. Blocks until all have sent.
+            exchange: Sends the news of this rank and returns those of all in rank order. Blocks until all have sent.
         """
         self._stepper = stepper
         self._exchange = exchange
@@ -132,19 +132,19 @@ class Lockstep:
     def _meet(self, has_arrived: bool) -> bool:
         """Exchange and do as all ranks ask; return whether all have arrived."""
         self._raise_failure()
-        message = Message(added=tuple(self._added), aborted=tuple(self._aborted), has_arrived=has_arrived)
+        own = StepNews(added=tuple(self._added), aborted=tuple(self._aborted), has_arrived=has_arrived)
         self._added, self._aborted = [], []
         with boundary(self._lose_group):
-            messages = self._exchange(message)
-        failures = [f"rank {rank} of the group: {each.failure}" for rank, each in enumerate(messages) if each.failure]
+            news = self._exchange(own)
+        failures = [f"rank {rank} of the group: {each.failure}" for rank, each in enumerate(news) if each.failure]
         if failures:
             self._fail(f"Another rank of the tensor-parallel group failed; {' '.join(failures)}")
-        for each in messages:
+        for each in news:
             for name in each.aborted:
                 self._stepper.abort(name)
             for name, prompt_ids, params in each.added:
                 self._stepper.add(name, prompt_ids, params)
-        return all(each.has_arrived for each in messages)
+        return all(each.has_arrived for each in news)
 
     def _step(self) -> list[Any]:
         if self.is_idle:
@@ -160,7 +160,7 @@ class Lockstep:
     def _tell(self, failure: str) -> None:
         self._failure, self.is_serving = failure, False
         with boundary(lambda _: None):  # who does not answer is lost as well, and what is wrong here matters more
-            self._exchange(Message(failure=failure))
+            self._exchange(StepNews(failure=failure))
 
     def _lose_group(self, cause: Exception) -> None:
         self._fail(
@@ -179,7 +179,7 @@ class Lockstep:
 
 
 class GroupExchange:
-    """Exchanges messages among consecutive ranks of the job; the first call is collective over all ranks."""
+    """Exchanges news among consecutive ranks of the job; the first call is collective over all ranks."""
 
     def __init__(self, size: int, timeout_s: float = TIMEOUT_S) -> None:
         """Keep the settings.
@@ -192,13 +192,13 @@ class GroupExchange:
         self._timeout = timedelta(seconds=timeout_s)
         self._group: Any = None
 
-    def __call__(self, message: Message) -> list[Message]:
-        """Return the messages of the group in rank order."""
+    def __call__(self, own: StepNews) -> list[StepNews]:
+        """Return the news of the group in rank order."""
         if self._group is None:
             self._group = self._make_group()
-        messages: list[Any] = [None] * self._size
-        dist.all_gather_object(messages, message, group=self._group)
-        return messages
+        news: list[Any] = [None] * self._size
+        dist.all_gather_object(news, own, group=self._group)
+        return news
 
     def _make_group(self) -> Any:
         first = dist.get_rank() // self._size * self._size

@@ -106,7 +106,7 @@ def worker(llm: Any) -> Any:
 
 
 def use_own_sampler(llm: Any) -> None:
-    """Let vLLM draw and score tokens itself, until `vllm_sampler.install` is called again."""
+    """Let vLLM draw and score tokens itself, until `sampler.install` is called again."""
     runner = worker(llm).model_runner
     remove(runner)
     if is_cpu_build():
@@ -169,7 +169,7 @@ def repack_output_embedding(model: torch.nn.Module) -> None:
 
 def _set_environment() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    # The second runner needs Triton, and what `vllm_sampler` does in it has not been run on a GPU.
+    # The second runner needs Triton, and what `vllm.sampler` does in it has not been run on a GPU.
     os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")

@@ -35,7 +35,7 @@ class RequestStyle:
     eos_token_id: int | None
     max_model_len: int
     is_exact: bool = True
-    """Whether tokens are drawn by `vllm_sampler`; else by vLLM, and entropies are those of the top log-probs."""
+    """Whether tokens are drawn by `vllm.sampler`; else by vLLM, and entropies are those of the top log-probs."""
 
     def check_prompt(self, prompt_ids: list[int]) -> None:
         """Refuse a prompt that vLLM cannot serve.

@@ -6,7 +6,7 @@ seed then gives the same tokens as the embedded engine, however a sequence was s
 in the batch. Requests without them keep the token that vLLM draws.
 
 For all of them the log-probs are those at the request's temperature before top-p and top-k, and the field of the rank
-holds the exact entropy (`vllm_entropy`). Nothing here needs vLLM to be imported before a model runner exists.
+holds the exact entropy (`vllm.entropy`). Nothing here needs vLLM to be imported before a model runner exists.
 """
 
 from collections.abc import Callable, Sequence

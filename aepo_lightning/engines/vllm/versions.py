@@ -1,6 +1,6 @@
 """Which releases of vLLM, torch, transformers and Python fit together, and whether the installed ones do.
 
-`vllm_sampler` rests on the inside of vLLM, and a vLLM wheel on the inside of one torch release, so each row is exact.
+`vllm.sampler` rests on the inside of vLLM, and a vLLM wheel on the inside of one torch release, so each row is exact.
 The table of docs/engines.md and the pins of pyproject.toml are these rows; tests compare them.
 """
 

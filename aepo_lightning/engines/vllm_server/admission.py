@@ -8,7 +8,7 @@ from dataclasses import replace
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.requests import RequestStyle
-from aepo_lightning.engines.vllm_server.answer import Answer, Question, parse_answer, request_body
+from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery, parse_answer, request_body
 from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.pool import Endpoint
 from aepo_lightning.engines.vllm_server.publication_files import Publication, UntouchedError, push
@@ -16,7 +16,7 @@ from aepo_lightning.engines.vllm_server.publication_files import Publication, Un
 logger = logging.getLogger(__name__)
 
 INSTALL = "aepo_install_sampler"
-"""Method of `vllm_server_extension.Extension` that makes a worker draw and report as `vllm_sampler` describes."""
+"""Method of `extension.Extension` that makes a worker draw and report as `vllm.sampler` describes."""
 _OWN_WEIGHTS = "default"
 """What a server calls the weights that it was started with."""
 
@@ -79,15 +79,15 @@ class Admission:
         endpoint.version = await _version(endpoint.client)
         self._check_versions({endpoint.version})
 
-    async def ask(self, endpoint: Endpoint, question: Question) -> Answer:
-        """Have an endpoint answer a question with weights that are new enough.
+    async def ask(self, endpoint: Endpoint, query: TokenQuery) -> TokenAnswer:
+        """Have an endpoint answer a query with weights that are new enough.
 
         Raises:
             EndpointError: If it fails, or answers with other weights, as a server does that was restarted.
-            RequestError: If it refuses the question.
+            RequestError: If it refuses the query.
         """
         style = self.style  # of the request and of its answer, even if a fallback comes between them
-        answer = parse_answer(await endpoint.client.generate(request_body(question, style)), question, style)
+        answer = parse_answer(await endpoint.client.generate(request_body(query, style)), query, style)
         self._check_versions(answer.versions)
         return answer
 
@@ -127,14 +127,14 @@ class Admission:
     async def _try_out(self, endpoint: Endpoint, problem: str) -> None:
         """Ask for one token; shows whether tokens can be had at all, and with exact entropies."""
         params = SamplingParams(max_tokens=1, temperature=0.0, num_top_logprobs=NUM_TOP - 1)
-        question, style = Question(token_ids=[0], params=params, max_tokens=1), self.style
+        query, style = TokenQuery(token_ids=[0], params=params, max_tokens=1), self.style
         timeout_s = max(self._settings.health_timeout_s, self._settings.ready_timeout_s)  # may compile something first
-        reply = await endpoint.client.generate(request_body(question, style), timeout_s)
+        reply = await endpoint.client.generate(request_body(query, style), timeout_s)
         try:
-            answer = parse_answer(reply, question, style)
+            answer = parse_answer(reply, query, style)
         except EndpointError:
             # Without our sampler the same reply still holds the top log-probs.
-            answer = parse_answer(reply, question, replace(style, is_exact=False))
+            answer = parse_answer(reply, query, replace(style, is_exact=False))
             self._fall_back(f"{endpoint.client.url} does not report entropies{problem}. {LAUNCH_ADVICE}")
         self._check_versions(answer.versions)
 

@@ -18,7 +18,7 @@ _NO_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class TokenQuery:
     """A run of tokens to be sampled."""
 
     token_ids: list[int]
@@ -28,7 +28,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class TokenAnswer:
     """A run of sampled tokens. The lists have one entry per token."""
 
     token_ids: list[int]
@@ -40,15 +40,15 @@ class Answer:
     """Names of the weights that the tokens were sampled with."""
 
 
-def request_body(question: Question, style: RequestStyle) -> dict[str, Any]:
+def request_body(query: TokenQuery, style: RequestStyle) -> dict[str, Any]:
     """Return the body of a request to `/inference/v1/generate`."""
-    params = question.params
+    params = query.params
     sampling: dict[str, Any] = {
-        "max_tokens": question.max_tokens,
+        "max_tokens": query.max_tokens,
         "temperature": native_temperature(params),
         "top_p": params.top_p,
         "top_k": params.top_k,
-        "logprobs": _num_logprobs(question, style),
+        "logprobs": _num_logprobs(query, style),
         "stop_token_ids": [] if style.eos_token_id is None else [style.eos_token_id],
         "ignore_eos": True,
         "detokenize": bool(params.stop),
@@ -62,11 +62,11 @@ def request_body(question: Question, style: RequestStyle) -> dict[str, Any]:
     if style.is_exact:
         sampling["extra_args"] = draw_arguments(params)
     else:  # a generator of vLLM starts anew with each request: a branch must not repeat the noise of its trunk
-        sampling["seed"] = request_seed(params.seed, len(question.token_ids))
-    return {"request_id": uuid4().hex, "token_ids": question.token_ids, "sampling_params": sampling}
+        sampling["seed"] = request_seed(params.seed, len(query.token_ids))
+    return {"request_id": uuid4().hex, "token_ids": query.token_ids, "sampling_params": sampling}
 
 
-def parse_answer(reply: Any, question: Question, style: RequestStyle) -> Answer:
+def parse_answer(reply: Any, query: TokenQuery, style: RequestStyle) -> TokenAnswer:
     """Return what a server answered, checked.
 
     Raises:
@@ -75,15 +75,15 @@ def parse_answer(reply: Any, question: Question, style: RequestStyle) -> Answer:
     try:
         choice = reply["choices"][0]
         token_ids, content = list(choice["token_ids"]), choice["logprobs"]["content"]
-        _check_length(len(token_ids), choice["finish_reason"], reply["usage"]["completion_tokens"], question)
+        _check_length(len(token_ids), choice["finish_reason"], reply["usage"]["completion_tokens"], query)
         _check_tokens(token_ids, content, style.vocab_size)
-        scores = [_scores(entry, question, style) for entry in content]
+        scores = [_scores(entry, query, style) for entry in content]
         details = reply["usage"].get("prompt_tokens_details") or {}
-        return Answer(
+        return TokenAnswer(
             token_ids=token_ids,
             logprobs=[score[0] for score in scores],
             entropies=[score[1] for score in scores],
-            top_logprobs=[score[2] for score in scores] if question.params.num_top_logprobs else [],
+            top_logprobs=[score[2] for score in scores] if query.params.num_top_logprobs else [],
             num_cached_tokens=int(details.get("cached_tokens") or 0),
             versions=frozenset(str(span["version"]) for span in choice.get("weight_versions") or []),
         )
@@ -91,21 +91,21 @@ def parse_answer(reply: Any, question: Question, style: RequestStyle) -> Answer:
         raise EndpointError(f"gave a malformed answer: {error!r}") from error
 
 
-def _num_logprobs(question: Question, style: RequestStyle) -> int:
+def _num_logprobs(query: TokenQuery, style: RequestStyle) -> int:
     """Return how many log-probs to ask for; the server lists the sampled token as one of them."""
-    num_top = question.params.num_top_logprobs
+    num_top = query.params.num_top_logprobs
     if not style.is_exact:
         num_top = max(NUM_TOP - 1, num_top)
     return min(num_top + 1, style.vocab_size) if num_top else 0
 
 
-def _check_length(number: int, reason: str, num_claimed: int, question: Question) -> None:
+def _check_length(number: int, reason: str, num_claimed: int, query: TokenQuery) -> None:
     if reason not in ("stop", "length"):
         raise EndpointError(f"ended a request early: {reason!r}")
-    is_short = number != num_claimed or (reason == "length" and number != question.max_tokens)
-    if is_short or number > question.max_tokens:
+    is_short = number != num_claimed or (reason == "length" and number != query.max_tokens)
+    if is_short or number > query.max_tokens:
         raise EndpointError(
-            f"gave {number} tokens, but claimed {num_claimed} of at most {question.max_tokens} ({reason!r})"
+            f"gave {number} tokens, but claimed {num_claimed} of at most {query.max_tokens} ({reason!r})"
         )
 
 
@@ -116,7 +116,7 @@ def _check_tokens(token_ids: list[int], content: list[Any], vocab_size: int) -> 
         raise EndpointError(f"gave tokens outside [0, {vocab_size}): it serves another model")
 
 
-def _scores(entry: Any, question: Question, style: RequestStyle) -> tuple[float, float, list[float]]:
+def _scores(entry: Any, query: TokenQuery, style: RequestStyle) -> tuple[float, float, list[float]]:
     """Return the log-prob, the entropy and the listed log-probs of one token."""
     logprob = float(entry["logprob"])
     if not _NO_LOGPROB < logprob < 0.01:  # rounding may lift a certain token slightly above 0
@@ -125,7 +125,7 @@ def _scores(entry: Any, question: Question, style: RequestStyle) -> tuple[float,
     listed[entry["token_id"]] = logprob
     ordered = sorted((value for value in listed.values() if value > _NO_LOGPROB), reverse=True)
     entropy = _exact_entropy(entry["rank"]) if style.is_exact else top_k_entropy(ordered[:NUM_TOP])
-    num_top = question.params.num_top_logprobs
+    num_top = query.params.num_top_logprobs
     top = ordered[:num_top]
     return logprob, entropy, top if not num_top or logprob in top else [*top, logprob]
 

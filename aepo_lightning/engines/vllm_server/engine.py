@@ -23,17 +23,17 @@ from torch import Tensor
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
 from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.distributed.collectives import all_reduce
+from aepo_lightning.distributed.collectives import all_reduce, from_rank_zero
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.launch import rank
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm_server.admission import Admission
-from aepo_lightning.engines.vllm_server.answer import Answer, Question
+from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery
 from aepo_lightning.engines.vllm_server.http import ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.pool import Endpoint, ServerPool
-from aepo_lightning.engines.vllm_server.publication_files import Publication, from_rank_zero
+from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
 from aepo_lightning.errors import EngineError, boundary
 from aepo_lightning.event_loop import LoopThread
@@ -218,12 +218,12 @@ class VLLMServerEngine:
         endpoint: Endpoint | None = None
         reason: FinishReason | None = None
         while reason is None:
-            question = self._question(request)
+            query = self._query(request)
 
-            async def ask(endpoint: Endpoint, question: Question = question) -> Answer:
-                return await self._admission.ask(endpoint, question)
+            async def ask(endpoint: Endpoint, query: TokenQuery = query) -> TokenAnswer:
+                return await self._admission.ask(endpoint, query)
 
-            work = self._pool.ask(question.token_ids, ask, endpoint)
+            work = self._pool.ask(query.token_ids, ask, endpoint)
             answer, endpoint = await self._in_thread().call(work)
             if not request.num_new:
                 request.num_cached = answer.num_cached_tokens
@@ -234,16 +234,16 @@ class VLLMServerEngine:
                 callback(request.generation(reason or FinishReason.LENGTH))
         return request.generation(reason)
 
-    def _question(self, request: Request) -> Question:
+    def _query(self, request: Request) -> TokenQuery:
         room = min(
             request.params.max_tokens - request.num_new,
             self.max_model_len - len(request.tokens),
         )
         if request.on_probe is not None:
             room = min(room, request.params.num_probe_tokens)
-        return Question(token_ids=list(request.tokens), params=request.params, max_tokens=room)
+        return TokenQuery(token_ids=list(request.tokens), params=request.params, max_tokens=room)
 
-    def _record(self, answer: Answer, request: Request) -> FinishReason | None:
+    def _record(self, answer: TokenAnswer, request: Request) -> FinishReason | None:
         """Add tokens up to the end of the generation; a server may have stopped somewhat later, or too early."""
         for index, token in enumerate(answer.token_ids):
             request.tokens.append(token)

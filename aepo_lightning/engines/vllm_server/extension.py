@@ -80,7 +80,7 @@ class Extension:
     model_runner: Any
 
     def aepo_install_sampler(self) -> dict[str, str]:
-        """Make the worker draw and report as `vllm_sampler` describes."""
+        """Make the worker draw and report as `vllm.sampler` describes."""
         install(self.model_runner)
         _list_sampled_once(self.model_runner.sampler)
         return {"entropies": "exact"}

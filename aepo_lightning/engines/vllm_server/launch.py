@@ -29,7 +29,7 @@ def server_command(model: str, arguments: Sequence[str] = (), *, is_cpu: bool = 
     command += ["--enable-scale-out", "--enable-prompt-tokens-details"]
     command += ["--generation-config", "vllm", "--max-logprobs", "-1"]
     command += ["--worker-extension-cls", "aepo_lightning.engines.vllm_server.extension.Extension"]
-    # The name of `vllm_server_extension.BACKEND`, which cannot be imported without vLLM.
+    # The name of `extension.BACKEND`, which cannot be imported without vLLM.
     command += ["--weight-transfer-config", json.dumps({"backend": "aepo_file"})]
     return [*command, *(_CPU_FLAGS if is_cpu else ()), *arguments]
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.engines.vllm_server.answer import Answer
+from aepo_lightning.engines.vllm_server.answer import TokenAnswer
 from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.routes import PrefixRoutes
 from aepo_lightning.errors import EngineError, boundary
@@ -79,9 +79,9 @@ class ServerPool:
     async def ask(
         self,
         tokens: list[int],
-        send: Callable[[Endpoint], Awaitable[Answer]],
+        send: Callable[[Endpoint], Awaitable[TokenAnswer]],
         prefer: Endpoint | None = None,
-    ) -> tuple[Answer, Endpoint]:
+    ) -> tuple[TokenAnswer, Endpoint]:
         """Have one endpoint answer, another one if it fails.
 
         Args:
@@ -186,7 +186,9 @@ class ServerPool:
         self.routes.record(tokens, chosen.index)
         return chosen
 
-    async def _attempt(self, endpoint: Endpoint, send: Callable[[Endpoint], Awaitable[Answer]]) -> Answer | None:
+    async def _attempt(
+        self, endpoint: Endpoint, send: Callable[[Endpoint], Awaitable[TokenAnswer]]
+    ) -> TokenAnswer | None:
         """Return the answer, or None if the endpoint was taken out while the request waited for a slot."""
         endpoint.num_in_flight += 1
         try:
@@ -267,7 +269,7 @@ def _endpoint_error(problem: Exception) -> EndpointError:
     return EndpointError(f"is not a server that this engine knows: {problem!r}. {LAUNCH_ADVICE}", is_final=True)
 
 
-async def _unless(endpoint: Endpoint, task: "asyncio.Future[Answer]") -> Answer:
+async def _unless(endpoint: Endpoint, task: "asyncio.Future[TokenAnswer]") -> TokenAnswer:
     """Await an answer unless its endpoint falls silent."""
     down = asyncio.create_task(endpoint.down.wait())
     either: set[asyncio.Future[Any]] = {task, down}

@@ -10,16 +10,14 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from aepo_lightning.distributed.collectives import world_size
 from aepo_lightning.engines.vllm_server.http import EndpointError, ServerClient
 from aepo_lightning.errors import EngineError
 
 READ_CHECK = "aepo_check_file"
-"""Method of `vllm_server_extension.Extension` that tells whether a worker can read a file."""
+"""Method of `extension.Extension` that tells whether a worker can read a file."""
 _MEMORY = Path("/dev/shm")
 
 
@@ -31,10 +29,10 @@ class Publication:
     """Unique among all publications; servers report it with every answer."""
     paths: tuple[str, ...]
     adapter: str = ""
-    """A file of `adapter_file.packed_updates`, merged into the weights of `paths` by whoever reads them."""
+    """A file of `adapters.packed_updates`, merged into the weights of `paths` by whoever reads them."""
 
 
-class WeightFiles:
+class PublicationFiles:
     """The files of the newest publication, in a folder of their own."""
 
     def __init__(self, parent: str | None, chunk_bytes: int) -> None:
@@ -90,15 +88,6 @@ class WeightFiles:
 def _remove_folder(folder: Path, owner: int) -> None:
     if os.getpid() == owner:  # not in a process that was forked off
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def from_rank_zero(value: Any) -> Any:
-    """Return rank 0's value on every rank; all ranks call it."""
-    if world_size() == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 async def push(client: ServerClient, publication: Publication, timeout_s: float) -> None:

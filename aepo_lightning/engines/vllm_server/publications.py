@@ -2,16 +2,15 @@
 
 from collections.abc import Collection, Iterable
 
-import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.engines.adapters import packed_updates
-from aepo_lightning.engines.vllm.launch import undisturbed_process
-from aepo_lightning.engines.vllm_server.publication_files import Publication, WeightFiles
+from aepo_lightning.engines.vllm_server.publication_files import Publication, PublicationFiles
 from aepo_lightning.errors import EngineError
-from aepo_lightning.policy.checked_weights import checked_weights
+from aepo_lightning.policy.checked_weights import checked_weights, copies
+from aepo_lightning.policy.skeleton import meta_model
 
 
 class Publications:
@@ -27,8 +26,8 @@ class Publications:
         """
         self._config = config
         self._skeleton: PreTrainedModel | None = None
-        self._files = WeightFiles(weights_dir, chunk_bytes)
-        self._base_files = WeightFiles(weights_dir, chunk_bytes)
+        self._files = PublicationFiles(weights_dir, chunk_bytes)
+        self._base_files = PublicationFiles(weights_dir, chunk_bytes)
         self._base: Publication | None = None
         self._adapted: frozenset[str] = frozenset()
 
@@ -74,6 +73,5 @@ class Publications:
 
     def _checked(self, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
         if self._skeleton is None:
-            with undisturbed_process(), torch.device("meta"):
-                self._skeleton = AutoModelForCausalLM.from_config(self._config)  # type: ignore[no-untyped-call]
-        return checked_weights(self._skeleton, weights)
+            self._skeleton = meta_model(self._config)
+        return copies(checked_weights(self._skeleton, weights, EngineError))

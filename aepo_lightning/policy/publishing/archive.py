@@ -1,11 +1,11 @@
 """The weights of each iteration beside its rollouts, for replays."""
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from aepo_lightning.atomic_files import replacing
 from aepo_lightning.errors import DataError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.gather import named_weights
@@ -44,10 +44,8 @@ class WeightsArchive:
         copies = {name: weight.cpu().clone() for name, weight in named_weights(network) if is_writer}
         if not is_writer:
             return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        partial = self.path(version).with_suffix(".partial")
-        save_file(copies, partial)
-        os.replace(partial, self.path(version))
+        with replacing(self.path(version)) as partial:
+            save_file(copies, partial)
         for old in self.versions()[: -self._keep] if self._keep > 0 else ():
             self.path(old).unlink()
 

@@ -305,7 +305,7 @@ def wrong_weights(kind):
     ("kind", "match"),
     [
         ("unknown", r"no weight named 'model.layers.9.mlp.up_proj.weight'"),
-        ("missing", r"1 weights were not published, 'model.layers.1.mlp.up_proj.weight' among them"),
+        ("missing", r"1 are missing, 'model.layers.1.mlp.up_proj.weight' among them"),
         ("shape", r"'model.layers.1.mlp.up_proj.weight' must have shape \(64, 32\), but got \(64, 1\)"),
     ],
 )

@@ -129,7 +129,7 @@ def wrong_weights(kind):
     ("kind", "match"),
     [
         ("unknown", r"has no weight named 'model\.layers\.9\.mlp\.up_proj\.weight'"),
-        ("missing", r"1 weights were not published, 'model\.layers\.1\.self_attn\.v_proj\.weight' among them"),
+        ("missing", r"1 are missing, 'model\.layers\.1\.self_attn\.v_proj\.weight' among them"),
         (
             "shape",
             r"Weight 'model\.layers\.1\.self_attn\.v_proj\.weight' must have shape \(64, 32\), but got \(64, 1\)",

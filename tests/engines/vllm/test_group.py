@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from aepo_lightning.contracts.generation import SamplingParams
-from aepo_lightning.engines.vllm.group import Lockstep, Message, Stepper
+from aepo_lightning.engines.vllm.group import Lockstep, StepNews, Stepper
 from aepo_lightning.errors import EngineError
 
 PARAMS = SamplingParams(max_tokens=3)
@@ -49,14 +49,14 @@ class Meeting:
 
     def __init__(self, world):
         self._barrier = threading.Barrier(world, timeout=TIMEOUT_S)
-        self._messages = [None] * world
+        self._news = [None] * world
 
     def of(self, rank):
-        def exchange(message):
+        def exchange(own):
             self._barrier.wait()
-            self._messages[rank] = message
+            self._news[rank] = own
             self._barrier.wait()
-            return list(self._messages)
+            return list(self._news)
 
         return exchange
 
@@ -104,7 +104,7 @@ def generate(names, then_settle=True):
 
 def test_a_stepper_and_its_lockstep_are_steppers():
     assert isinstance(Counting(), Stepper)
-    assert isinstance(Lockstep(Counting(), lambda message: [message]), Stepper)
+    assert isinstance(Lockstep(Counting(), lambda own: [own]), Stepper)
 
 
 def test_all_ranks_do_the_same_and_each_gets_its_own():
@@ -186,9 +186,9 @@ def test_closing_in_the_middle_tells_the_others():
 
 
 def test_closing_after_all_have_settled_needs_nobody():
-    def exchange(message):
-        assert message == Message(has_arrived=True)
-        return [message]
+    def exchange(own):
+        assert own == StepNews(has_arrived=True)
+        return [own]
 
     lockstep = Lockstep(Counting(), exchange)
     lockstep.settle()

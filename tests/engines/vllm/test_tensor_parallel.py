@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.engines.vllm.group import GroupExchange, Lockstep, Message
+from aepo_lightning.engines.vllm.group import GroupExchange, Lockstep, StepNews
 from aepo_lightning.errors import EngineError
 from tests.support.paths import ROOT
 from tests.support.ranks import _free_port, run_ranks
@@ -25,7 +25,7 @@ JOB_TIMEOUT_S = 240
 def exchange_names(rank):
     dist.init_process_group("gloo")
     exchange = GroupExchange(2)
-    found = [[each.aborted for each in exchange(Message(aborted=(f"{rank}:{turn}",)))] for turn in range(3)]
+    found = [[each.aborted for each in exchange(StepNews(aborted=(f"{rank}:{turn}",)))] for turn in range(3)]
     dist.destroy_process_group()
     return found
 
@@ -56,7 +56,7 @@ class Idle:
 def be_silent(rank):
     dist.init_process_group("gloo")
     exchange = GroupExchange(2, timeout_s=1.0)
-    exchange(Message())
+    exchange(StepNews())
     if rank:
         time.sleep(3)
         return ""

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aepo_lightning.engines.vllm_server.launch import main, server_command, server_environment
-from aepo_lightning.engines.vllm_server.publication_files import WeightFiles
+from aepo_lightning.engines.vllm_server.publication_files import PublicationFiles
 from aepo_lightning.engines.vllm_server.routes import PrefixRoutes
 from aepo_lightning.errors import EngineError
 from tests.support.vllm_parts import one, params, prompt, vllm_policy
@@ -152,7 +152,7 @@ def test_a_publication_that_no_endpoint_took_is_an_error_and_stops_generation_un
     ("change", "match"),
     [
         (lambda w: {"model.extra": w["lm_head.weight"]} | w, "has no weight named 'model.extra'"),
-        (lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"}, "1 weights were not published"),
+        (lambda w: {n: t for n, t in w.items() if n != "lm_head.weight"}, "1 are missing"),
         (lambda w: w | {"model.embed_tokens.weight": w["lm_head.weight"][:1]}, "must have shape"),
     ],
     ids=["unknown", "missing", "shape"],
@@ -221,7 +221,7 @@ def test_servers_sleep_only_if_asked_to_and_wake_with_the_next_weights(two, weig
 
 
 def test_files_are_closed_at_the_size_asked_for(tmp_path):
-    files = WeightFiles(str(tmp_path), chunk_bytes=80)
+    files = PublicationFiles(str(tmp_path), chunk_bytes=80)
     publication = files.write([(str(i), torch.full((10,), float(i))) for i in range(5)], "name")
     assert [Path(path).name for path in publication.paths] == [f"{i:05d}.safetensors" for i in range(3)]
     files.clear()
@@ -230,7 +230,7 @@ def test_files_are_closed_at_the_size_asked_for(tmp_path):
 
 
 def test_files_do_not_outlive_what_wrote_them(tmp_path):
-    files = WeightFiles(str(tmp_path), chunk_bytes=80)
+    files = PublicationFiles(str(tmp_path), chunk_bytes=80)
     files.write([("name", torch.zeros(3))], "name")
     assert len(list(tmp_path.iterdir())) == 1
     del files

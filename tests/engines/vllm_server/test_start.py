@@ -56,7 +56,7 @@ def test_a_server_with_a_shorter_context_is_refused_at_once(alone):
 def test_a_server_without_the_routes_is_refused_with_the_command_that_has_them(alone):
     alone._weight_info = lambda _: web.Response(status=404)
     engine = server_engine(alone.url, ready_timeout_s=1000.0)
-    with pytest.raises(EngineError, match=r"/weight_info with status 404.*vllm_server_launch"):
+    with pytest.raises(EngineError, match=r"/weight_info with status 404.*vllm_server\.launch"):
         one(engine)
     engine.close()
 

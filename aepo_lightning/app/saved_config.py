@@ -1,0 +1,124 @@
+"""Configurations of runs on disk, also those that an earlier version of this library wrote.
+
+A saved configuration carries the number of the version of its form. Reading one of an earlier form translates it:
+first the `_target_`s that have moved, by a table, then one step after another what else has changed. Only files of
+runs pass through here; a configuration that is composed now must be of the present form.
+
+To move a class, add a line to `_MOVED`. To change keys, append a function to `_STEPS`, which changes a configuration
+of the form before it in place; the present form is the number of steps.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from aepo_lightning.atomic_files import replacing
+from aepo_lightning.errors import ConfigError
+
+FORM_KEY = "config_form"
+"""Where a saved configuration has the number of its form; without it, it has form 0."""
+
+_MOVED = {
+    "aepo_lightning.adapters": "aepo_lightning.policy.lora",
+    "aepo_lightning.engines.VLLMEngine": "aepo_lightning.engines.vllm.engine.VLLMEngine",
+    "aepo_lightning.engines.vllm_engine": "aepo_lightning.engines.vllm.engine",
+    "aepo_lightning.engines.vllm_server.VLLMServerEngine": "aepo_lightning.engines.vllm_server.engine.VLLMServerEngine",
+    "aepo_lightning.entropy.TurnEntropy": "aepo_lightning.rollout.turn_entropy.TurnEntropy",
+    "aepo_lightning.fsdp1": "aepo_lightning.policy.sharding.fsdp1",
+    "aepo_lightning.policy.PretrainedPolicy": "aepo_lightning.policy.source.PretrainedPolicy",
+    "aepo_lightning.policy.ScratchPolicy": "aepo_lightning.policy.source.ScratchPolicy",
+    "aepo_lightning.publication": "aepo_lightning.policy.publishing.check",
+    "aepo_lightning.rollout.HermesFormat": "aepo_lightning.chat_formats.hermes.HermesFormat",
+    "aepo_lightning.rollout.TagProtocol": "aepo_lightning.chat_formats.tags.TagFormat",
+    "aepo_lightning.tokenizers": "aepo_lightning.policy.tokenizers",
+    "aepo_lightning.tool_spec": "aepo_lightning.contracts.tool",
+    "aepo_lightning.tools.browse.Browse": "aepo_lightning.tools.browse.tool.Browse",
+    "aepo_lightning.tools.browse.PageSummary": "aepo_lightning.tools.browse.tool.PageSummary",
+    "aepo_lightning.tools.page_fetcher": "aepo_lightning.tools.browse.page_fetcher",
+}
+"""Where modules, classes and functions that a configuration may name have moved to, by their earlier paths."""
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write the configuration of a run, with the number of its form."""
+    with replacing(path) as partial:
+        partial.write_text(f"{OmegaConf.to_yaml(cfg)}{FORM_KEY}: {len(_STEPS)}\n")
+
+
+def read_config(path: Path) -> DictConfig:
+    """Read the configuration of a run, in the present form.
+
+    Raises:
+        ConfigError: If it is of a later form than is known here.
+    """
+    plain = OmegaConf.to_container(OmegaConf.load(path))
+    assert isinstance(plain, dict), "the run wrote a mapping"
+    form = plain.pop(FORM_KEY, 0)
+    if form > len(_STEPS):
+        raise ConfigError(
+            f"{path} must have a form up to {len(_STEPS)}, but has {form}: a later version of this library wrote it. "
+            "Use that version."
+        )
+    _translate(plain, form)
+    return OmegaConf.create(plain)
+
+
+def _translate(plain: dict[Any, Any], form: int) -> None:
+    """Bring a configuration to the present form, in place."""
+    for node in _mappings(plain):
+        if isinstance(target := node.get("_target_"), str):
+            node["_target_"] = _present_path(target)
+    for step in _STEPS[form:]:
+        step(plain)
+
+
+def _mappings(node: Any) -> Iterator[dict[Any, Any]]:
+    """Yield every mapping in a configuration."""
+    if isinstance(node, dict):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _mappings(child)
+
+
+def _present_path(target: str) -> str:
+    """Return the path of what a `_target_` names, which may be an attribute of what has moved."""
+    for old, new in _MOVED.items():
+        if target == old or target.startswith(f"{old}."):
+            return new + target.removeprefix(old)
+    return target
+
+
+def _name_share_of_fixed_budget(plain: dict[Any, Any]) -> None:
+    """Say which share of the budget starts at the root, instead of how many trajectories."""
+    allocator = plain["algorithm"]["allocator"]
+    if allocator["_target_"] == "aepo_lightning.budgets.FixedBudget":
+        share = allocator["num_root_chains"] / plain["rollout"]["settings"]["budget"]
+        plain["algorithm"]["allocator"] = {"_target_": "aepo_lightning.budgets.RootShare", "share": share}
+
+
+def _give_parts_their_targets(plain: dict[Any, Any]) -> None:
+    """Name the class of algorithm, data, module and experience, and write each of their values once."""
+    settings = plain["rollout"].pop("settings")
+    names = ("temperature", "top_p", "top_k", "max_response_tokens", "max_tool_calls", "on_call_limit")
+    sampling = {name: settings[name] for name in names if name in settings}
+    plain["rollout"]["sampling"] = {"_target_": "aepo_lightning.rollout.SamplingSettings", **sampling}
+    algorithm, training = plain["algorithm"], "aepo_lightning.training"
+    algorithm |= {"_target_": f"{training}.algorithm.Algorithm", "budget": settings["budget"]}
+    algorithm |= algorithm.pop("switches")
+    plain["module"] |= {"_target_": f"{training}.module.AEPOModule"}
+    plain["module"].pop("temperature")
+    plain["experience"] |= {"_target_": f"{training}.experience.ExperienceSettings"}
+    plain["experience"].pop("drop_zero_variance_groups")
+    plain["data"] |= {
+        "_target_": f"{training}.datamodule.RolloutDataModule",
+        "max_concurrent_questions": "${rollout.max_concurrent_questions}",
+        "num_val_samples": "${evaluation.num_samples}",
+        "pass_at": "${evaluation.pass_at}",
+        "seed": "${seed}",
+    }
+
+
+_STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (_name_share_of_fixed_budget, _give_parts_their_targets)
+"""What brings a configuration from each form to the next."""

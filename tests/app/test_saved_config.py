@@ -1,0 +1,74 @@
+"""A configuration that an earlier version saved is read in the present form, and builds."""
+
+from importlib import import_module
+
+import pytest
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from aepo_lightning.app import saved_config
+from aepo_lightning.app.saved_config import FORM_KEY, read_config, save_config
+from aepo_lightning.errors import ConfigError
+
+
+def translated(tmp_path, plain):
+    path = tmp_path / "config.yaml"
+    path.write_text(OmegaConf.to_yaml(plain))
+    return read_config(path)
+
+
+def minimal(**changes):
+    return {
+        "algorithm": {"allocator": {"_target_": "aepo_lightning.budgets.PreMonitoring"}},
+        "rollout": {"settings": {"budget": 8}},
+    } | changes
+
+
+def test_a_saved_configuration_is_read_as_it_was_written_with_its_form(tmp_path):
+    cfg = OmegaConf.create({"name": "x", "seed": "${other}", "other": 3, "needed": "???", "list": [{"a": None}]})
+    save_config(cfg, tmp_path / "new" / "config.yaml")
+    assert read_config(tmp_path / "new" / "config.yaml") == cfg
+    assert OmegaConf.load(tmp_path / "new" / "config.yaml")[FORM_KEY] == len(saved_config._STEPS)
+
+
+def test_a_later_form_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"must have a form up to \d+, but has 999: a later version"):
+        translated(tmp_path, {FORM_KEY: 999})
+
+
+@pytest.mark.parametrize(("old", "new"), saved_config._MOVED.items(), ids=saved_config._MOVED)
+def test_what_has_moved_is_where_the_table_says(old, new):
+    if new.endswith("VLLMEngine") or new == "aepo_lightning.engines.vllm.engine":
+        pytest.importorskip("vllm")
+    try:
+        import_module(new)
+    except ModuleNotFoundError:
+        get_object(new)
+    with pytest.raises((ImportError, AttributeError)):
+        getattr(import_module(old.rpartition(".")[0]), old.rpartition(".")[2])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("aepo_lightning.rollout.TagProtocol.for_tools", "aepo_lightning.chat_formats.tags.TagFormat.for_tools"),
+        ("aepo_lightning.adapters.LoRA", "aepo_lightning.policy.lora.LoRA"),
+        ("aepo_lightning.policy.lora.LoRA", "aepo_lightning.policy.lora.LoRA"),
+        ("torch.optim.AdamW", "torch.optim.AdamW"),
+    ],
+)
+def test_targets_are_translated_wherever_they_are(tmp_path, old, new):
+    cfg = translated(tmp_path, minimal(tools=[{"inner": {"_target_": old, "kept": 1}}]))
+    assert cfg.tools == [{"inner": {"_target_": new, "kept": 1}}]
+
+
+def test_a_fixed_number_of_root_chains_becomes_the_same_share(tmp_path):
+    fixed = {"allocator": {"_target_": "aepo_lightning.budgets.FixedBudget", "num_root_chains": 3}}
+    allocator = translated(tmp_path, minimal(algorithm=fixed)).algorithm.allocator
+    assert get_object(allocator._target_)(share=allocator.share).global_budget(8, 0.0, []) == 3
+
+
+def test_a_step_is_left_out_for_what_it_wrote(tmp_path):
+    saved = minimal(algorithm={"allocator": {"_target_": "aepo_lightning.budgets.FixedBudget"}})
+    cfg = translated(tmp_path, saved | {FORM_KEY: len(saved_config._STEPS)})
+    assert "share" not in cfg.algorithm.allocator
