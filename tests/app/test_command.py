@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aepo_lightning.app.command import explain_bad_overrides
+from tests.support.commands import run_command
 from tests.support.paths import ROOT
 
 SMALL = [
@@ -25,8 +26,7 @@ SMALL = [
 
 
 def train(*overrides):
-    command = [sys.executable, "train.py", *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    return run_command("train.py", *overrides)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,8 @@ def test_right_overrides_have_no_problem():
 
 
 def test_a_wrong_override_ends_the_command_with_one_message():
-    done = train("trainer.max_epoch=3")
+    command = [sys.executable, "train.py", "trainer.max_epoch=3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 1
     assert "trainer.max_epochs" in done.stderr
     assert "Traceback" not in done.stderr

@@ -2,67 +2,21 @@
 
 import shutil
 import sys
-from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from lightning.pytorch.strategies import ModelParallelStrategy
-from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM
 
 from aepo_lightning.app.export import export, main
 from aepo_lightning.app.saved_run import SavedPolicy
-from aepo_lightning.callbacks import AtomicCheckpoint
-from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.lora import LoRA
-from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.source import PretrainedPolicy
-from tests.support.ranks import run_ranks
-from tests.support.training import make_datamodule, make_module, make_run, small_policy
-from tests.support.vllm_parts import generate, make_engine, params, prompt
+from tests.support.finished_runs import finished, start
+from tests.support.training import small_policy
 
 LORA = ["adapter=lora", "module.adapter.rank=3", "module.adapter.alpha=6.0"]
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning"),
-]
-
-
-def start(folder, overrides):
-    """What stands in the folder of a run before its first iteration."""
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
-    GlobalHydra.instance().clear()
-    folder.mkdir()
-    OmegaConf.save(cfg, folder / "config.yaml")
-    policy = small_policy(head_dim=32)  # as small as vLLM's CPU kernels take heads
-    FolderWriter(target=folder / "coldstart", source=policy).write_model(policy.build_model().named_parameters())
-
-
-def train(rank, folder, lora, world):
-    """Two iterations; return the weights that the run ends with."""
-    policy = PretrainedPolicy(name_or_path=str(folder / "coldstart"))
-    run = make_run(
-        folder,
-        make_module(policy, optimizer=partial(torch.optim.AdamW, lr=1e-2), adapter=lora),
-        make_datamodule(policy, questions_per_iteration=2),
-        callbacks=[AtomicCheckpoint(folder / "checkpoints", every_n_epochs=1)],
-        max_epochs=2,
-        devices=world,
-        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if world > 1 else "auto",
-    )
-    run.fit()
-    return {name: weight.clone() for name, weight in named_weights(run.network)}
-
-
-def finished(folder, overrides, lora=None, world=1):
-    start(folder, overrides)
-    if world == 1:
-        return folder, train(0, folder, lora, 1)
-    return folder, run_ranks(train, folder, lora, world)[0]
 
 
 @pytest.fixture(scope="module")
@@ -124,20 +78,6 @@ def test_a_trained_adapter_comes_out_alone_and_does_the_same_on_the_first_weight
     for name, weight in weights.items():
         # peft adds in another order.
         torch.testing.assert_close(model.get_parameter(name).detach(), weight, atol=1e-6, rtol=1e-5)
-
-
-def test_an_exported_folder_is_a_policy_for_vllm(plain, tmp_path):
-    pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
-    folder, weights = plain
-    export(folder, tmp_path / "policy")
-    policy = PretrainedPolicy(name_or_path=str(tmp_path / "policy"))
-    engine = make_engine(policy, max_model_len=64)
-    requests = [([token % len(policy.tokenizer) for token in prompt(9, n)], params(8, seed=n)) for n in range(4)]
-    found = generate(engine, requests)
-    engine.close()
-    embedded = TransformersEngine(policy, max_num_seqs=4, max_model_len=64)
-    embedded.load_weights(weights.items(), 0)
-    assert [each.token_ids for each in found] == [each.token_ids for each in generate(embedded, requests)]
 
 
 def test_an_adapter_cannot_be_separated_from_a_run_that_trained_all_weights(plain, tmp_path):

@@ -1,11 +1,7 @@
 """`aepo-replay` reproduces what a run saved, and a run that was killed goes on with what it had."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,7 +12,7 @@ from aepo_lightning.app.replay import replay_run
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rollout import RolloutJournal
-from tests.support.paths import ROOT
+from tests.support.commands import Command, run_command
 
 SMALL = [
     "coldstart.num_steps=3",
@@ -34,13 +30,11 @@ SMALL = [
 
 
 def start(*overrides):
-    command = [sys.executable, "train.py", *SMALL, *overrides]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return Command("train.py", *SMALL, *overrides)
 
 
 def finish(process):
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 0, errors
+    assert process.wait().returncode == 0, process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +116,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 
 def test_the_command_prints_a_table_and_its_status_tells(copy):
-    command = [sys.executable, "-m", "aepo_lightning.app.replay", str(copy)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = run_command("-m", "aepo_lightning.app.replay", copy)
     assert done.returncode == 0, done.stderr
     assert "train-00002-rank0" in done.stdout
     path = RolloutJournal(copy / "rollouts").path("train-00001-rank0")
@@ -131,7 +124,7 @@ def test_the_command_prints_a_table_and_its_status_tells(copy):
     plain = json.loads(lines[0])
     plain["segments"][1]["token_ids"][0] += 1
     path.write_text("\n".join([json.dumps(plain), *lines[1:]]) + "\n")
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    done = run_command("-m", "aepo_lightning.app.replay", copy)
     assert done.returncode == 1
     assert "trajectory r/0" in done.stdout
 
@@ -146,7 +139,7 @@ def wait_for_steps(folder, name, number, process):
     path = RolloutJournal(folder / "rollouts").steps_path(name)
     deadline = time.monotonic() + 150
     while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
+        assert process.returncode is None, process.stderr
         if path.is_file() and len(lines := path.read_text().splitlines()) >= number:
             return lines
         time.sleep(0.005)
@@ -160,8 +153,7 @@ def test_a_run_killed_in_the_middle_of_a_rollout_keeps_what_was_generated(run, t
     try:
         wait_for_steps(folder, name, 25, process)
     finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.kill()
     steps = RolloutJournal(folder / "rollouts").steps_path(name).read_text().splitlines()
     finish(start(f"run_dir={folder}", slow, "ckpt_path=last"))
     assert not list((folder / "rollouts").glob("*.superseded-*"))

@@ -2,15 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.paths import ROOT
+from tests.support.commands import Command, run_command
 
 TINY = [
     "coldstart.num_steps=3",
@@ -42,27 +40,19 @@ def train(folder, *overrides, kill=None, timeout=200):
     """Run the command in a folder; `kill` has the arguments of `Killer`. Return its exit status and its output."""
     kills = [] if kill is None else ["+callbacks.kill._target_=tests.support.killer.Killer"]
     kills += [f"+callbacks.kill.{name}={value}" for name, value in (kill or {}).items()]
-    done = subprocess.run(
-        [sys.executable, "train.py", *TINY, f"run_dir={folder}", *overrides, *kills],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = run_command("train.py", *TINY, f"run_dir={folder}", *overrides, *kills, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
 
 def train_until_seen(path, folder, *overrides):
     """Run the command and kill it as soon as a file or folder is there."""
-    command = [sys.executable, "train.py", *TINY, f"run_dir={folder}", *overrides]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 100
-        while not path.exists():
-            assert process.poll() is None, f"the run ended without {path}"
-            assert time.monotonic() < deadline, f"{path} did not come"
-            time.sleep(0.01)
-        process.kill()
+    process = Command("train.py", *TINY, f"run_dir={folder}", *overrides)
+    deadline = time.monotonic() + 100
+    while not path.exists():
+        assert process.returncode is None, f"the run ended without {path}"
+        assert time.monotonic() < deadline, f"{path} did not come"
+        time.sleep(0.01)
+    process.kill()
 
 
 def train_until_killed(folder, *overrides, kill):

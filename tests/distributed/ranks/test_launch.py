@@ -105,7 +105,7 @@ def test_a_rank_that_fails_on_one_node_ends_the_other_node_with_its_error(tmp_pa
 # What the launch files call, instead of the real thing: each call is one line of words.
 RECORDER = """#!/usr/bin/env bash
 # Trainers come after the servers, which run beside them.
-while [[ "$*" == *vllm_server* && "$*" == *train.py* ]] && ! grep -q vllm_server_launch "$RECORD"; do sleep 0.05; done
+while [[ "$*" == *vllm_server* && "$*" == *train.py* ]] && ! grep -q vllm_server.launch "$RECORD"; do sleep 0.05; done
 { printf '%s' "$(basename "$0")"; printf '\\t%s' "$@"; printf '\\n'; } >> "$RECORD"
 """
 HOSTNAMES = """#!/usr/bin/env bash

@@ -59,7 +59,7 @@ def test_a_process_of_others_ends_without_a_word():
 
 RANK = """
 import time
-from aepo_lightning.ranks import watch_launcher
+from aepo_lightning.distributed.ranks import watch_launcher
 watch_launcher()
 time.sleep(6)
 print("lived on")
@@ -67,7 +67,7 @@ print("lived on")
 # It leaves its child behind.
 LAUNCHER = """
 import os, subprocess, sys
-from aepo_lightning.ranks import watch_launcher
+from aepo_lightning.distributed.ranks import watch_launcher
 watch_launcher()
 subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=os.environ | {"LOCAL_RANK": "1"})
 """

@@ -1,18 +1,16 @@
 """One watch in a process of its own, and a second rank that the test plays."""
 
-import subprocess
-import sys
-
 import pytest
 from torch.distributed import TCPStore
 
 from aepo_lightning.distributed.ranks import Board, Failure, Sign
+from tests.support.commands import Command
 
 LONG_S = 60
 SCRIPT = """
 import sys, time
 from torch.distributed import TCPStore
-from aepo_lightning.ranks import Board, RankWatch, WatchTimes
+from aepo_lightning.distributed.ranks import Board, RankWatch, WatchTimes
 rank, port = int(sys.argv[1]), int(sys.argv[2])
 watch = RankWatch(Board(TCPStore("127.0.0.1", port), rank, {world}), WatchTimes(poll_s=0.1, {times}))
 watch.enter()
@@ -27,8 +25,7 @@ def store():
 
 def start(store, rank=0, work="time.sleep(100)", times="", world=2):
     """A rank with a watch; leaving the block waits for it."""
-    command = [sys.executable, "-c", SCRIPT.format(work=work, times=times, world=world), str(rank), str(store.port)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return Command("-c", SCRIPT.format(work=work, times=times, world=world), rank, store.port)
 
 
 def played(store, monkeypatch, rank=1):
@@ -43,7 +40,7 @@ def test_a_rank_ends_when_another_says_that_it_failed(store, monkeypatch):
     job = start(store)
     board = played(store, monkeypatch)
     board.post(Failure(rank=1, reason="it failed with ValueError: so", place="there", details="its traceback"))
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "Rank 1 of 2 (there): it failed with ValueError: so" in errors
     assert "its traceback" in errors, "rank 1 writes to the terminal of another machine"
@@ -55,7 +52,7 @@ def test_a_rank_that_fails_before_all_have_met_speaks_for_itself_on_the_same_mac
     board = Board(store, 1, 3)
     board.introduce(Sign(beat=1))
     board.post(Failure(rank=1, reason="it failed with ValueError: so", details="its traceback"))
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "Rank 0 stops, because rank 1 cannot go on. Rank 1 of 3: it failed with ValueError: so" in errors
     assert "its traceback" not in errors
@@ -64,7 +61,7 @@ def test_a_rank_that_fails_before_all_have_met_speaks_for_itself_on_the_same_mac
 def test_a_rank_that_gives_no_sign_counts_as_lost(store, monkeypatch):
     job = start(store, times="dead_after_s=1.0")
     board = played(store, monkeypatch)
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "Rank 1 of 2: it gave no sign for 1 s" in errors
     assert board.failure().rank == 1
@@ -73,8 +70,8 @@ def test_a_rank_that_gives_no_sign_counts_as_lost(store, monkeypatch):
 def test_a_rank_that_is_through_may_go_and_is_not_waited_for(store, monkeypatch):
     job = start(store, times="dead_after_s=0.5", work="time.sleep(2); watch.leave(); print('through')")
     played(store, monkeypatch).show(Sign(beat=2, is_in=False))
-    output, errors = job.communicate(timeout=LONG_S)
-    assert (job.returncode, output, errors) == (0, "through\n", "")
+    job.wait(LONG_S)
+    assert (job.returncode, job.stdout, job.stderr) == (0, "through\n", "")
 
 
 def test_no_progress_on_any_rank_ends_the_job_and_shows_who_does_not_wait(store, monkeypatch):
@@ -86,7 +83,7 @@ def test_no_progress_on_any_rank_ends_the_job_and_shows_who_does_not_wait(store,
         if board.failure() is not None:
             break
         board.wait_until_read(0.05)
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert board.failure().rank == 0, "rank 1 stands in a collective, which is not its fault"
     assert "no rank has finished anything for 2 s" in errors
@@ -98,7 +95,7 @@ def test_progress_on_one_rank_keeps_the_job_alive(store, monkeypatch):
     work += "for _ in range(40):\n    time.sleep(0.1)\n    tick()\nwatch.leave()"
     job = start(store, times="stall_after_s=1.0, dead_after_s=100.0", work=work)
     played(store, monkeypatch).show(Sign(beat=2, ticks=0, is_in=False))
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert (job.returncode, errors) == (0, "")
 
 
@@ -109,7 +106,7 @@ def test_a_rank_that_fails_tells_the_others_its_own_error_and_shows_it(store, mo
     job = start(store, work=FAILING.format("1 / 0"))
     board = played(store, monkeypatch)
     board.acknowledge()
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "it failed with ZeroDivisionError: division by zero. The job ends." in errors
     assert errors.count("Traceback") == 1
@@ -121,7 +118,7 @@ def test_errors_of_this_library_need_no_traceback(store, monkeypatch):
     job = start(store, work=work)
     board = played(store, monkeypatch)
     board.acknowledge()
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert "TrainingError: so" in errors
     assert "Traceback" not in errors
 
@@ -130,7 +127,7 @@ def test_a_failed_collective_is_the_effect_of_what_another_rank_says(store, monk
     job = start(store, work=FAILING.format("raise RuntimeError('gloo: connection closed by peer')"))
     board = played(store, monkeypatch)
     board.post(Failure(rank=1, reason="it failed with ValueError: the cause"))
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "the cause" in errors
     assert "gloo" not in errors
@@ -145,6 +142,6 @@ def test_the_store_that_goes_with_rank_zero_ends_the_others(monkeypatch):
         board.wait_until_read(0.05)
     board.wait_until_read(0.5)
     del board, server
-    _, errors = job.communicate(timeout=LONG_S)
+    errors = job.wait(LONG_S).stderr
     assert job.returncode == 1
     assert "the store of the process group, which it holds, is gone" in errors

@@ -1,7 +1,6 @@
 """The cache file: shared by processes, bounded, and whole after a kill."""
 
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -13,6 +12,7 @@ import pytest
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools import SQLiteCache, ToolCache, import_official_cache
+from tests.support.commands import WARM
 
 
 def text(value):
@@ -155,8 +155,7 @@ def fill(path, first, number):
 
 
 def test_processes_share_one_file(path):
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=fill, args=(path, 200 * rank, 200)) for rank in range(3)]
+    processes = [WARM.Process(target=fill, args=(path, 200 * rank, 200)) for rank in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -178,10 +177,9 @@ def fill_for_ever(path, written):
 
 
 def test_a_kill_in_mid_write_loses_nothing_that_was_written(path):
-    context = multiprocessing.get_context("spawn")
-    written = context.Value("i", 0)
+    written = WARM.Value("i", 0)
     for _ in range(3):
-        process = context.Process(target=fill_for_ever, args=(path, written))
+        process = WARM.Process(target=fill_for_ever, args=(path, written))
         process.start()
         before = written.value
         deadline = time.monotonic() + 60

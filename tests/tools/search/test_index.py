@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,6 +11,7 @@ import pytest
 from aepo_lightning.contracts.tool import Tool, ToolCall, ToolStatus
 from aepo_lightning.errors import DataError
 from aepo_lightning.tools import CorpusFields, CorpusIndex, IndexSearch, ToolRuntime
+from tests.support.commands import Command
 from tests.support.tool_parts import make_context
 
 ROWS = [
@@ -177,9 +176,8 @@ def test_processes_that_open_it_at_the_same_time_build_it_once(tmp_path):
         "index = CorpusIndex([sys.argv[1]], sys.argv[2], CorpusFields(text='contents'), show_progress=False); "
         "print(len(index), len(index.search('word7', 1)))"
     )
-    command = [sys.executable, "-c", program, str(path), str(tmp_path / "index")]
-    builders = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [each.communicate(timeout=60)[0].strip() for each in builders] == ["20000 1"] * 3
+    builders = [Command("-c", program, path, tmp_path / "index") for _ in range(3)]
+    assert [each.wait().stdout.strip() for each in builders] == ["20000 1"] * 3
     assert sorted(each.name for each in tmp_path.iterdir()) == [".index.lock", "c.jsonl", "index"]
 
 
