@@ -1,4 +1,4 @@
-"""The thread that runs coroutines for others: it answers, ends what is left, and then refuses with its owner's error."""
+"""The thread that runs coroutines for others: it answers, ends what is left, then refuses with its owner's error."""
 
 import asyncio
 

@@ -47,6 +47,7 @@ def warn_about_sampling(settings: RolloutSettings) -> None:
         logger.warning("%s", problem)
 
 
+@runtime_checkable
 class _RollsOut(Protocol):
     """Data of a run, as far as it must agree with the module."""
 

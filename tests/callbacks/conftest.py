@@ -8,9 +8,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support import training
 from tests.support.recording import SetMetrics
+from tests.support.training import experience_builder
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def make_run(tmp_path):
 
     def make(callbacks=(), max_epochs=1, branch_policy=None, has_checkpoints=True, **options):
         module = training.make_module(optimizer=partial(torch.optim.AdamW, lr=1e-2))
-        experience = ExperienceBuilder(
+        experience = experience_builder(
             advantage_estimator=GroupZScore(), shaping=EntropyShaping(), questions_per_step=1
         )
         rule = branch_policy or EntropyBalanced(alpha=1.0, penalty_per_step=0.1)

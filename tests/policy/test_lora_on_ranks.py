@@ -19,10 +19,17 @@ from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.gather import low_rank_updates, named_weights, trained_weights
 from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.adapters import merged_by_hand, teach
 from tests.support.ranks import run_ranks
-from tests.support.training import RecordingEngine, flat, make_datamodule, make_module, make_run, small_policy
+from tests.support.training import (
+    RecordingEngine,
+    experience_builder,
+    flat,
+    make_datamodule,
+    make_module,
+    make_run,
+    small_policy,
+)
 
 pytestmark = pytest.mark.distributed
 pytest.importorskip("peft", reason="needs the `lora` extra")
@@ -46,7 +53,7 @@ def make(folder, world, policy, checks=(), **options):
     checks = dict(checks)
     policy = deepcopy(policy)  # a model sets the attention of its configuration
     engine = NotingEngine(policy, max_num_seqs=16, max_model_len=64)
-    builder = ExperienceBuilder(
+    builder = experience_builder(
         advantage_estimator=GroupZScore(), questions_per_step=2, max_tokens_per_micro_batch=48, packing="tree"
     )
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if world == 2 else "auto"

@@ -13,9 +13,8 @@ from typing_extensions import override
 from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.builders import canonical
-from tests.support.training import RecordingEngine, make_datamodule, make_module, make_run
+from tests.support.training import RecordingEngine, experience_builder, make_datamodule, make_module, make_run
 
 NUM_STEPS = 2  # optimiser steps of an iteration
 
@@ -47,7 +46,7 @@ def overlapped_run(
     """Two questions and two optimiser steps an epoch; trees are kept in a journal below the folder."""
     correction = ImportanceCorrection(mode="truncated", old_logprobs=old_logprobs)
     module = make_module(optimizer=partial(torch.optim.AdamW, lr=1e-2), importance_correction=correction)
-    builder = ExperienceBuilder(
+    builder = experience_builder(
         advantage_estimator=GroupZScore(),
         questions_per_step=step,
         max_tokens_per_micro_batch=64,

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
@@ -11,8 +11,8 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
-from aepo_lightning.branching import EntropyBalanced, NeverBranch
-from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.branching import EntropyBalanced
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.generation import StopReason
@@ -24,12 +24,13 @@ from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.source import ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
-from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
+from aepo_lightning.rollout import SamplingSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
+from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.datamodule import RolloutDataModule
-from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
 from aepo_lightning.training.module import AEPOModule
 from tests.support.recording import RecordingLogger
 
@@ -99,6 +100,13 @@ def random_trees(num_trees, seed=0, group=4, vocab=20, longest=9):
     return trees
 
 
+def at_temperature(trees, temperature):
+    """The same trees, sampled at a temperature."""
+    for tree in trees:
+        tree.temperature = temperature
+    return trees
+
+
 # Models and modules -------------------------------------------------------------------------------------------------
 
 
@@ -120,11 +128,20 @@ def small_policy(seed=0, **fields) -> ScratchPolicy:
     return ScratchPolicy(tokenizer=tokenizer, architecture=architecture | fields, seed=seed)
 
 
-def make_module(policy=None, objective=None, optimizer=None, **options) -> AEPOModule:
+def make_algorithm(**changes) -> Algorithm:
+    """EBPO's loss without entropy shaping: what a test of the update says beside it is all there is."""
+    return Algorithm(**({"name": "test", "objective": ClippedSurrogate(preserve_high=1.0)} | changes))
+
+
+def make_module(policy=None, objective=None, optimizer=None, algorithm=None, **options) -> AEPOModule:
+    """A module; parts of its algorithm may stand among the options."""
+    names = ("aggregation", "kl_penalty", "advantage_estimator", "shaping")
+    parts = {name: options.pop(name) for name in names if name in options}
+    parts |= {} if objective is None else {"objective": objective}
     return AEPOModule(
         policy or small_policy(),
-        objective or ClippedSurrogate(preserve_high=1.0),
-        optimizer or partial(torch.optim.SGD, lr=0.5),
+        algorithm or make_algorithm(**parts),
+        optimizer=optimizer or partial(torch.optim.SGD, lr=0.5),
         **options,
     )
 
@@ -144,10 +161,17 @@ def perturb(network, scale=0.05, seed=1):
         parameter += scale * torch.randn(parameter.shape, generator=generator)
 
 
+def experience_builder(**options) -> ExperienceBuilder:
+    """An `ExperienceBuilder`; its settings may stand among the options."""
+    names = ("questions_per_step", "max_tokens_per_micro_batch", "packing", "old_logprobs")
+    settings = ExperienceSettings(**{name: options.pop(name) for name in names if name in options})
+    return ExperienceBuilder(**({"advantage_estimator": GroupZScore(), "settings": settings} | options))
+
+
 def build_experience(module, trees, **options) -> list[Minibatch]:
-    options = {"advantage_estimator": GroupZScore(), "questions_per_step": len(trees)} | options
+    options = {"questions_per_step": len(trees)} | options
     reference = module.score_reference if module.uses_reference else None
-    return ExperienceBuilder(**options).build(trees, module.score, reference)
+    return experience_builder(**options).build(trees, module.score, reference)
 
 
 def empty_batch(width=5) -> TrajectoryBatch:
@@ -227,7 +251,7 @@ class RecordingEngine(TransformersEngine):
 
 
 def make_trainer(folder, **options) -> Trainer:
-    """A trainer with the settings that the rollout loop rests on, silent."""
+    """A silent trainer on one CPU."""
     defaults = {
         "accelerator": "cpu",
         "devices": 1,
@@ -236,44 +260,46 @@ def make_trainer(folder, **options) -> Trainer:
         "enable_checkpointing": any(isinstance(each, Checkpoint) for each in options.get("callbacks", ())),
         "enable_progress_bar": False,
         "enable_model_summary": False,
-        "reload_dataloaders_every_n_epochs": 1,
-        "use_distributed_sampler": False,
-        "num_sanity_val_steps": 0,
-        "inference_mode": False,
         "limit_val_batches": 0,
         "default_root_dir": folder,
     }
     return Trainer(**{**defaults, **options})
 
 
-def make_datamodule(policy, engine=None, experience=None, branch_policy=None, **options) -> RolloutDataModule:
-    engine = engine or RecordingEngine(policy, max_num_seqs=16, max_model_len=64)
-    shared = {
-        "engine": engine,
+def rollout_algorithm(branch_policy=None, **changes) -> Algorithm:
+    """An algorithm whose rollouts branch, with four short trajectories a question."""
+    parts = {
+        "budget": 4,
+        "allocator": PreMonitoring(),
+        "branch_policy": branch_policy or EntropyBalanced(alpha=0.6, penalty_per_step=0.1),
+        "shaping": EntropyShaping(),
+        "turn_entropy": TurnEntropy(num_tokens=3),
+    }
+    return make_algorithm(**(parts | changes))
+
+
+def make_datamodule(policy, engine=None, experience=None, branch_policy=None, algorithm=None, **options):
+    """Data of the trail task. `experience` is an `ExperienceBuilder`, whose parts go where they belong."""
+    builder = experience or experience_builder(
+        shaping=EntropyShaping(), questions_per_step=2, max_tokens_per_micro_batch=96
+    )
+    parts = ("advantage_estimator", "shaping", "drop_zero_variance_groups")
+    chosen = {name: getattr(builder, name) for name in parts}
+    defaults = {
         "tools": ToolRuntime(tools=(DocumentSearch(),)),
         "reward": WordCountReward(),
         "chat_format": TagFormat(policy.tokenizer, ("search",)),
-        "settings": RolloutSettings(
-            budget=4, max_response_tokens=24, max_tool_calls=3, turn_entropy=TurnEntropy(num_tokens=3)
-        ),
-    }
-    rule = branch_policy or EntropyBalanced(alpha=0.6, penalty_per_step=0.1)
-    parts = RolloutParts(allocator=PreMonitoring(), branch_policy=rule, **shared)
-    plain = RolloutParts(allocator=FixedBudget(num_root_chains=4), branch_policy=NeverBranch(), **shared)
-    experience = experience or ExperienceBuilder(
-        advantage_estimator=GroupZScore(),
-        shaping=EntropyShaping(),
-        questions_per_step=2,
-        max_tokens_per_micro_batch=96,
-    )
-    defaults = {
+        "sampling": SamplingSettings(max_response_tokens=24, max_tool_calls=3),
+        "experience": builder.settings,
         "questions_per_iteration": 2,
         "num_val_questions": 3,
         "val_chunk_size": 2,
         "publication_check": PublicationCheck(max_logprob_gap=1e-4, max_entropy_gap=1e-4),
         "show_progress": False,
     }
-    return RolloutDataModule(TASK, RolloutSampler(parts), RolloutSampler(plain), experience, **(defaults | options))
+    engine = engine or RecordingEngine(policy, max_num_seqs=16, max_model_len=64)
+    algorithm = algorithm or rollout_algorithm(branch_policy, **chosen)
+    return RolloutDataModule(TASK, engine, algorithm, **(defaults | options))
 
 
 @dataclass(kw_only=True)
@@ -303,10 +329,21 @@ class Run:
         return self
 
 
+def share_algorithm(module, datamodule):
+    """Give module and data the loss of the one and the rollouts of the other, as one value."""
+    own = module.algorithm
+    shared = replace(
+        datamodule.algorithm, objective=own.objective, aggregation=own.aggregation, kl_penalty=own.kl_penalty
+    )
+    module.algorithm = datamodule.algorithm = shared
+
+
 def make_run(folder, module=None, datamodule=None, **options) -> Run:
     """A run on fresh rollouts, unless `datamodule` says otherwise. Options are the trainer's."""
     module = module or make_module(optimizer=partial(torch.optim.AdamW, lr=1e-2))
     logger = RecordingLogger()
     datamodule = datamodule or make_datamodule(module.policy)
+    if isinstance(datamodule, RolloutDataModule):
+        share_algorithm(module, datamodule)
     trainer = make_trainer(folder, **{"logger": logger} | options)
     return Run(trainer=trainer, module=module, datamodule=datamodule, logger=logger)

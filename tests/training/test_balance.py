@@ -11,12 +11,12 @@ from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler
 from aepo_lightning.training.batching import Batcher, describe_batches
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.packing import num_tokens
 from tests.support.ranks import run_ranks
 from tests.support.training import (
     FixedData,
     build_experience,
+    experience_builder,
     flat,
     make_datamodule,
     make_module,
@@ -44,7 +44,7 @@ def informative(trees, is_empty):
 
 def num_needed(trees, packing):
     """How many micro-batches a rank would need alone."""
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore())
+    builder = experience_builder(advantage_estimator=GroupZScore())
     rows = [row for index, tree in enumerate(trees) for row in builder._rows(tree, index)]
     return len(Batcher(max_tokens=90, packing=packing).micro_batches(rows))
 
@@ -132,7 +132,7 @@ def overlapped(rank, folder, devices=1):
         optimizer=partial(torch.optim.AdamW, lr=1e-3, eps=1e-5),
         importance_correction=ImportanceCorrection(mode="truncated"),
     )
-    builder = ExperienceBuilder(
+    builder = experience_builder(
         advantage_estimator=GroupZScore(), questions_per_step=2, max_tokens_per_micro_batch=64, packing="tree"
     )
     data = make_datamodule(module.policy, experience=builder, questions_per_iteration=4, overlap=True)

@@ -11,9 +11,8 @@ from aepo_lightning.contracts.tree import Trajectory
 from aepo_lightning.ops.tree_partition import fill_bins
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.batching import Batcher, Row, balanced_bins, describe_batches
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.packing import branched_trees, num_tokens
-from tests.support.training import random_trees
+from tests.support.training import experience_builder, random_trees
 
 PACKINGS = ("padded", "flat", "tree")
 
@@ -88,7 +87,7 @@ def test_bins_are_near_the_best_there_are():
 @pytest.mark.parametrize("budget", [1, 30, 64, 100, 10_000])
 def test_spreading_needs_no_more_micro_batches_and_none_that_is_larger(packing, budget):
     trees = branched_trees(4)
-    builder = ExperienceBuilder(
+    builder = experience_builder(
         advantage_estimator=GroupZScore(), packing=packing, max_tokens_per_micro_batch=budget, questions_per_step=4
     )
     rows = [each for index, tree in enumerate(trees) for each in builder._rows(tree, index)]
@@ -148,6 +147,6 @@ def test_the_largest_weight_is_that_of_one_token_and_needs_scores():
 
     for source, expected in (("recompute", 2.225541), ("sampler", None), ("auto", None)):
         # e^0.8 = 2.225541; the tokens themselves have log-probs down to -2, so a maximum over the padding would be 1.
-        builder = ExperienceBuilder(advantage_estimator=GroupZScore(), old_logprobs=source)
+        builder = experience_builder(advantage_estimator=GroupZScore(), old_logprobs=source)
         found = builder.describe(builder.build(random_trees(1), score)).get("max_importance_weight")
         assert found == (None if expected is None else pytest.approx(expected, rel=1e-5))

@@ -15,11 +15,11 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.builders import canonical
 from tests.support.training import (
     TASK,
     RecordingEngine,
+    experience_builder,
     flat,
     make_datamodule,
     make_module,
@@ -51,7 +51,7 @@ def adam(lr=1e-2):
 
 def experience(**options):
     defaults = {"advantage_estimator": GroupZScore(), "shaping": EntropyShaping(), "questions_per_step": 1}
-    return ExperienceBuilder(**(defaults | {"max_tokens_per_micro_batch": 64} | options))
+    return experience_builder(**(defaults | {"max_tokens_per_micro_batch": 64} | options))
 
 
 def tree_run(folder, max_epochs=2, callbacks=(), **options):

@@ -7,9 +7,16 @@ import torch
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.policy.network import TokenScores
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.packing import branched_trees
-from tests.support.training import build_experience, built_module, make_tree, policy_turn, random_trees, tool_turn
+from tests.support.training import (
+    build_experience,
+    built_module,
+    experience_builder,
+    make_tree,
+    policy_turn,
+    random_trees,
+    tool_turn,
+)
 
 
 def score(batch):
@@ -24,7 +31,7 @@ def score_reference(batch):
 
 def build(trees, reference=None, **options):
     options = {"advantage_estimator": GroupZScore(), "questions_per_step": len(trees)} | options
-    return ExperienceBuilder(**options).build(trees, score, reference)
+    return experience_builder(**options).build(trees, score, reference)
 
 
 def rows_of(minibatch):
@@ -161,7 +168,7 @@ def test_the_trainer_is_not_asked_for_what_the_engine_has():
     def refuse(batch):
         raise AssertionError("no score is needed")
 
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore(), old_logprobs="sampler")
+    builder = experience_builder(advantage_estimator=GroupZScore(), old_logprobs="sampler")
     assert len(builder.build(random_trees(2), refuse)) == 1
 
 
@@ -174,7 +181,7 @@ def build_counted(trees, is_stale=False, **options):
         return score(batch)
 
     options = {"advantage_estimator": GroupZScore(), "questions_per_step": len(trees)} | options
-    return ExperienceBuilder(**options).build(trees, counted, is_stale=is_stale), asked
+    return experience_builder(**options).build(trees, counted, is_stale=is_stale), asked
 
 
 ON_POLICY = {
@@ -199,7 +206,7 @@ def test_recomputing_is_never_skipped():
 
 
 def test_an_unknown_source_of_old_log_probs_is_refused():
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore())
+    builder = experience_builder(advantage_estimator=GroupZScore())
     # Past the type checker of the tests, as a configuration file would.
     object.__setattr__(builder, "old_logprobs", "engine")
     with pytest.raises(ValueError, match="`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got 'engine'"):
@@ -252,7 +259,7 @@ def test_standardisation_over_the_minibatch_ends_at_its_border():
 @pytest.mark.parametrize("name", ["questions_per_step", "max_tokens_per_micro_batch"])
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
-        ExperienceBuilder(advantage_estimator=GroupZScore(), **{name: 0})
+        experience_builder(advantage_estimator=GroupZScore(), **{name: 0})
 
 
 def test_a_question_whose_trajectories_are_empty_adds_nothing_to_the_step():
@@ -298,7 +305,7 @@ def test_packing_changes_no_number_of_a_trajectory(packing, shaping):
 
 
 def test_an_unknown_packing_is_refused():
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore())
+    builder = experience_builder(advantage_estimator=GroupZScore())
     # Past the type checker of the tests, as a configuration file would.
     object.__setattr__(builder, "packing", "dense")
     with pytest.raises(ValueError, match="`packing` must be 'padded', 'flat' or 'tree', but got 'dense'"):

@@ -18,13 +18,13 @@ from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.publishing.publish import publish
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.ranks import run_ranks
 from tests.support.training import (
     FixedData,
     WordCountReward,
     build_experience,
     built_module,
+    experience_builder,
     flat,
     make_datamodule,
     make_module,
@@ -81,7 +81,7 @@ def train(
     """Iterations of two optimiser steps on four questions, validated before, after every second and after the last."""
     policy = small_policy(tie_word_embeddings=is_tied)
     defaults = {"shaping": EntropyShaping(), "questions_per_step": 2, "max_tokens_per_micro_batch": 48}
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore(), **(defaults | (experience or {})))
+    builder = experience_builder(advantage_estimator=GroupZScore(), **(defaults | (experience or {})))
     recorder = StepRecorder()
     # The embedded engine computes in float32 with weights of eight bits, the trainer in bfloat16 throughout.
     checks = {"publication_check": PublicationCheck()} if options.get("mixed_precision") else {}

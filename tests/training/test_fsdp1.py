@@ -25,12 +25,12 @@ from aepo_lightning.policy.sharding.fsdp1 import ExactPrecision, fsdp1_named_wei
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, gradient_sync, is_sharded, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.source import PretrainedPolicy
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.ranks import run_ranks
 from tests.support.training import (
     build_experience,
     built_module,
     empty_batch,
+    experience_builder,
     flat,
     make_datamodule,
     make_module,
@@ -234,7 +234,7 @@ class CPUStrategy(FSDPStrategy):
 
 def fit(rank, folder, policy, devices=1, strategy="auto", **options):
     """Validated before and after one iteration of two steps on four questions."""
-    experience = ExperienceBuilder(
+    experience = experience_builder(
         advantage_estimator=GroupZScore(), questions_per_step=2, max_tokens_per_micro_batch=48
     )
     run = make_run(

@@ -8,20 +8,22 @@ import torch
 from lightning import Callback
 from typing_extensions import override
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore
-from aepo_lightning.errors import TrainingError
+from aepo_lightning.advantages import EntropyShaping
+from aepo_lightning.errors import ConfigError, TrainingError
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import Tally
-from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.metrics import reduce_tally
 from aepo_lightning.training.module import AEPOModule
 from tests.support.training import (
     FixedData,
+    at_temperature,
     build_experience,
     built_module,
     empty_batch,
+    experience_builder,
     flat,
+    make_algorithm,
     make_module,
     make_run,
     perturb,
@@ -85,7 +87,7 @@ def reference_loss(module, minibatch):
     for batch in minibatch.micro_batches:
         for row, length in enumerate(batch.lengths.tolist()):
             ids = batch.input_ids[row : row + 1, :length]
-            logits = module.network.model(input_ids=ids, use_cache=False).logits[0, :-1] / module.temperature
+            logits = module.network.model(input_ids=ids, use_cache=False).logits[0, :-1] / batch.temperature
             logprobs = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
             for t in range(length - 1):
                 if not batch.response_mask[row, t]:
@@ -100,8 +102,8 @@ def reference_loss(module, minibatch):
 
 
 def test_loss_and_gradient_are_those_of_the_papers_formula():
-    module = built_module(temperature=0.8)
-    (step,) = experience(module)
+    module = built_module()
+    (step,) = experience(module, at_temperature(random_trees(3), 0.8))
     perturb(module.network)
     value, found = gradient(module, step)
     module.zero_grad()
@@ -359,9 +361,9 @@ def test_scores_carry_no_gradient_and_leave_the_mode_alone():
 
 
 def test_old_log_probs_are_those_of_the_weights_before_the_update():
-    module = built_module(temperature=0.7)
-    builder = ExperienceBuilder(advantage_estimator=GroupZScore(), questions_per_step=1)
-    steps = builder.build(random_trees(3), module.score)
+    module = built_module()
+    builder = experience_builder(questions_per_step=1)
+    steps = builder.build(at_temperature(random_trees(3), 0.7), module.score)
     for batch in (batch for step in steps for batch in step.micro_batches):
         assert torch.equal(batch.old_logprobs, module.score(batch).logprobs)
         assert torch.equal(batch.old_entropies, module.score(batch).entropies)
@@ -383,10 +385,49 @@ def test_building_the_model_twice_keeps_the_first():
     assert module.network is network
 
 
-@pytest.mark.parametrize("options", [{"max_grad_norm": 0.0}, {"temperature": 0.0}], ids=str)
-def test_numbers_without_meaning_are_refused(options):
-    with pytest.raises(ValueError, match="`max_grad_norm` and `temperature` must be positive"):
-        AEPOModule(small_policy(), ClippedSurrogate(), partial(torch.optim.SGD, lr=1.0), **options)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_grad_norm": 0.0}, "`max_grad_norm` must be positive"),
+        ({"lr": 0.0}, "`lr` must be positive"),
+        ({"lr": 1.0, "optimizer": partial(torch.optim.SGD, lr=1.0)}, "`lr` must be left out beside `optimizer`"),
+    ],
+    ids=str,
+)
+def test_settings_without_meaning_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        AEPOModule(small_policy(), make_algorithm(), **options)
+
+
+def test_adamw_at_the_given_rate_is_the_default():
+    module = AEPOModule(small_policy(), make_algorithm(), lr=3e-4)
+    module.configure_model()
+    optimizer = module.configure_optimizers()
+    assert type(optimizer) is torch.optim.AdamW
+    assert optimizer.param_groups[0]["lr"] == 3e-4
+    assert optimizer.param_groups[0]["weight_decay"] == 0.0
+
+
+def test_log_probs_are_taken_at_the_temperature_that_tokens_were_sampled_at():
+    module = built_module()
+    for temperature in (0.5, 1.0):
+        (step,) = experience(module, at_temperature(random_trees(2), temperature))
+        (batch,) = step.micro_batches
+        assert batch.temperature == temperature
+        ids, length = batch.input_ids[:1], int(batch.lengths[0])
+        with torch.no_grad():
+            logits = module.network.model(input_ids=ids[:, :length], use_cache=False).logits[0, :-1] / temperature
+        expected = logits.log_softmax(-1).gather(-1, ids[0, 1:length, None])[:, 0]
+        mask = batch.response_mask[0, : length - 1]
+        # Two float32 computations of the same sums in another order.
+        torch.testing.assert_close(batch.old_logprobs[0, : length - 1][mask], expected[mask], atol=1e-5, rtol=1e-5)
+
+
+def test_trees_of_two_temperatures_make_no_step():
+    module = built_module()
+    trees = [*at_temperature(random_trees(1), 0.5), *random_trees(1)]
+    with pytest.raises(ValueError, match=r"must have one temperature, but got \[0.5, 1.0\]"):
+        experience_builder(questions_per_step=2).build(trees, module.score)
 
 
 def test_a_tally_becomes_means_and_names_without_weight_vanish():

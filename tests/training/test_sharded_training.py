@@ -11,13 +11,13 @@ from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.gather import named_weights
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.policy.test_sharded_loading import save
 from tests.support.ranks import run_ranks
 from tests.support.training import (
     FixedData,
     build_experience,
     built_module,
+    experience_builder,
     make_datamodule,
     make_module,
     make_run,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.distributed
 
 def train(rank, folder, policy, devices=1, max_epochs=1, ckpt_path=None, **options):
     """Iterations of two steps on four questions, validated at the end."""
-    experience = ExperienceBuilder(
+    experience = experience_builder(
         advantage_estimator=GroupZScore(), questions_per_step=2, max_tokens_per_micro_batch=48, packing="tree"
     )
     checks = {"publication_check": PublicationCheck()} if options.get("mixed_precision") else {}

@@ -10,13 +10,14 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.policy.publishing.gather import named_weights
-from aepo_lightning.training.experience import ExperienceBuilder
 from tests.support.packing import PACKINGS, branched_trees, grouped_policy, num_tokens, update
 from tests.support.ranks import run_ranks
 from tests.support.training import (
     FixedData,
+    at_temperature,
     build_experience,
     built_module,
+    experience_builder,
     make_datamodule,
     make_module,
     make_run,
@@ -73,11 +74,10 @@ def test_random_trees_train_the_same_in_float64(packing, seed):
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("temperature", [0.6, 1.0])
 def test_temperature_and_dropped_groups_change_nothing(packing, temperature):
-    trees = branched_trees()
+    trees = at_temperature(branched_trees(), temperature)
     for leaf in trees[1].leaves:
         leaf.reward = replace(leaf.reward, reward=1.0)
     options = {
-        "temperature": temperature,
         "dtype": torch.float64,
         "experience": {"drop_zero_variance_groups": True, "shaping": EntropyShaping(scope="minibatch")},
     }
@@ -204,7 +204,7 @@ def test_two_fsdp_ranks_on_packed_tokens_equal_one_process_on_padded_rows(tmp_pa
 def roll_out_and_train(folder, packing):
     """Two iterations of rollouts with branches, two optimiser steps each."""
     policy = small_policy()
-    builder = ExperienceBuilder(
+    builder = experience_builder(
         advantage_estimator=GroupZScore(),
         shaping=EntropyShaping(),
         questions_per_step=2,

@@ -44,7 +44,6 @@ def make(kind=TransformersEngine, **options):
 
 def run(module, engine, check, version=0, temperature=1.0):
     publish(module.network, engine, version)
-    module.temperature = temperature
     return check(engine, module.score, PROMPT, temperature, version)
 
 
