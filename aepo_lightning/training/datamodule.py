@@ -124,6 +124,7 @@ class RolloutDataModule(LightningDataModule):
             chat_format=chat_format,
             sampling=sampling or SamplingSettings(),
         )
+        self._branch_policy = algorithm.branch_policy
         self._experience_settings = experience
         self._questions_per_iteration = questions_per_iteration
         self._max_concurrent_questions = max_concurrent_questions
@@ -172,12 +173,14 @@ class RolloutDataModule(LightningDataModule):
 
     @property
     def branch_policy(self) -> BranchPolicy:
-        """The branch policy of the next rollouts. It may be replaced."""
-        return self.sampler.parts.branch_policy
+        """The branch policy of the next rollouts: the algorithm's, unless it was replaced."""
+        return self._branch_policy
 
     @branch_policy.setter
     def branch_policy(self, branch_policy: BranchPolicy) -> None:
-        self.sampler.parts = replace(self.sampler.parts, branch_policy=branch_policy)
+        self._branch_policy = branch_policy
+        if self._sampler is not None:
+            self._sampler.parts = replace(self._sampler.parts, branch_policy=branch_policy)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
@@ -190,7 +193,7 @@ class RolloutDataModule(LightningDataModule):
             tokenizer: That of the policy.
         """
         if self._sampler is None:
-            parts = self._build_parts(tokenizer)
+            parts = replace(self._build_parts(tokenizer), branch_policy=self._branch_policy)
             self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
             self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
             self._experience = ExperienceBuilder(

@@ -320,4 +320,6 @@ class AEPOModule(LightningModule):
 
     def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
         """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
+        # Without a logger Lightning would warn about every name.
+        logger = logger and bool(self.trainer.loggers)
         self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)

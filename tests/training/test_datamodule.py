@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning import Callback, LightningModule
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
@@ -15,16 +15,23 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
+from aepo_lightning.rollout import SamplingSettings
 from tests.support.builders import canonical
 from tests.support.training import (
+    LIGHTNING_WARNINGS,
     TASK,
     RecordingEngine,
+    Steps,
+    build_experience,
+    built_module,
     experience_builder,
     flat,
     make_datamodule,
     make_module,
     make_run,
     make_trainer,
+    random_trees,
+    share_algorithm,
     small_policy,
 )
 
@@ -174,6 +181,10 @@ class GenerationRecorder(Callback):
         self.counts.append(trainer.datamodule.sampler.parts.engine.counters.num_generated_tokens)
 
 
+def validated_trees(run):
+    return [tree for batch in run.module._val_batches for tree in batch.trees]
+
+
 def test_validation_is_rolled_out_as_it_is_read(tmp_path):
     recorder = GenerationRecorder()
     module = make_module()
@@ -181,7 +192,7 @@ def test_validation_is_rolled_out_as_it_is_read(tmp_path):
     run = make_run(tmp_path, module, datamodule, callbacks=[recorder], limit_val_batches=1.0)
     run.validate()
     before, first, second = recorder.counts
-    trees = run.module._val_trees
+    trees = validated_trees(run)
     assert before == 0
     assert first == sum(tree.num_generated_tokens for tree in trees[:2])
     assert second == first + trees[2].num_generated_tokens
@@ -194,7 +205,7 @@ def test_validation_asks_the_same_whatever_the_chunks_and_logs_pass_rates(tmp_pa
         datamodule = make_datamodule(module.policy, val_chunk_size=chunk_size)
         run = make_run(tmp_path, module, datamodule, limit_val_batches=1.0).validate()
         logs.append({name: value for _, name, value in run.logger.numbers()})
-        trees = run.module._val_trees
+        trees = validated_trees(run)
         assert [tree.question.question_id for tree in trees] == ["trail-val-0", "trail-val-1", "trail-val-2"]
     assert all(other == pytest.approx(logs[0]) for other in logs)
     correct = [[leaf.reward.is_correct for leaf in tree.leaves] for tree in trees]
@@ -297,10 +308,8 @@ def test_an_iteration_is_a_whole_number_of_steps(number):
 
 @pytest.mark.parametrize("is_restricted", [True, False], ids=["top-p", "whole distribution"])
 def test_sampling_that_log_probs_do_not_describe_is_warned_about_once(tmp_path, caplog, is_restricted):
-    run, _ = tree_run(tmp_path, limit_val_batches=1.0)
-    parts = run.datamodule.sampler.parts
-    if is_restricted:
-        run.datamodule.sampler.parts = replace(parts, settings=replace(parts.settings, top_p=0.9))
+    module, sampling = make_module(), SamplingSettings(max_response_tokens=24, top_p=0.9 if is_restricted else 1.0)
+    run = make_run(tmp_path, module, make_datamodule(module.policy, sampling=sampling), limit_val_batches=1.0)
     with caplog.at_level(logging.WARNING, logger="aepo_lightning.training.consistency"):
         run.validate().fit()
     assert caplog.text.count("With top_p=0.9 tokens are drawn from the most likely ones only") == int(is_restricted)
@@ -346,7 +355,9 @@ def test_another_module_is_refused(tmp_path):
     datamodule = make_datamodule(make_module().policy)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`LightningModule.configure_optimizers` returned `None`")
-        with pytest.raises(TypeError, match="needs an `AEPOModule`, but got OtherModule"):
+        with pytest.raises(
+            ConfigError, match="must be an `AEPOModule` or have what `TrainedPolicy` lists, but got OtherM"
+        ):
             make_trainer(tmp_path, logger=False).fit(OtherModule(), datamodule=datamodule)
 
 
@@ -355,3 +366,48 @@ def test_nothing_asks_for_worker_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 16)
     run, _ = tree_run(tmp_path, max_epochs=1, limit_val_batches=1.0, check_val_every_n_epoch=1)
     run.fit()
+
+
+def test_a_bare_trainer_is_told_what_rollouts_need(tmp_path):
+    recorder = TreeRecorder()
+    module = make_module(optimizer=adam())
+    datamodule = make_datamodule(module.policy, experience=experience())
+    share_algorithm(module, datamodule)
+    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=3, callbacks=[recorder], default_root_dir=tmp_path, **options)
+    with warnings.catch_warnings():
+        for message in LIGHTNING_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, datamodule=datamodule)
+    # Two questions and two optimiser steps an iteration: every epoch asks other questions with newer weights.
+    assert recorder.versions == [0, 2, 4]
+    assert [questions[0].split(":")[0] for questions in recorder.questions] == ["0", "2", "4"]
+
+
+def test_loaders_that_are_read_again_too_seldom_are_refused(tmp_path):
+    run, _ = tree_run(tmp_path, reload_dataloaders_every_n_epochs=2)
+    with pytest.raises(ConfigError, match="`reload_dataloaders_every_n_epochs` must be left out or 1, but got 2"):
+        run.fit()
+
+
+def test_module_and_data_must_have_one_algorithm(tmp_path):
+    run, _ = tree_run(tmp_path)
+    run.module.algorithm = replace(run.datamodule.algorithm, name="another")
+    with pytest.raises(ConfigError, match="`algorithm` must be the same for module and data, but got 'another' and"):
+        run.fit()
+    run.module.algorithm = replace(run.datamodule.algorithm, budget=5)
+    with pytest.raises(ConfigError, match="but got 'test' and 'test' with other parts"):
+        run.fit()
+
+
+def test_the_module_trains_from_any_loader_of_minibatches(tmp_path):
+    module = built_module(optimizer=adam())
+    steps = build_experience(module, random_trees(2), questions_per_step=1)
+    before = flat(module.network.parameters()).clone()
+    trainer = make_trainer(tmp_path, logger=False)
+    with warnings.catch_warnings():
+        for message in LIGHTNING_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
+        trainer.fit(module, train_dataloaders=Steps(steps))
+    assert trainer.global_step == 2
+    assert not torch.equal(before, flat(module.network.parameters()))

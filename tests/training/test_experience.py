@@ -7,6 +7,7 @@ import torch
 
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.policy.network import TokenScores
+from aepo_lightning.training.experience import ExperienceSettings
 from tests.support.packing import branched_trees
 from tests.support.training import (
     build_experience,
@@ -206,11 +207,11 @@ def test_recomputing_is_never_skipped():
 
 
 def test_an_unknown_source_of_old_log_probs_is_refused():
-    builder = experience_builder(advantage_estimator=GroupZScore())
+    settings = ExperienceSettings()
     # Past the type checker of the tests, as a configuration file would.
-    object.__setattr__(builder, "old_logprobs", "engine")
+    object.__setattr__(settings, "old_logprobs", "engine")
     with pytest.raises(ValueError, match="`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got 'engine'"):
-        builder.__post_init__()
+        settings.__post_init__()
 
 
 def test_reference_log_probs_come_only_if_asked_for():
