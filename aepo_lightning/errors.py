@@ -10,8 +10,9 @@
     |-- RewardError     a reward could not be computed
     `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
 
-Each child also inherits the builtin it specialises, so that callers may catch either. A tool call that fails and a
-budget that is spent are data (`ToolStatus`, `StopReason`), not exceptions.
+Each child also inherits the builtin it specialises, so that callers may catch either. What a constructor refuses is a
+`ConfigError`, in every room; what a call refuses in the data that it is given is a plain `ValueError`. A tool call that
+fails and a budget that is spent are data (`ToolStatus`, `StopReason`), not exceptions.
 """
 
 from collections.abc import Callable, Iterator

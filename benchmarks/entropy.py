@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from aepo_lightning.branching import NeverBranch
-from aepo_lightning.budgets import FixedBudget
+from aepo_lightning.budgets import RootShare
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.policy import PolicySource
@@ -83,7 +83,7 @@ def policy_logits(policy: PolicySource) -> Tensor:
         tools=ToolRuntime(tools=(DocumentSearch(),)),
         reward=PaperReward(),
         chat_format=TagFormat(policy.tokenizer, ("search",)),
-        allocator=FixedBudget(num_root_chains=1),
+        allocator=RootShare(),
         branch_policy=NeverBranch(),
         settings=RolloutSettings(budget=1, max_response_tokens=384),
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aepo_lightning.advantages.entropy_statistics import EntropyStatistics
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.masked import zero_outside
 
 
@@ -31,9 +32,9 @@ class EntropyShaping:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not 0 <= self.weight < math.inf:
-            raise ValueError(f"`weight` must be 0 (off) or positive, but got {self.weight}.")
+            raise ConfigError(f"`weight` must be 0 (off) or positive, but got {self.weight}.")
         if self.scope not in ("group", "minibatch"):
-            raise ValueError(f"`scope` must be 'group' or 'minibatch', but got {self.scope!r}.")
+            raise ConfigError(f"`scope` must be 'group' or 'minibatch', but got {self.scope!r}.")
 
     def pool(
         self, row_statistics: Sequence[EntropyStatistics], group_index: Int[Tensor, " batch"]

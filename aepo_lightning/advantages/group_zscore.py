@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from aepo_lightning.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupZScore:
@@ -23,7 +25,7 @@ class GroupZScore:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not self.epsilon > 0:
-            raise ValueError(f"`epsilon` must be positive, but got {self.epsilon}.")
+            raise ConfigError(f"`epsilon` must be positive, but got {self.epsilon}.")
 
     def __call__(self, rewards: Float[Tensor, " group"]) -> Float[Tensor, " group"]:
         """Turn the rewards of one group into advantages.

@@ -34,6 +34,7 @@ _MOVED = {
     "aepo_lightning.rollout.TagProtocol": "aepo_lightning.chat_formats.tags.TagFormat",
     "aepo_lightning.tokenizers": "aepo_lightning.policy.tokenizers",
     "aepo_lightning.tool_spec": "aepo_lightning.contracts.tool",
+    "aepo_lightning.tools.CorpusSearch": "aepo_lightning.tools.DocumentSearch",
     "aepo_lightning.tools.browse.Browse": "aepo_lightning.tools.browse.tool.Browse",
     "aepo_lightning.tools.browse.PageSummary": "aepo_lightning.tools.browse.tool.PageSummary",
     "aepo_lightning.tools.page_fetcher": "aepo_lightning.tools.browse.page_fetcher",

@@ -14,6 +14,7 @@ from aepo_lightning.chat_formats.text_codec import CALL_TAGS, TextCodec
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall, ToolSpec
+from aepo_lightning.errors import ConfigError
 
 
 class TagFormat:
@@ -34,10 +35,10 @@ class TagFormat:
             result_template: How a tool result is written, with `{text}` where it goes.
 
         Raises:
-            ValueError: If the template has no `{text}`.
+            ConfigError: If the template has no `{text}`.
         """
         if "{text}" not in result_template:
-            raise ValueError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
+            raise ConfigError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
         self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template

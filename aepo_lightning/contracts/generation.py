@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from aepo_lightning.errors import ConfigError
+
 
 class FinishReason(StrEnum):
     """Why one generation ended."""
@@ -57,13 +59,13 @@ class SamplingParams:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if self.max_tokens < 1:
-            raise ValueError(f"`max_tokens` must be at least 1, but got {self.max_tokens}.")
+            raise ConfigError(f"`max_tokens` must be at least 1, but got {self.max_tokens}.")
         if self.temperature < 0:
-            raise ValueError(f"`temperature` must be 0 (greedy) or positive, but got {self.temperature}.")
+            raise ConfigError(f"`temperature` must be 0 (greedy) or positive, but got {self.temperature}.")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"`top_p` must be in (0, 1], but got {self.top_p}.")
+            raise ConfigError(f"`top_p` must be in (0, 1], but got {self.top_p}.")
         if self.top_k < 0:
-            raise ValueError(f"`top_k` must be 0 (off) or positive, but got {self.top_k}.")
+            raise ConfigError(f"`top_k` must be 0 (off) or positive, but got {self.top_k}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

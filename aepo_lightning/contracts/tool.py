@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 from aepo_lightning.contracts.question import Question
+from aepo_lightning.errors import ConfigError
 
 
 class ToolState(StrEnum):
@@ -39,12 +40,12 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
         if self.max_attempts < 1 or not self.backoff_s >= 0:
-            raise ValueError(
+            raise ConfigError(
                 "`max_attempts` must be at least 1 and `backoff_s` not negative, but got "
                 f"{self.max_attempts} and {self.backoff_s}."
             )
         if isinstance(self.errors, str):
-            raise ValueError(f"`errors` must be a list of names, but got {self.errors!r}. Write [{self.errors}].")
+            raise ConfigError(f"`errors` must be a list of names, but got {self.errors!r}. Write [{self.errors}].")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +78,19 @@ class ToolLimits:
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
         if not 0 < self.breaker_share <= 1:
-            raise ValueError(f"`breaker_share` must be in (0, 1], but got {self.breaker_share}.")
+            raise ConfigError(f"`breaker_share` must be in (0, 1], but got {self.breaker_share}.")
         for name in ("deadline_s", "calls_per_second", "breaker_reset_s", "breaker_window_s"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"`{name}` must be positive and finite, but got {value}.")
+                raise ConfigError(f"`{name}` must be positive and finite, but got {value}.")
         for name in ("max_concurrent_calls", "max_result_chars"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+                raise ConfigError(f"`{name}` must be at least 1, but got {value}.")
         for name in ("max_queued_calls", "breaker_failures", "cache_ttl_s", "cache_empty_ttl_s"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise ValueError(f"`{name}` must not be negative, but got {value}.")
+                raise ConfigError(f"`{name}` must not be negative, but got {value}.")
 
 
 def _text_schema() -> dict[str, Any]:

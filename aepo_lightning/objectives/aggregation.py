@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.masked import zero_outside
 
 
@@ -31,16 +32,16 @@ class LossAggregation:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if self.mode not in ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum-norm"):
-            raise ValueError(
+            raise ConfigError(
                 "`mode` must be 'token-mean', 'seq-mean-token-mean' or 'seq-mean-token-sum-norm', "
                 f"but got {self.mode!r}."
             )
         needs_length = self.mode == "seq-mean-token-sum-norm"
         if needs_length != (self.norm_length is not None):
             rule = "be given" if needs_length else "be None"
-            raise ValueError(f"`norm_length` must {rule} for mode {self.mode!r}, but got {self.norm_length}.")
+            raise ConfigError(f"`norm_length` must {rule} for mode {self.mode!r}, but got {self.norm_length}.")
         if self.norm_length is not None and self.norm_length < 1:
-            raise ValueError(f"`norm_length` must be at least 1, but got {self.norm_length}.")
+            raise ConfigError(f"`norm_length` must be at least 1, but got {self.norm_length}.")
 
     def __call__(
         self,

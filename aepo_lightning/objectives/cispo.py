@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 
@@ -27,9 +28,9 @@ class Cispo:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if self.clip_range_low is not None and not 0 <= self.clip_range_low <= 1:
-            raise ValueError(f"`clip_range_low` must be None (no bound) or in [0, 1], but got {self.clip_range_low}.")
+            raise ConfigError(f"`clip_range_low` must be None (no bound) or in [0, 1], but got {self.clip_range_low}.")
         if not self.clip_range_high >= 0:
-            raise ValueError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
+            raise ConfigError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
 
     def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
         """Return the loss of every token.

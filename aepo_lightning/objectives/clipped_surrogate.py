@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 
@@ -72,17 +73,17 @@ class ClippedSurrogate:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not 0 <= self.clip_range_low <= 1:
-            raise ValueError(f"`clip_range_low` must be in [0, 1], but got {self.clip_range_low}.")
+            raise ConfigError(f"`clip_range_low` must be in [0, 1], but got {self.clip_range_low}.")
         if not self.clip_range_high >= 0:
-            raise ValueError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
+            raise ConfigError(f"`clip_range_high` must not be negative, but got {self.clip_range_high}.")
         if not self.preserve_low >= 0:
-            raise ValueError(f"`preserve_low` must not be negative, but got {self.preserve_low}.")
+            raise ConfigError(f"`preserve_low` must not be negative, but got {self.preserve_low}.")
         if not self.preserve_high >= 0:
-            raise ValueError(f"`preserve_high` must not be negative, but got {self.preserve_high}.")
+            raise ConfigError(f"`preserve_high` must not be negative, but got {self.preserve_high}.")
         if self.dual_clip is not None and not self.dual_clip > 1:
-            raise ValueError(f"`dual_clip` must be None (off) or above 1, but got {self.dual_clip}.")
+            raise ConfigError(f"`dual_clip` must be None (off) or above 1, but got {self.dual_clip}.")
         if self.ratio_level not in ("token", "sequence"):
-            raise ValueError(f"`ratio_level` must be 'token' or 'sequence', but got {self.ratio_level!r}.")
+            raise ConfigError(f"`ratio_level` must be 'token' or 'sequence', but got {self.ratio_level!r}.")
 
     def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
         """Return the loss of every token.

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aepo_lightning.contracts.objective import WeightedMean
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives.kl import kl_estimate
 from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
 
@@ -81,11 +82,11 @@ class ImportanceCorrection:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}, but got {getattr(self, name)!r}.")
+                raise ConfigError(f"`{name}` must be one of {allowed}, but got {getattr(self, name)!r}.")
         if not self.cap >= 1:
-            raise ValueError(f"`cap` must be at least 1, the weight of equal policies, but got {self.cap}.")
+            raise ConfigError(f"`cap` must be at least 1, the weight of equal policies, but got {self.cap}.")
         if not 0 <= self.low <= 1 <= self.high:
-            raise ValueError(f"`low` and `high` must have 1 between them, but got {self.low} and {self.high}.")
+            raise ConfigError(f"`low` and `high` must have 1 between them, but got {self.low} and {self.high}.")
 
     def __call__(
         self,

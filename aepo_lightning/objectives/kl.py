@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.masked import MAX_LOG_RATIO, zero_outside
 
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -64,9 +65,9 @@ class KLPenalty:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not self.coefficient >= 0:
-            raise ValueError(f"`coefficient` must be 0 (off) or positive, but got {self.coefficient}.")
+            raise ConfigError(f"`coefficient` must be 0 (off) or positive, but got {self.coefficient}.")
         if self.estimator not in ("k1", "k2", "k3"):
-            raise ValueError(f"`estimator` must be 'k1', 'k2' or 'k3', but got {self.estimator!r}.")
+            raise ConfigError(f"`estimator` must be 'k1', 'k2' or 'k3', but got {self.estimator!r}.")
 
     def __call__(
         self,

@@ -11,7 +11,6 @@ from aepo_lightning.ops.logprob import EntropyMode, LogprobOutput, chunked_logpr
 from aepo_lightning.ops.masked import (
     MAX_LOG_RATIO,
     importance_ratio,
-    masked_mean,
     masked_sum,
     weighted_mean,
     zero_outside,
@@ -23,7 +22,6 @@ __all__ = [
     "LogprobOutput",
     "chunked_logprob",
     "importance_ratio",
-    "masked_mean",
     "masked_sum",
     "weighted_mean",
     "zero_outside",

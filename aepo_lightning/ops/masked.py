@@ -43,19 +43,6 @@ def masked_sum(values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batc
     return zero_outside(values, mask).sum()
 
 
-def masked_mean(values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batch response"]) -> Float[Tensor, ""]:
-    """Average over the tokens of the mask.
-
-    Args:
-        values: One number per token.
-        mask: True where the number counts.
-
-    Returns:
-        The mean, 0 for an empty mask.
-    """
-    return masked_sum(values, mask) / mask.sum().clamp(min=1)
-
-
 def weighted_mean(values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batch response"]) -> WeightedMean:
     """Return the mean over the mask as numerator and denominator, detached, for logging.
 

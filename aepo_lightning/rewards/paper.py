@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import ToolStatus
-from aepo_lightning.errors import RewardError
+from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, token_f1
@@ -32,7 +32,7 @@ class PaperReward:
             answered nothing, failed or ran out of time). False is the official rule.
 
     Raises:
-        ValueError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same.
+        ConfigError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same.
 
     References:
         AEPO, arXiv:2510.14545, eq. 8. `r_M` and the token F1 as accuracy follow the released reward function.
@@ -46,16 +46,16 @@ class PaperReward:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if not (math.isfinite(self.multi_tool_bonus) and self.multi_tool_bonus >= 0):
-            raise ValueError(
+            raise ConfigError(
                 f"`multi_tool_bonus` must be at least 0 and finite, but got {self.multi_tool_bonus}. Use 0 for none."
             )
         for name in ("search_tag", "python_tag"):
             if not re.fullmatch("[a-z_]+", getattr(self, name)):
-                raise ValueError(
+                raise ConfigError(
                     f"`{name}` must match [a-z_]+, but got {getattr(self, name)!r}. Use the name of the tool."
                 )
         if self.search_tag == self.python_tag:
-            raise ValueError(
+            raise ConfigError(
                 f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
             )
 

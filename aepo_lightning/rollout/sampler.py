@@ -13,7 +13,7 @@ from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import BranchingToolRunner
 from aepo_lightning.contracts.tree import RolloutTree
-from aepo_lightning.errors import AepoError
+from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
@@ -34,10 +34,10 @@ class RolloutSampler:
             journal: Where finished trees are written at once. None keeps them in memory only.
 
         Raises:
-            ValueError: If `max_concurrent_questions` is not positive.
+            ConfigError: If `max_concurrent_questions` is not positive.
         """
         if max_concurrent_questions < 1:
-            raise ValueError(f"`max_concurrent_questions` must be at least 1, but got {max_concurrent_questions}.")
+            raise ConfigError(f"`max_concurrent_questions` must be at least 1, but got {max_concurrent_questions}.")
         self.parts = parts
         self.journal = journal
         self._max_concurrent_questions = max_concurrent_questions

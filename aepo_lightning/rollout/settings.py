@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 
@@ -33,7 +34,7 @@ class RolloutSettings:
     """Settings of the sampler. Switches that reproduce the released AEPO code name the paper's way as default.
 
     Raises:
-        ValueError: If a number is out of range.
+        ConfigError: If a number is out of range.
     """
 
     budget: int = 16
@@ -68,19 +69,19 @@ class RolloutSettings:
         """Refuse numbers without meaning."""
         for name in ("budget", "max_response_tokens"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"`top_p` must be in (0, 1] and `top_k` 0 (off) or positive, but got {self.top_p} and {self.top_k}."
             )
         if self.max_tool_calls < 0:
-            raise ValueError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
+            raise ConfigError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
         if not self.temperature >= 0 or (self.temperature == 0 and self.budget > 1):
-            raise ValueError(
+            raise ConfigError(
                 f"`temperature` must be positive for {self.budget} trajectories, but got {self.temperature}. "
                 "Greedy decoding would make every trajectory of a group the same; it needs a budget of 1."
             )
         for name in ("on_call_limit", "top_up", "branch_signal", "penalty_scope", "branch_baseline"):
             choices = get_args(get_type_hints(type(self))[name])
             if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {choices}, but got {getattr(self, name)!r}.")
+                raise ConfigError(f"`{name}` must be one of {choices}, but got {getattr(self, name)!r}.")

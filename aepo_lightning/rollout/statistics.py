@@ -12,6 +12,7 @@ from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, LeafOrigin, RolloutTree
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 _DEEP = 4
 """Branches after this many tool calls or more are counted together."""
@@ -41,14 +42,21 @@ class Tally:
         return {name: total / self.weights[name] for name, total in self.totals.items() if self.weights[name]}
 
 
-def summarise_trees(trees: Iterable[RolloutTree]) -> Tally:
-    """Measure a batch of finished trees."""
+def summarise_trees(trees: Iterable[RolloutTree], turn_entropy: TurnEntropy | None = None) -> Tally:
+    """Measure a batch of finished trees.
+
+    Args:
+        trees: What to measure.
+        turn_entropy: Says how many of a turn's first tokens count where the entropy after a tool result is asked for.
+            Default: as `TurnEntropy()`.
+    """
+    num_first = (turn_entropy or TurnEntropy()).num_tokens
     tally = Tally()
     for tree in trees:
         _add_rewards(tally, tree)
         _add_budget(tally, tree)
         _add_decisions(tally, tree)
-        _add_tokens(tally, tree)
+        _add_tokens(tally, tree, num_first)
         _add_tools(tally, tree)
     return tally
 
@@ -113,7 +121,7 @@ def _in_high_entropy_runs(decisions: Sequence[BranchDecision]) -> set[tuple[tupl
     return found
 
 
-def _add_tokens(tally: Tally, tree: RolloutTree) -> None:
+def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
     paths = [tree.trajectory(leaf) for leaf in tree.leaves]
     in_trajectories = sum(sum(path.is_sampled) for path in paths)
     tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
@@ -127,7 +135,7 @@ def _add_tokens(tally: Tally, tree: RolloutTree) -> None:
                 tree.segments[segment.parent_id].source is SegmentSource.TOOL
             )
             if after_tool:
-                window = segment.entropies[:20]
+                window = segment.entropies[:num_first]
                 tally.share("entropy_after_tool", sum(window), len(window))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aepo_lightning.contracts.generation import Generation
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.entropy import top_k_entropy
 
 
@@ -36,15 +37,15 @@ class TurnEntropy:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if self.num_tokens < 1:
-            raise ValueError(f"`num_tokens` must be at least 1, but got {self.num_tokens}.")
+            raise ConfigError(f"`num_tokens` must be at least 1, but got {self.num_tokens}.")
         if self.aggregate not in ("mean", "sum"):
-            raise ValueError(f"`aggregate` must be 'mean' or 'sum', but got {self.aggregate!r}.")
+            raise ConfigError(f"`aggregate` must be 'mean' or 'sum', but got {self.aggregate!r}.")
         if self.normalizer not in ("log_vocab", "vocab", "none"):
-            raise ValueError(f"`normalizer` must be 'log_vocab', 'vocab' or 'none', but got {self.normalizer!r}.")
+            raise ConfigError(f"`normalizer` must be 'log_vocab', 'vocab' or 'none', but got {self.normalizer!r}.")
         if self.estimator not in ("exact", "top_k"):
-            raise ValueError(f"`estimator` must be 'exact' or 'top_k', but got {self.estimator!r}.")
+            raise ConfigError(f"`estimator` must be 'exact' or 'top_k', but got {self.estimator!r}.")
         if self.num_top_logprobs < 1:
-            raise ValueError(f"`num_top_logprobs` must be at least 1, but got {self.num_top_logprobs}.")
+            raise ConfigError(f"`num_top_logprobs` must be at least 1, but got {self.num_top_logprobs}.")
 
     @property
     def num_top_logprobs_needed(self) -> int:

@@ -5,6 +5,9 @@ arithmetic.py   chained arithmetic, one python call per operation; plain ASCII f
 parquet.py      the published training and validation files (verl's layout), cleaned
 jsonl.py        question files with one JSON object a line, such as benchmarks
 listed.py       rows in memory
+splits.py       what the readers of files share: questions in memory, by split and index
+index.py        checks of a position in a split
+paths.py        where data files are looked for
 file_report.py  what a reader kept, repaired and dropped
 prompts.py      a system prompt for files that carry none
 """

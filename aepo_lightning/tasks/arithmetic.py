@@ -12,7 +12,7 @@ from random import Random
 
 from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Question, SegmentSource, Split
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tasks._index import check_index
+from aepo_lightning.tasks.index import check_index
 from aepo_lightning.tasks.prompts import with_system
 
 _OPERATORS: dict[str, Callable[[int, int], int]] = {"+": operator.add, "-": operator.sub, "*": operator.mul}

@@ -9,10 +9,10 @@ from typing import Any
 
 from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks._paths import find_file, row_error
-from aepo_lightning.tasks._splits import QuestionSplits, load_splits
 from aepo_lightning.tasks.file_report import FileReport
+from aepo_lightning.tasks.paths import find_file, row_error
 from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT, with_system
+from aepo_lightning.tasks.splits import QuestionSplits, load_splits
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from aepo_lightning.contracts.question import Message, Question, Split, Task
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks._splits import QuestionSplits
+from aepo_lightning.tasks.splits import QuestionSplits
 
 
 class ListedQuestions:

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 
 from aepo_lightning.contracts.question import Message, Question, Split
 from aepo_lightning.errors import DataError
-from aepo_lightning.tasks._paths import find_file, row_error
-from aepo_lightning.tasks._splits import QuestionSplits, load_splits
 from aepo_lightning.tasks.file_report import FileReport
+from aepo_lightning.tasks.paths import find_file, row_error
+from aepo_lightning.tasks.splits import QuestionSplits, load_splits
 
 _logger = logging.getLogger(__name__)
 

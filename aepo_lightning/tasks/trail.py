@@ -11,7 +11,7 @@ from random import Random
 
 from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource, Split
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tasks._index import check_index
+from aepo_lightning.tasks.index import check_index
 
 _FRAME_WORDS = (
     "<think>",

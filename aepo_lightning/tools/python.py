@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec, ToolState
-from aepo_lightning.errors import ToolError, ToolTimeoutError, ToolUnavailableError
+from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
 from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PoolSettings, PythonPool
 from aepo_lightning.tools.jail.session import PythonSession
 
@@ -57,7 +57,7 @@ class PythonTool:
 
     Raises:
         ConfigError: If a limit is too small to run anything, or the isolation is unknown.
-        ValueError: If `max_output_chars` is too small for a message.
+        ConfigError: If `max_output_chars` is too small for a message.
 
     References:
         Echo of the last expression and "standard output or the error" follow the official tool of arXiv:2510.14545.
@@ -78,7 +78,7 @@ class PythonTool:
     def __post_init__(self) -> None:
         """Refuse limits under which nothing runs; nothing is started yet."""
         if self.max_output_chars < _MIN_OUTPUT_CHARS:
-            raise ValueError(
+            raise ConfigError(
                 f"`max_output_chars` must be at least {_MIN_OUTPUT_CHARS}, but got {self.max_output_chars}. Raise it."
             )
         settings = PoolSettings(

@@ -296,7 +296,7 @@ class RolloutDataModule(LightningDataModule):
         )
 
     def _describe(self, rollout_s: float, experience_s: float) -> dict[str, float]:
-        tally = summarise_trees(self.trees)
+        tally = summarise_trees(self.trees, self.sampler.parts.settings.turn_entropy)
         values = {f"rollout/{name}": value for name, value in reduce_tally(tally).items()}
         generated = all_reduce([float(sum(tree.num_generated_tokens for tree in self.trees))])[0]
         values["time/rollout_s"] = rollout_s

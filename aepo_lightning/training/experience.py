@@ -12,6 +12,7 @@ from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import AdvantageEstimator
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce, world_size
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.batching import Batcher, Row, describe_batches
 
@@ -23,7 +24,7 @@ class ExperienceSettings:
     """How the trees of an iteration become optimiser steps: what is the user's choice under every algorithm.
 
     Raises:
-        ValueError: If a number is not positive or a word is unknown.
+        ConfigError: If a number is not positive or a word is unknown.
     """
 
     questions_per_step: int = 8
@@ -42,11 +43,13 @@ class ExperienceSettings:
         """Refuse settings without meaning."""
         for name in ("questions_per_step", "max_tokens_per_micro_batch"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if self.packing not in ("padded", "flat", "tree"):
-            raise ValueError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
+            raise ConfigError(f"`packing` must be 'padded', 'flat' or 'tree', but got {self.packing!r}.")
         if self.old_logprobs not in ("recompute", "sampler", "auto"):
-            raise ValueError(f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}.")
+            raise ConfigError(
+                f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,12 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import equal
 
+from aepo_lightning.app import stages
 from aepo_lightning.app.build import build, build_run
 from aepo_lightning.app.export import export
 from aepo_lightning.app.replay import replay_run
 from aepo_lightning.app.saved_config import _mappings
 from aepo_lightning.app.saved_run import first_policy, load_config
-from aepo_lightning.app.stages import run_stages
 from aepo_lightning.checkpoints import IDENTITY_KEY, find_last, verify_checkpoint
 from aepo_lightning.rollout import RolloutJournal, difference
 from tests.support.paths import SUPPORT
@@ -37,8 +37,8 @@ OVERRIDES = [
     "model.architecture.intermediate_size=16",
     "model.architecture.num_hidden_layers=1",
     "model.architecture.head_dim=8",
-    "rollout.settings.budget=4",
-    "rollout.settings.max_response_tokens=32",
+    "algorithm.budget=4",
+    "rollout.sampling.max_response_tokens=32",
 ]
 """What the run was started with."""
 
@@ -76,7 +76,10 @@ def test_it_goes_on_with_the_same_rollouts(folder):
     """The third iteration depends on the weights, the optimizer and the random states that were saved."""
     with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
         cfg = compose("train", [*OVERRIDES, f"run_dir={folder}", "ckpt_path=last", "trainer.max_epochs=3"])
-    run_stages(cfg)
+    record = stages.open_run(cfg)
+    run = build_run(cfg, stages.cold_start(record), record.folder)
+    stages.fit(record, run)
+    run.engine.close()
     name = "train-00002-rank0"
     expected, found = (
         {tree.question.question_id: tree for tree in RolloutJournal(place).read(name)}

@@ -10,6 +10,8 @@ from aepo_lightning.app import saved_config
 from aepo_lightning.app.saved_config import FORM_KEY, read_config, save_config
 from aepo_lightning.errors import ConfigError
 
+FORM = len(saved_config._STEPS)
+
 
 def translated(tmp_path, plain):
     path = tmp_path / "config.yaml"
@@ -17,18 +19,11 @@ def translated(tmp_path, plain):
     return read_config(path)
 
 
-def minimal(**changes):
-    return {
-        "algorithm": {"allocator": {"_target_": "aepo_lightning.budgets.PreMonitoring"}},
-        "rollout": {"settings": {"budget": 8}},
-    } | changes
-
-
 def test_a_saved_configuration_is_read_as_it_was_written_with_its_form(tmp_path):
     cfg = OmegaConf.create({"name": "x", "seed": "${other}", "other": 3, "needed": "???", "list": [{"a": None}]})
     save_config(cfg, tmp_path / "new" / "config.yaml")
     assert read_config(tmp_path / "new" / "config.yaml") == cfg
-    assert OmegaConf.load(tmp_path / "new" / "config.yaml")[FORM_KEY] == len(saved_config._STEPS)
+    assert OmegaConf.load(tmp_path / "new" / "config.yaml")[FORM_KEY] == FORM
 
 
 def test_a_later_form_is_refused(tmp_path):
@@ -58,17 +53,21 @@ def test_what_has_moved_is_where_the_table_says(old, new):
     ],
 )
 def test_targets_are_translated_wherever_they_are(tmp_path, old, new):
-    cfg = translated(tmp_path, minimal(tools=[{"inner": {"_target_": old, "kept": 1}}]))
+    cfg = translated(tmp_path, {FORM_KEY: FORM, "tools": [{"inner": {"_target_": old, "kept": 1}}]})
     assert cfg.tools == [{"inner": {"_target_": new, "kept": 1}}]
 
 
-def test_a_fixed_number_of_root_chains_becomes_the_same_share(tmp_path):
-    fixed = {"allocator": {"_target_": "aepo_lightning.budgets.FixedBudget", "num_root_chains": 3}}
-    allocator = translated(tmp_path, minimal(algorithm=fixed)).algorithm.allocator
-    assert get_object(allocator._target_)(share=allocator.share).global_budget(8, 0.0, []) == 3
+def test_a_fixed_number_of_root_chains_becomes_the_same_share():
+    allocator = {"_target_": "aepo_lightning.budgets.FixedBudget", "num_root_chains": 3}
+    plain = {"algorithm": {"allocator": allocator}, "rollout": {"settings": {"budget": 8}}}
+    saved_config._name_share_of_fixed_budget(plain)
+    found = plain["algorithm"]["allocator"]
+    assert get_object(found["_target_"])(share=found["share"]).global_budget(8, 0.0, []) == 3
 
 
-def test_a_step_is_left_out_for_what_it_wrote(tmp_path):
-    saved = minimal(algorithm={"allocator": {"_target_": "aepo_lightning.budgets.FixedBudget"}})
-    cfg = translated(tmp_path, saved | {FORM_KEY: len(saved_config._STEPS)})
-    assert "share" not in cfg.algorithm.allocator
+def test_steps_run_from_the_form_of_the_file_on(tmp_path, monkeypatch):
+    steps = tuple((lambda plain, number=number: plain["seen"].append(number)) for number in range(3))
+    monkeypatch.setattr(saved_config, "_STEPS", steps)
+    assert translated(tmp_path, {"seen": []}).seen == [0, 1, 2]
+    assert translated(tmp_path, {FORM_KEY: 2, "seen": []}).seen == [2]
+    assert translated(tmp_path, {FORM_KEY: 3, "seen": []}).seen == []

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.hermes import HermesFormat
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason, Generation
@@ -18,7 +17,7 @@ from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.tools import ToolRuntime
-from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, grow
+from tests.support.builders import RecordingBranchPolicy, RootChains, ScriptedEngine, grow
 from tests.support.chatml import CHATML
 from tests.support.tool_parts import CountingTool
 
@@ -156,7 +155,7 @@ def test_every_token_and_mask_is_that_of_a_slow_reference(name, seed):
     tool = CountingTool(name="look_up", script=["".join(random.choices(HOSTILE, k=6)) or "x" for _ in range(500)])
     engine = CarelessEngine(name)
     changes = {"budget": 6, "max_response_tokens": 1500, "max_tool_calls": 8, "reward": AnyReward()}
-    changes |= {"allocator": FixedBudget(num_root_chains=3), "branch_policy": RecordingBranchPolicy()}
+    changes |= {"allocator": RootChains(num_root_chains=3), "branch_policy": RecordingBranchPolicy()}
     (tree,) = grow(engine, seed=seed, tools=ToolRuntime(tools=[tool]), chat_format=FORMATS[name], **changes)
     assert len(tree.leaves) == 6
     assert any(segment.source is SegmentSource.TOOL for segment in tree.segments)

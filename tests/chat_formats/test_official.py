@@ -7,12 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aepo_lightning.branching import OfficialEntropyBalanced
-from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from tests.support.builders import (
     RecordingBranchPolicy,
+    RootChains,
     ScriptedEngine,
     calls_then_answer,
     make_parts,
@@ -35,7 +36,7 @@ PRE_MONITORING = PreMonitoring(beta=0.5, rounding="floor_plus_one", includes_roo
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(1, 12), st.integers(0, 100), st.sampled_from([0.0, 0.5, 0.9]), st.booleans())
 def test_the_official_settings_give_exactly_k_trajectories(budget, seed, p_call, is_dynamic):
-    allocator = PRE_MONITORING if is_dynamic else FixedBudget(num_root_chains=(budget + 1) // 2)
+    allocator = PRE_MONITORING if is_dynamic else RootChains(num_root_chains=(budget + 1) // 2)
     engine = ScriptedEngine(random_script(p_call), pauses=lambda params: params.seed % 3)
     policy = OfficialEntropyBalanced()
     parts = make_parts(engine, budget=budget, allocator=allocator, branch_policy=policy, max_tool_calls=6, **OFFICIAL)
@@ -90,7 +91,7 @@ def test_the_first_tool_call_of_a_chain_and_of_a_branch_sees_no_change():
     recorder = RecordingBranchPolicy(rule=lambda context: int(context.consecutive_branches < 3))
     engine = ScriptedEngine(random_script(0.9, 0.0))
     changes = OFFICIAL | {"turn_entropy": TurnEntropy(normalizer="none")}
-    parts = make_parts(engine, budget=8, allocator=FixedBudget(num_root_chains=4), branch_policy=recorder, **changes)
+    parts = make_parts(engine, budget=8, allocator=RootChains(num_root_chains=4), branch_policy=recorder, **changes)
     (tree,) = RolloutSampler(parts).rollout([make_question()], 1)
     unchanged = sum(context.entropy == context.initial_entropy for context in recorder.contexts)
     chains_that_decide = sum(

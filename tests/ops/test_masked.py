@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.ops.masked import importance_ratio, masked_mean, masked_sum, weighted_mean, zero_outside
+from aepo_lightning.ops.masked import importance_ratio, masked_sum, weighted_mean, zero_outside
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 
@@ -14,28 +14,26 @@ def make_values(outside: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("outside", [5.0, math.nan, math.inf, -math.inf])
-def test_sum_and_mean_ignore_what_is_outside_the_mask(outside):
-    # 1 + 2 + 6 = 9 over 3 tokens.
+def test_the_sum_ignores_what_is_outside_the_mask(outside):
+    # 1 + 2 + 6 = 9
     assert masked_sum(make_values(outside), MASK).item() == 9.0
-    assert masked_mean(make_values(outside), MASK).item() == 3.0
 
 
 @pytest.mark.parametrize("outside", [5.0, math.nan, math.inf, -math.inf])
-def test_gradient_of_the_mean_is_one_over_the_count_inside_and_zero_outside(outside):
+def test_gradient_of_the_sum_is_one_inside_and_zero_outside(outside):
     values = make_values(outside).requires_grad_()
-    masked_mean(values, MASK).backward()
-    torch.testing.assert_close(values.grad, MASK.double() / 3)
+    masked_sum(values, MASK).backward()
+    torch.testing.assert_close(values.grad, MASK.double())
 
 
-def test_sum_and_mean_of_an_empty_mask_are_zero():
+def test_the_sum_of_an_empty_mask_is_zero():
     empty = torch.zeros_like(MASK)
     assert masked_sum(make_values(math.nan), empty).item() == 0.0
-    assert masked_mean(make_values(math.nan), empty).item() == 0.0
-    assert masked_mean(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool)).item() == 0.0
+    assert masked_sum(torch.zeros(2, 0), torch.zeros(2, 0, dtype=torch.bool)).item() == 0.0
 
 
 def test_nan_inside_the_mask_is_not_hidden():
-    assert masked_mean(make_values(0.0).masked_fill(MASK, math.nan), MASK).isnan()
+    assert masked_sum(make_values(0.0).masked_fill(MASK, math.nan), MASK).isnan()
 
 
 def test_zero_outside_before_exp_keeps_the_gradient_finite():

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.hermes import HermesFormat
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
@@ -15,7 +14,15 @@ from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout import difference, record_of, tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.tools import SQLiteCache, ToolRuntime
-from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, Turn, grow, make_parts, make_question
+from tests.support.builders import (
+    RecordingBranchPolicy,
+    RootChains,
+    ScriptedEngine,
+    Turn,
+    grow,
+    make_parts,
+    make_question,
+)
 from tests.support.chatml import chatml_tokenizer
 from tests.support.tool_parts import CountingTool, Ledger
 
@@ -100,7 +107,7 @@ def test_results_that_do_not_fit_are_kept_beside_the_trajectory():
 
 def branchy(state, num_roots=1):
     tool = Ledger(state=state)
-    settings = {"budget": 4, "allocator": FixedBudget(num_root_chains=num_roots)}
+    settings = {"budget": 4, "allocator": RootChains(num_root_chains=num_roots)}
     return tool, roll([["a", "b"], ["SEED"], ["SEED"]], tool, branch_policy=RecordingBranchPolicy(), **settings)
 
 
@@ -166,7 +173,7 @@ def test_chains_of_an_unforkable_tool_do_not_branch_and_the_refusals_are_counted
 def test_a_tree_with_several_calls_in_a_turn_replays_offline_and_survives_the_journal(state):
     tool = CountingTool(name="ledger") if state is ToolState.STATELESS else Ledger()
     turns = [["a", "b"], ["SEED"]]
-    settings = {"budget": 3, "allocator": FixedBudget(num_root_chains=1), "branch_policy": RecordingBranchPolicy()}
+    settings = {"budget": 3, "allocator": RootChains(num_root_chains=1), "branch_policy": RecordingBranchPolicy()}
     tree = roll(turns, tool, **settings)
     assert tree_from_dict(json.loads(json.dumps(tree_to_dict(tree)))).segments == tree.segments
     runtime = ToolRuntime(tools=[CountingTool(name="ledger", script=["must not be called"] * 99)])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
-from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
@@ -19,6 +19,7 @@ from tests.support.builders import (
     ANSWER,
     CALL,
     RecordingBranchPolicy,
+    RootChains,
     ScriptedBudget,
     ScriptedEngine,
     Turn,
@@ -45,7 +46,7 @@ class RecordingReward:
 def allocators(budget):
     m = st.integers(1, budget)
     return st.one_of(
-        m.map(lambda number: FixedBudget(num_root_chains=number)),
+        m.map(lambda number: RootChains(num_root_chains=number)),
         m.map(lambda number: ScriptedBudget(num_root_chains=number)),
         st.builds(
             PreMonitoring,
@@ -117,7 +118,7 @@ def test_the_scripted_engine_satisfies_the_protocol():
 
 
 @pytest.mark.parametrize("top_up", ["parallel", "sequential"])
-@pytest.mark.parametrize("allocator", [FixedBudget(num_root_chains=1), PreMonitoring(), ScriptedBudget()], ids=repr)
+@pytest.mark.parametrize("allocator", [RootChains(num_root_chains=1), PreMonitoring(), ScriptedBudget()], ids=repr)
 def test_a_budget_of_one_is_one_chain(allocator, top_up):
     policy = RecordingBranchPolicy(rule=lambda _: 3)
     (tree,) = grow(
@@ -136,7 +137,7 @@ def test_a_policy_that_never_calls_a_tool_gets_all_its_budget_at_the_root():
 
 @pytest.mark.parametrize("top_up", ["parallel", "sequential"])
 def test_branch_budget_that_nobody_uses_becomes_fresh_chains(top_up):
-    allocator = FixedBudget(num_root_chains=2)
+    allocator = RootChains(num_root_chains=2)
     (tree,) = grow(ScriptedEngine(calls_then_answer(0)), budget=5, allocator=allocator, top_up=top_up)
     assert [leaf.origin for leaf in tree.leaves] == [LeafOrigin.ROOT] * 2 + [LeafOrigin.TOP_UP] * 3
     assert [leaf.seed_path for leaf in tree.leaves] == [("r", root) for root in range(5)]
@@ -145,10 +146,10 @@ def test_branch_budget_that_nobody_uses_becomes_fresh_chains(top_up):
 def test_sequential_top_up_starts_one_chain_after_another():
     running = []
     engine = ScriptedEngine(calls_then_answer(1), pauses=lambda _: running.append(engine.num_running) or 2)
-    grow(engine, budget=6, allocator=FixedBudget(num_root_chains=1), top_up="sequential")
+    grow(engine, budget=6, allocator=RootChains(num_root_chains=1), top_up="sequential")
     assert max(running) == 1
     running.clear()
-    grow(engine, budget=6, allocator=FixedBudget(num_root_chains=1), top_up="parallel")
+    grow(engine, budget=6, allocator=RootChains(num_root_chains=1), top_up="parallel")
     assert max(running) == 5
 
 
@@ -160,9 +161,7 @@ def test_a_top_up_may_branch_only_while_budget_is_left():
         return calls_then_answer(1, lambda _: 9.0 if late else 0.0)(text, params)
 
     engine = ScriptedEngine(script)
-    (tree,) = grow(
-        engine, budget=4, allocator=FixedBudget(num_root_chains=2), branch_policy=policy, top_up="sequential"
-    )
+    (tree,) = grow(engine, budget=4, allocator=RootChains(num_root_chains=2), branch_policy=policy, top_up="sequential")
     assert [leaf.origin for leaf in tree.leaves].count(LeafOrigin.TOP_UP) == 1
     assert [leaf.seed_path for leaf in tree.leaves if leaf.origin is LeafOrigin.BRANCH] == [("r", 2, "b", 1, 0)]
 
@@ -200,7 +199,7 @@ def test_a_policy_that_ignores_the_limit_ends_when_its_tokens_are_used_up():
 def test_a_prompt_that_fills_the_context_costs_its_own_question_only(num_tokens, needs_probe, caplog):
     questions = [make_question("long", text="go " * num_tokens), make_question("short")]
     engine = ScriptedEngine(calls_then_answer(1))
-    allocator = PreMonitoring() if needs_probe else FixedBudget(num_root_chains=2)
+    allocator = PreMonitoring() if needs_probe else RootChains(num_root_chains=2)
     long, short = grow(engine, questions, budget=3, allocator=allocator)
     assert f"'long' has {num_tokens} tokens, but the engine's context has 400" in caplog.text
     assert [leaf.stop_reason for leaf in long.leaves] == [StopReason.LENGTH] * 3

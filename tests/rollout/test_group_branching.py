@@ -7,12 +7,12 @@ from random import Random
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.rollout import RolloutSampler, derive_uniform
 from tests.support.builders import (
     RecordingBranchPolicy,
+    RootChains,
     ScriptedBudget,
     ScriptedEngine,
     calls_then_answer,
@@ -45,7 +45,7 @@ def test_consecutive_branches_count_up_on_a_chain_and_reset_where_it_does_not_br
     # A chain with five calls branches after results 1, 2 and 4. Before each decision l = 0, 1, 2, 0, 1.
     policy = RecordingBranchPolicy(rule=branch_if_high)
     engine = ScriptedEngine(calls_then_answer(5, high_at(1, 2, 4)))
-    (tree,) = grow(engine, budget=30, allocator=FixedBudget(num_root_chains=1), branch_policy=policy)
+    (tree,) = grow(engine, budget=30, allocator=RootChains(num_root_chains=1), branch_policy=policy)
     streaks = {context.uniform: context.consecutive_branches for context in policy.contexts}
 
     def streaks_of(path, turns):
@@ -60,14 +60,14 @@ def test_consecutive_branches_count_up_on_a_chain_and_reset_where_it_does_not_br
 
 def test_a_decision_that_the_budget_turned_down_resets_the_count():
     policy = RecordingBranchPolicy(rule=lambda _: 1)
-    grow(ScriptedEngine(calls_then_answer(5)), budget=1, allocator=FixedBudget(num_root_chains=1), branch_policy=policy)
+    grow(ScriptedEngine(calls_then_answer(5)), budget=1, allocator=RootChains(num_root_chains=1), branch_policy=policy)
     assert [context.consecutive_branches for context in policy.contexts] == [0] * 5
 
 
 @pytest.mark.parametrize("penalty_scope", ["chain", "question"])
 @pytest.mark.parametrize("branch_baseline", ["root", "own"])
 @pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool"])
-@pytest.mark.parametrize("allocator", [FixedBudget(num_root_chains=3), ScriptedBudget(num_root_chains=3)], ids=repr)
+@pytest.mark.parametrize("allocator", [RootChains(num_root_chains=3), ScriptedBudget(num_root_chains=3)], ids=repr)
 def test_every_decision_sees_what_the_finished_trees_say(allocator, branch_signal, branch_baseline, penalty_scope):
     recorder = RecordingBranchPolicy(rule=lambda context: int(context.entropy > 0.4))
     engine = ScriptedEngine(random_script(0.7, 0.0), pauses=lambda params: params.seed % 3)
@@ -95,7 +95,7 @@ def test_a_branch_does_not_decide_again_where_it_was_born():
     # Every chain makes one call, so a branch's only turn after a tool result is the one it was born for.
     policy = RecordingBranchPolicy(rule=lambda _: 1)
     (tree,) = grow(
-        ScriptedEngine(calls_then_answer(1)), budget=6, allocator=FixedBudget(num_root_chains=2), branch_policy=policy
+        ScriptedEngine(calls_then_answer(1)), budget=6, allocator=RootChains(num_root_chains=2), branch_policy=policy
     )
     assert len(branches(tree)) == 2
     assert len(policy.contexts) == 4  # two roots and two top-ups
@@ -122,7 +122,7 @@ def test_initial_entropies_are_those_of_each_trajectory_and_never_of_another_que
 def test_no_more_branches_are_opened_than_the_budget_allows():
     policy = RecordingBranchPolicy(rule=lambda _: 3)
     (tree,) = grow(
-        ScriptedEngine(calls_then_answer(3)), budget=6, allocator=FixedBudget(num_root_chains=1), branch_policy=policy
+        ScriptedEngine(calls_then_answer(3)), budget=6, allocator=RootChains(num_root_chains=1), branch_policy=policy
     )
     assert [path for path in branches(tree) if path[3] == 1] == [("r", 0, "b", 1, index) for index in range(3)]
     assert len(branches(tree)) == 5
@@ -164,7 +164,7 @@ def test_a_kept_probe_decides_what_a_chain_with_the_same_seeds_decides_on_its_wa
         return trees, sorted(policy.contexts, key=lambda context: context.uniform)
 
     probed, probed_contexts = run(ScriptedBudget(num_root_chains=2))
-    plain, plain_contexts = run(FixedBudget(num_root_chains=2))
+    plain, plain_contexts = run(RootChains(num_root_chains=2))
     for left, right in zip(probed, plain, strict=True):
         assert any(leaf.origin is LeafOrigin.TOP_UP for leaf in left.leaves)  # the budget did not bind
         (probe,) = [leaf for leaf in left.leaves if leaf.origin is LeafOrigin.PROBE]
@@ -263,7 +263,7 @@ def test_branches_start_while_their_trunk_still_generates():
     grow(
         engine,
         budget=2,
-        allocator=FixedBudget(num_root_chains=1),
+        allocator=RootChains(num_root_chains=1),
         branch_policy=RecordingBranchPolicy(rule=branch_if_high),
     )
     assert order == ["start", "end", "start", "start", "end", "end"]
@@ -273,7 +273,7 @@ def test_tool_tokens_are_stored_once_and_shared():
     (tree,) = grow(
         ScriptedEngine(calls_then_answer(1)),
         budget=4,
-        allocator=FixedBudget(num_root_chains=1),
+        allocator=RootChains(num_root_chains=1),
         branch_policy=RecordingBranchPolicy(rule=lambda _: 3),
     )
     assert Counter(segment.source for segment in tree.segments) == {

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.contracts.generation import StopReason, WeightsStamp
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import LeafOrigin
@@ -24,6 +24,7 @@ from aepo_lightning.rollout import (
 )
 from aepo_lightning.rollout.record import read_events
 from tests.support.builders import (
+    RootChains,
     ScriptedEngine,
     calls_then_answer,
     canonical,
@@ -123,7 +124,7 @@ def test_a_replay_with_more_chains_at_the_root_still_gets_exactly_its_budget(see
     def parts(tools, num_roots):
         always = EntropyBalanced(alpha=1.0, gamma=0.0, penalty_per_step=0.0)
         made = parts_of(ScriptedEngine(calls_then_answer(3), pauses=pausing), tools)
-        return replace(made, allocator=FixedBudget(num_root_chains=num_roots), branch_policy=always)
+        return replace(made, allocator=RootChains(num_root_chains=num_roots), branch_policy=always)
 
     tree = grow_one(parts(FickleTools(seed), 2), seed)
     assert sum(decision.num_opened for decision in tree.decisions) == 6

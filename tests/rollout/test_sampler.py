@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.budgets import FixedBudget, PreMonitoring
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolSpec
@@ -18,6 +18,7 @@ from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from tests.support.builders import (
+    RootChains,
     ScriptedBudget,
     ScriptedEngine,
     calls_then_answer,
@@ -152,7 +153,7 @@ def test_a_chain_whose_tool_hangs_does_not_delay_its_siblings():
             return RewardOutput(reward=0.0, is_correct=False, is_well_formed=True)
 
     changes = {"tools": ToolRuntime(tools=(FirstHangs(),)), "reward": Reward()}
-    sampler = make_sampler(budget=4, allocator=FixedBudget(num_root_chains=4), **changes)
+    sampler = make_sampler(budget=4, allocator=RootChains(num_root_chains=4), **changes)
     asyncio.run(asyncio.wait_for(sampler.rollout_async([make_question()], 0), 10))
     assert len(scored) == 4
 

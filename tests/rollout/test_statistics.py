@@ -11,6 +11,7 @@ from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
 from aepo_lightning.rollout import Tally, pass_at_k, pass_rates, summarise_trees
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, grow, make_question, random_script
 
 
@@ -127,13 +128,14 @@ def test_a_tree_counted_by_hand():
     )
 
 
-def test_entropy_after_a_tool_looks_at_twenty_tokens():
+@pytest.mark.parametrize(("turn_entropy", "num_first"), [(None, 20), (TurnEntropy(num_tokens=7), 7)], ids=repr)
+def test_entropy_after_a_tool_looks_at_the_first_tokens_of_the_setting(turn_entropy, num_first):
     tree = RolloutTree(question=make_question(), global_budget=1)
     tree.add(None, SegmentSource.PROMPT, [1])
     turn = policy(tree, 0, [1.0])
-    turn = policy(tree, tool(tree, turn, 1, ToolStatus.ERROR, 1.0), [2.0] * 20 + [100.0] * 5)
+    turn = policy(tree, tool(tree, turn, 1, ToolStatus.ERROR, 1.0), [2.0] * num_first + [100.0] * 5)
     tree.leaves = [leaf(turn, LeafOrigin.ROOT, ("r", 0), reward=reward(0.0))]
-    means = summarise_trees([tree]).means()
+    means = summarise_trees([tree], turn_entropy).means()
     assert means["entropy_after_tool"] == 2.0
     assert means["tool_ok_fraction"] == 0.0
     assert means["zero_variance_groups_fraction"] == 1.0

@@ -8,7 +8,7 @@ from random import Random
 import torch
 
 from aepo_lightning.branching import NeverBranch
-from aepo_lightning.budgets import FixedBudget
+from aepo_lightning.budgets import RootShare
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.branching import BranchContext
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
@@ -170,6 +170,20 @@ class RecordingBranchPolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RootChains:
+    """An allocator that starts the same number of chains at the root, whatever the budget is."""
+
+    num_root_chains: int
+
+    @property
+    def needs_probe(self):
+        return False
+
+    def global_budget(self, total, root_entropy, tool_entropies):  # noqa: ARG002
+        return self.num_root_chains
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScriptedBudget:
     """An allocator that asks for a probe and returns a number of its own; it remembers what it saw."""
 
@@ -202,7 +216,7 @@ def make_parts(engine, **changes) -> RolloutParts:
         "tools": ToolRuntime(tools=(DocumentSearch(),)),
         "reward": PaperReward(),
         "chat_format": TagFormat(engine.tokenizer, ("search",)),
-        "allocator": FixedBudget(num_root_chains=(settings.budget + 1) // 2),
+        "allocator": RootShare(share=0.5),
         "branch_policy": NeverBranch(),
     }
     return RolloutParts(engine=engine, settings=settings, **(defaults | parts))

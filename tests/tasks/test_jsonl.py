@@ -4,8 +4,8 @@ import pytest
 
 from aepo_lightning.contracts.question import Task
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks._paths import data_root
 from aepo_lightning.tasks.jsonl import JsonlQuestions
+from aepo_lightning.tasks.paths import data_root
 from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from aepo_lightning.contracts.question import Task
 from aepo_lightning.errors import DataError
-from aepo_lightning.tasks._paths import data_root
 from aepo_lightning.tasks.parquet import OfficialParquet
+from aepo_lightning.tasks.paths import data_root
 
 BROKEN = "Put it in \x08oxed{} please."
 FIXED = "Put it in \\boxed{} please."

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from aepo_lightning.app.plan.engine_memory import GIB
 from aepo_lightning.app.plan.input import PlanInput
+from aepo_lightning.app.plan.model_size import GIB
 from aepo_lightning.app.plan.result import Plan, plan_of
 
 MOST_GPUS = 1024

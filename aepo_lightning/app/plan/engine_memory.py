@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import BF16, ModelSize
-
-GIB = 2**30
+from aepo_lightning.app.plan.model_size import BF16, GIB, ModelSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from aepo_lightning.app.plan.engine_memory import GIB
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import model_size
+from aepo_lightning.app.plan.model_size import GIB, model_size
 from aepo_lightning.errors import ConfigError
 
 _GPU_MEMORY_GIB = 80.0
@@ -17,6 +16,8 @@ _GPU_OVERHEAD_GIB = 2.0
 _CPU_OVERHEAD_GIB = 1.0
 """The interpreter and its libraries."""
 _STRATEGIES = {"ModelParallelStrategy": "fsdp2", "FSDPStrategy": "fsdp1", "DDPStrategy": "replicated"}
+_ENGINES = {"TransformersEngine": "copy", "VLLMEngine": "share", "VLLMServerEngine": "servers"}
+"""What each engine holds on the devices of the trainer, by the name of its class."""
 
 
 def plan_input(cfg: DictConfig) -> PlanInput:
@@ -97,10 +98,19 @@ def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any], memory_gib: 
     """Return what the engine claims of a device: vLLM a set share while awake, the embedded one its copy always.
 
     Servers have devices of their own.
+
+    Raises:
+        ConfigError: If the engine is none of this library.
     """
-    if "endpoints" in cfg.engine:
+    kind = _ENGINES.get(str(cfg.engine.get("_target_", "")).rpartition(".")[2])
+    if kind is None:
+        raise ConfigError(
+            f"`plan=true` needs one of the engines {', '.join(_ENGINES)}, but `engine._target_` is "
+            f"{cfg.engine.get('_target_')}. Plan with one of them."
+        )
+    if kind == "servers":
         return {"engine_memory_fraction": 0.0, "engine_sleeps": False, "engine_workspace_gib": 0.0}
-    if "gpu_memory_utilization" in cfg.engine:
+    if kind == "share":
         return {
             "engine_memory_fraction": cfg.engine.gpu_memory_utilization,
             "engine_tensor_parallel": cfg.engine.tensor_parallel_size,

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import BF16, ModelSize
+from aepo_lightning.app.plan.model_size import BF16, GIB, ModelSize
 from aepo_lightning.app.plan.update_memory import UpdateMemory
 
-GIB = 2**30
 PROCESS_BYTES = 4 * GIB
 """Of Python, the libraries and the host side of CUDA."""
 TRAJECTORY_BYTES = 150

@@ -15,6 +15,7 @@ BF16 = 2
 """Bytes of a bf16 number."""
 FP32 = 4
 """Bytes of an fp32 number."""
+GIB = 2**30
 
 Shapes = tuple[tuple[int, ...], ...]
 

@@ -5,8 +5,9 @@ from rich.table import Table
 from rich.text import Text
 
 from aepo_lightning.app.plan.advice import advise
-from aepo_lightning.app.plan.engine_memory import GIB, EngineMemory
+from aepo_lightning.app.plan.engine_memory import EngineMemory
 from aepo_lightning.app.plan.input import PlanInput
+from aepo_lightning.app.plan.model_size import GIB
 from aepo_lightning.app.plan.result import Plan
 from aepo_lightning.app.plan.spread import Spread
 

@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from aepo_lightning.app.plan.engine_memory import GIB, EngineMemory, engine_memory
+from aepo_lightning.app.plan.engine_memory import EngineMemory, engine_memory
 from aepo_lightning.app.plan.host_memory import HostLine, host_lines
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import ModelSize, model_size
+from aepo_lightning.app.plan.model_size import GIB, ModelSize, model_size
 from aepo_lightning.app.plan.update_memory import (
     ACTIVATIONS,
     BUFFERS,

@@ -25,7 +25,7 @@ from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sam
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.transformers.architecture import check_architecture
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
-from aepo_lightning.errors import EngineError, boundary
+from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
 
 logger = logging.getLogger(__name__)
@@ -66,12 +66,12 @@ class TransformersEngine:
             device: Where the engine computes.
 
         Raises:
-            ValueError: If a size is not positive or there are fewer slots than sequences.
+            ConfigError: If a size is not positive or there are fewer slots than sequences.
             EngineError: If the architecture is one that this engine would compute wrongly.
         """
         num_slots = 2 * max_num_seqs if num_slots is None else num_slots
         if max_num_seqs < 1 or max_model_len < 2 or num_slots < max_num_seqs:
-            raise ValueError(
+            raise ConfigError(
                 "`max_num_seqs` must be at least 1, `max_model_len` at least 2 and `num_slots` at least "
                 f"`max_num_seqs`, but got {max_num_seqs}, {max_model_len} and {num_slots}."
             )

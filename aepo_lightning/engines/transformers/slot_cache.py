@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from aepo_lightning.errors import ConfigError
+
 
 class SlotCache:
     """Fixed slots of keys and values for every layer; the sequence axis grows when a longer sequence comes."""
@@ -85,7 +87,7 @@ class PrefixIndex:
 
     def __init__(self, num_slots: int, block_size: int) -> None:
         if block_size < 1:
-            raise ValueError(f"`block_size` must be at least 1, but got {block_size}.")
+            raise ConfigError(f"`block_size` must be at least 1, but got {block_size}.")
         self._block_size = block_size
         self._tokens: list[list[int]] = [[] for _ in range(num_slots)]
         self._lengths = [0] * num_slots

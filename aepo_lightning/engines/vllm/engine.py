@@ -25,7 +25,7 @@ from aepo_lightning.engines.vllm import launch as vllm_launch
 from aepo_lightning.engines.vllm.core import VLLMCore
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.group import PAUSE_S, GroupExchange, Lockstep, Stepper
-from aepo_lightning.errors import EngineError, boundary
+from aepo_lightning.errors import ConfigError, EngineError, boundary
 
 
 class VLLMEngine:
@@ -60,19 +60,19 @@ class VLLMEngine:
                 is spread.
 
         Raises:
-            ValueError: If a size is not positive or the sleep level is unknown.
+            ConfigError: If a size is not positive or the sleep level is unknown.
             EngineError: If vLLM is not installed.
         """
         if max_model_len < 2 or max_num_seqs < 1:
-            raise ValueError(
+            raise ConfigError(
                 "`max_model_len` must be at least 2 and `max_num_seqs` at least 1, but got "
                 f"{max_model_len} and {max_num_seqs}."
             )
         if sleep_level not in (1, 2):
-            raise ValueError(f"`sleep_level` must be 1 or 2, but got {sleep_level}.")
+            raise ConfigError(f"`sleep_level` must be 1 or 2, but got {sleep_level}.")
         num_ranks = vllm_arguments.get("tensor_parallel_size") or 1
         if num_ranks < 1:
-            raise ValueError(f"`tensor_parallel_size` must be positive, but got {num_ranks}.")
+            raise ConfigError(f"`tensor_parallel_size` must be positive, but got {num_ranks}.")
         vllm_launch.check_installed()
         self._max_model_len = max_model_len
         settings = {

@@ -35,7 +35,7 @@ from aepo_lightning.engines.vllm_server.http import ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.pool import Endpoint, ServerPool
 from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
-from aepo_lightning.errors import EngineError, boundary
+from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.event_loop import LoopThread
 
 logger = logging.getLogger(__name__)
@@ -68,12 +68,12 @@ class VLLMServerEngine:
             settings: Fields of `ServerSettings`: retries, deadlines, health checks, `sleep_level`, `api_key`.
 
         Raises:
-            ValueError: If there are no endpoints or one comes twice, or a number has no meaning.
+            ConfigError: If there are no endpoints or one comes twice, or a number has no meaning.
         """
         if not endpoints or len(set(endpoints)) < len(endpoints):
-            raise ValueError(f"`endpoints` must be distinct addresses, at least one, but got {endpoints}.")
+            raise ConfigError(f"`endpoints` must be distinct addresses, at least one, but got {endpoints}.")
         if max_model_len < 2 or max_num_seqs < 1 or max_staleness < 0:
-            raise ValueError(
+            raise ConfigError(
                 "`max_model_len` must be at least 2, `max_num_seqs` at least 1 and `max_staleness` at least 0, but "
                 f"got {max_model_len}, {max_num_seqs} and {max_staleness}."
             )

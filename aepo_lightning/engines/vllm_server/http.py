@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from aepo_lightning.errors import EngineError
+from aepo_lightning.errors import ConfigError, EngineError
 
 _GENERATE = "/inference/v1/generate"
 _ID_PREFIX = "generate-tokens-"
@@ -67,12 +67,12 @@ class ServerSettings:
         """Refuse settings that have no meaning."""
         for name in ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s", "chunk_bytes"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
         for name in ("max_retries", "ready_timeout_s"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must not be negative, but got {getattr(self, name)}.")
         if self.sleep_level not in (0, 1, 2):
-            raise ValueError(f"`sleep_level` must be 0, 1 or 2, but got {self.sleep_level}.")
+            raise ConfigError(f"`sleep_level` must be 0, 1 or 2, but got {self.sleep_level}.")
 
 
 class ServerClient:
@@ -82,10 +82,10 @@ class ServerClient:
         """Keep the address; nothing is opened before the first call.
 
         Raises:
-            ValueError: If the address is not one of HTTP.
+            ConfigError: If the address is not one of HTTP.
         """
         if not url.startswith(("http://", "https://")):
-            raise ValueError(f"`endpoints` must be addresses such as 'http://node:8000', but got {url!r}.")
+            raise ConfigError(f"`endpoints` must be addresses such as 'http://node:8000', but got {url!r}.")
         self.url = url.rstrip("/")
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aepo_lightning.atomic_files import replacing
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.gather import named_weights
 
@@ -22,10 +22,10 @@ class WeightsArchive:
             keep: How many of the newest versions stay; -1 keeps all, 0 writes none.
 
         Raises:
-            ValueError: If `keep` is below -1.
+            ConfigError: If `keep` is below -1.
         """
         if keep < -1:
-            raise ValueError(f"`keep` must be -1 (all), 0 (none) or positive, but got {keep}.")
+            raise ConfigError(f"`keep` must be -1 (all), 0 (none) or positive, but got {keep}.")
         self._directory = Path(directory)
         self._keep = keep
 

@@ -14,7 +14,7 @@ from aepo_lightning.contracts.batch import TrajectoryBatch
 from aepo_lightning.contracts.engine import Engine, EntropyReporting
 from aepo_lightning.contracts.generation import Generation, SamplingParams, WeightsStamp
 from aepo_lightning.distributed.collectives import all_reduce
-from aepo_lightning.errors import EngineError
+from aepo_lightning.errors import ConfigError, EngineError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.network import TokenScores
 
@@ -36,7 +36,7 @@ class PublicationCheck:
     any bit although the trainer's log-probs of it did.
 
     Raises:
-        ValueError: If a bound or a number is not positive.
+        ConfigError: If a bound or a number is not positive.
     """
 
     max_logprob_gap: float = 0.05
@@ -55,7 +55,7 @@ class PublicationCheck:
         """Refuse numbers without meaning."""
         for name in ("max_logprob_gap", "max_entropy_gap", "num_tokens", "max_prompt_tokens"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
 
     def __call__(
         self,

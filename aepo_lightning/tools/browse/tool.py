@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
-from aepo_lightning.errors import ToolUnavailableError
+from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.browse.page_fetcher import PageFetcher
 from aepo_lightning.tools.http_client import HttpRequest, JsonClient
@@ -48,7 +48,7 @@ class PageSummary:
         """Refuse settings without meaning."""
         for name in ("max_input_chars", "max_tokens", "request_timeout_s"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
         object.__setattr__(self, "_client", JsonClient(timeout_s=self.request_timeout_s))
 
     async def __call__(self, text: str, question: str) -> str:

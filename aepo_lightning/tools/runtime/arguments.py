@@ -12,6 +12,7 @@ from referencing.exceptions import Unresolvable
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolState, ToolStatus
+from aepo_lightning.errors import ConfigError
 
 _MAX_QUOTED = 100
 RAN = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR})
@@ -29,18 +30,18 @@ class ArgumentReader:
         spec: Of the tool.
 
     Raises:
-        ValueError: If the schema is none, is not that of an object, or lacks the text parameter.
+        ConfigError: If the schema is none, is not that of an object, or lacks the text parameter.
     """
 
     def __init__(self, spec: ToolSpec) -> None:
         try:
             Draft202012Validator.check_schema(spec.parameters)
         except SchemaError as error:
-            raise ValueError(f"`parameters` of {spec.name!r} must be a JSON schema, but: {error.message}.") from None
+            raise ConfigError(f"`parameters` of {spec.name!r} must be a JSON schema, but: {error.message}.") from None
         properties = spec.parameters.get("properties", {})
         names = {"", *properties} if not properties else set(properties)
         if spec.parameters.get("type") != "object" or spec.text_parameter not in names:
-            raise ValueError(
+            raise ConfigError(
                 f"`parameters` of {spec.name!r} must describe an object with {spec.text_parameter!r} among its "
                 f"properties, but got {sorted(properties)}. Set `text_parameter`."
             )

@@ -19,7 +19,7 @@ from aepo_lightning.contracts.tool import (
     ToolState,
     ToolStatus,
 )
-from aepo_lightning.errors import boundary
+from aepo_lightning.errors import ConfigError, boundary
 from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
 from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
@@ -76,7 +76,7 @@ class _Known:
         self.stateful: StatefulTool | None = None
         if self.spec.state is not ToolState.STATELESS:
             if not isinstance(tool, StatefulTool):
-                raise ValueError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
+                raise ConfigError(f"{self.spec.name!r} must be a `StatefulTool` to be {self.spec.state}.")
             self.stateful = tool
 
 
@@ -98,7 +98,7 @@ class ToolRuntime:
         cache: Keeps answers of tools whose limits ask for it. None keeps none.
 
     Raises:
-        ValueError: If a name is not a tag or occurs twice, or a limit is not positive.
+        ConfigError: If a name is not a tag or occurs twice, or a limit is not positive.
     """
 
     tools: Sequence[Tool | Sequence[Tool]]
@@ -118,17 +118,17 @@ class ToolRuntime:
         for known in map(_Known, flat):
             name = known.spec.name
             if not re.fullmatch("[a-z_][a-z0-9_]*", name):
-                raise ValueError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")
+                raise ConfigError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")
             if name in self._by_name:
-                raise ValueError(f"`tools` must have distinct names, but got {name!r} twice. Rename one of them.")
+                raise ConfigError(f"`tools` must have distinct names, but got {name!r} twice. Rename one of them.")
             self._by_name[name] = known
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
-            raise ValueError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
+            raise ConfigError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
         for limit in ("max_result_chars", "max_concurrent_calls"):
             if getattr(self, limit) < 1:
-                raise ValueError(f"`{limit}` must be at least 1, but got {getattr(self, limit)}. Raise it.")
+                raise ConfigError(f"`{limit}` must be at least 1, but got {getattr(self, limit)}. Raise it.")
         if self.max_queued_calls < 0:
-            raise ValueError(
+            raise ConfigError(
                 f"`max_queued_calls` must not be negative, but got {self.max_queued_calls}. 0 queues none."
             )
 

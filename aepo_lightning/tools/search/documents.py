@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.search.official_results import split_snippets
 from aepo_lightning.tools.search.snippets import SnippetIndex
 
@@ -35,7 +36,7 @@ class DocumentSearch:
         limits: What a call may cost.
 
     Raises:
-        ValueError: If `max_results` is not positive or `not_found` is blank.
+        ConfigError: If `max_results` is not positive or `not_found` is blank.
 
     References:
         Result format and limits of the official search tool of arXiv:2510.14545; the BM25 fall-back is ours.
@@ -51,9 +52,9 @@ class DocumentSearch:
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
         if self.max_results < 1:
-            raise ValueError(f"`max_results` must be at least 1, but got {self.max_results}. Raise it.")
+            raise ConfigError(f"`max_results` must be at least 1, but got {self.max_results}. Raise it.")
         if not self.not_found.strip():
-            raise ValueError(f"`not_found` must not be blank, but got {self.not_found!r}. The model reads this text.")
+            raise ConfigError(f"`not_found` must not be blank, but got {self.not_found!r}. The model reads this text.")
 
     @property
     def spec(self) -> ToolSpec:

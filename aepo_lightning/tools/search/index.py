@@ -15,7 +15,7 @@ import tantivy
 from tqdm.auto import tqdm
 
 from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
 from aepo_lightning.tools.search.providers import SearchHit
 from aepo_lightning.tools.search.snippets import plain_words
@@ -219,9 +219,9 @@ class IndexSearch:
         """Refuse settings without meaning."""
         for name in ("max_results", "max_snippet_chars"):
             if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, but got {getattr(self, name)}. Raise it.")
+                raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}. Raise it.")
         if self.style not in ("paper", "structured"):
-            raise ValueError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
+            raise ConfigError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
 
     @property
     def spec(self) -> ToolSpec:

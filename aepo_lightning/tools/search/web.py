@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
-from aepo_lightning.errors import ToolUnavailableError
+from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.http_client import JsonClient
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
 from aepo_lightning.tools.search.providers import SearchHit, SearchProvider
@@ -37,7 +37,7 @@ class WebSearch:
             answers kept for ever and empty ones for ten minutes where the runtime has a cache.
 
     Raises:
-        ValueError: If a number is not positive or the style is unknown.
+        ConfigError: If a number is not positive or the style is unknown.
     """
 
     provider: SearchProvider
@@ -54,9 +54,9 @@ class WebSearch:
         """Refuse settings without meaning."""
         for name in ("max_results", "max_snippet_chars", "request_timeout_s"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
         if self.style not in ("paper", "structured"):
-            raise ValueError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
+            raise ConfigError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
         object.__setattr__(self, "_client", JsonClient(timeout_s=self.request_timeout_s))
 
     @property

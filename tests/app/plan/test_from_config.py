@@ -78,6 +78,7 @@ def test_one_device_is_not_sharded_on_a_cpu():
         ("trainer.devices=auto", "`trainer.devices` must be a positive number for a plan, but got 'auto'"),
         ("experience.max_tokens_per_micro_batch=0", "`micro_batch_tokens` must be at least 1, but got 0"),
         ("rollout.sampling.max_response_tokens=9000", "`max_prompt_tokens` must be at least 1, but got -808"),
+        ("engine._target_=my.Engine", r"needs one of the engines TransformersEngine, .* is my\.Engine"),
         ("model.architecture=null", "`plan=true` needs `model.architecture`"),
     ],
 )

@@ -1,8 +1,7 @@
 import pytest
 
-from aepo_lightning.app.plan.engine_memory import GIB
 from aepo_lightning.app.plan.host_memory import host_lines
-from aepo_lightning.app.plan.model_size import model_size
+from aepo_lightning.app.plan.model_size import GIB, model_size
 from tests.support.planning import SMALL, make_settings
 
 

@@ -6,7 +6,7 @@ import yaml
 from rich.console import Console
 
 from aepo_lightning.app.plan import make_plan, render_plan
-from aepo_lightning.app.plan.engine_memory import GIB
+from aepo_lightning.app.plan.model_size import GIB
 from aepo_lightning.errors import ConfigError
 from tests.support.paths import CONF
 from tests.support.planning import make_settings

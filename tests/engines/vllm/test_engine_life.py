@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from aepo_lightning.branching import EntropyBalanced
-from aepo_lightning.budgets import FixedBudget
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
@@ -18,7 +17,7 @@ from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tasks.trail import vocabulary
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
-from tests.support.builders import reference_scores, tiny_policy
+from tests.support.builders import RootChains, reference_scores, tiny_policy
 from tests.support.vllm_parts import (
     BLOCK,
     CLOSE,
@@ -312,7 +311,7 @@ def test_a_whole_rollout_of_the_trail_task():
         tools=ToolRuntime(tools=(DocumentSearch(),)),
         reward=PaperReward(),
         chat_format=TagFormat(policy.tokenizer, ("search",)),
-        allocator=FixedBudget(num_root_chains=2),
+        allocator=RootChains(num_root_chains=2),
         branch_policy=EntropyBalanced(alpha=1.0),
         settings=RolloutSettings(budget=4, max_response_tokens=64, turn_entropy=TurnEntropy(num_tokens=4)),
     )

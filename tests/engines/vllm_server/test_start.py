@@ -65,7 +65,7 @@ def test_a_server_without_the_routes_is_refused_with_the_command_that_has_them(a
 def test_an_address_of_something_else_is_refused_at_once(alone, models):
     alone._models = lambda _: models
     engine = server_engine(alone.url, ready_timeout_s=1000.0)
-    with pytest.raises(EngineError, match=r"it is not a server that this engine knows: .*vllm_server_launch"):
+    with pytest.raises(EngineError, match=r"it is not a server that this engine knows: .*vllm_server\.launch"):
         one(engine)
     engine.close()
 

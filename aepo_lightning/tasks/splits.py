@@ -7,8 +7,8 @@ from random import Random
 
 from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import DataError
-from aepo_lightning.tasks._index import check_index
 from aepo_lightning.tasks.file_report import FileReport
+from aepo_lightning.tasks.index import check_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
