@@ -24,7 +24,7 @@ from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import DemonstrationSource, Task
-from aepo_lightning.contracts.tool import BranchingToolRunner, ToolSpec
+from aepo_lightning.contracts.tool import BranchingToolRunner, Tool, ToolSpec
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.publishing.archive import WeightsArchive
@@ -121,30 +121,34 @@ def build_tools(cfg: DictConfig) -> BranchingToolRunner:
     Raises:
         ConfigError: If a tool cannot be found or built, or does not bear the name it stands under.
     """
-    tools = [_build_tool(str(name), node) for name, node in cfg.items() if name != "runtime" and node is not None]
+    tools = []
+    for name, node in cfg.items():
+        if name == "runtime" or node is None:
+            continue
+        try:
+            tools.append(_build_tool(str(name), node))
+        except ValueError as error:
+            raise ConfigError(f"`tools.{name!s}`: {error}") from error
     runtime: BranchingToolRunner = build(cfg.runtime, tools=tools)
     return runtime
 
 
 def _build_tool(name: str, node: Any) -> Any:
     if not (isinstance(node, DictConfig) and "_target_" in node):
-        raise ConfigError(f"`tools.{name}` must be a mapping with a `_target_`, but got {node!r}. Name a tool there.")
+        raise ConfigError(f"A tool must be a mapping with a `_target_`, but got {node!r}. Name a class or a function.")
     try:
         target = get_object(node._target_)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"`tools.{name}._target_` must name something that can be imported, but {node._target_!r} is not: {error}."
-        ) from error
+        raise ConfigError(f"`_target_` must be something to import, but {node._target_!r} is not: {error}.") from error
     settings = {str(key) for key in node} - {"_target_"}
     if (inspect.isfunction(target) or isinstance(target, FunctionTool)) and settings <= {"limits", "version"}:
-        own = OmegaConf.to_container(OmegaConf.masked_copy(node, list(settings)), resolve=True)
-        return _checked(function_tool, target, name=name, **own)  # type: ignore[arg-type]
-    if "name" not in settings and "name" in inspect.signature(target).parameters:
-        return build(node, name=name)
-    tool = build(node)
-    own_name = tool.spec.name if hasattr(tool, "spec") else name
-    if "name" not in settings and own_name != name:
-        raise ConfigError(f"`tools.{name}` must bear the name of its tool, but that is {own_name!r}. Rename the key.")
+        own: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, list(settings)), resolve=True)
+        return function_tool(target, name=name, **own)
+    takes_name = "name" not in settings and "name" in inspect.signature(target).parameters
+    tool = build(node, name=name) if takes_name else build(node)
+    own_name = tool.spec.name if isinstance(tool, Tool) else name
+    if own_name != name and "name" not in settings:
+        raise ConfigError(f"The key must be the name of the tool, but that is {own_name!r}. Rename the key.")
     return tool
 
 

@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from aepo_lightning.contracts.question import Question
-from aepo_lightning.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -103,7 +102,7 @@ class ToolLimits:
             limits: In a mapping, `retry` may be a mapping too. None is the defaults.
 
         Raises:
-            ConfigError: If a mapping has a key that is no limit.
+            ValueError: If a mapping has a key that is no limit.
         """
         if isinstance(limits, ToolLimits):
             return limits
@@ -123,7 +122,7 @@ def _from_mapping(kind: type[T], settings: Mapping[str, Any], name: str) -> T:
     for key in settings:
         if key not in known:
             near = get_close_matches(str(key), known, n=1) or known
-            raise ConfigError(
+            raise ValueError(
                 f"`{name}` must have keys of {kind.__name__}, but got {key!r}. Did you mean "
                 f"{' or '.join(f'`{each}`' for each in near)}?"
             )

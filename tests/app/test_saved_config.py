@@ -68,6 +68,22 @@ def test_a_fixed_number_of_root_chains_becomes_the_same_share(tmp_path):
     assert get_object(allocator._target_)(share=allocator.share).global_budget(8, 0.0, []) == 3
 
 
+def test_listed_tools_stand_under_their_names(tmp_path):
+    listed = [
+        {"_target_": "aepo_lightning.tools.CorpusSearch", "name": "look_up"},
+        {"_target_": "aepo_lightning.tools.PythonTool"},
+        {"_target_": "aepo_lightning.tools.IndexSearch"},
+    ]
+    plain = {"tools": {"_target_": "aepo_lightning.tools.ToolRuntime", "timeout_s": 3.0, "tools": listed}}
+    saved_config._name_tools(plain)
+    assert plain["tools"] == {
+        "runtime": {"_target_": "aepo_lightning.tools.ToolRuntime", "timeout_s": 3.0},
+        "look_up": listed[0],
+        "python": listed[1],
+        "search": listed[2],
+    }
+
+
 def test_a_step_is_left_out_for_what_it_wrote(tmp_path):
     saved = minimal(algorithm={"allocator": {"_target_": "aepo_lightning.budgets.FixedBudget"}})
     cfg = translated(tmp_path, saved | {FORM_KEY: len(saved_config._STEPS)})

@@ -228,11 +228,11 @@ def test_a_function_with_arguments_of_its_own_makes_tools(composed, my_tools):
     ("node", "message"),
     [
         ({"_target_": "my_tools.bare"}, "'bare' must have a docstring"),
-        ({"_target_": "my_tools.nothing"}, "`tools.plus._target_` must name something that can be imported"),
-        ({"_target_": "no_such_module.x"}, "`tools.plus._target_` must name something that can be imported"),
-        ({"_target_": "my_tools.Fixed"}, "`tools.plus` must bear the name of its tool, but that is 'fixed'"),
+        ({"_target_": "my_tools.nothing"}, "`tools.plus`: `_target_` must be something to import"),
+        ({"_target_": "no_such_module.x"}, "`tools.plus`: `_target_` must be something to import"),
+        ({"_target_": "my_tools.Fixed"}, "`tools.plus`: The key must be the name of the tool, but that is 'fixed'"),
         ({"_target_": "my_tools.add", "limits": {"deadline": 5}}, "but got 'deadline'. Did you mean `deadline_s`"),
-        (True, "`tools.plus` must be a mapping with a `_target_`, but got True"),
+        (True, "`tools.plus`: A tool must be a mapping with a `_target_`, but got True"),
     ],
     ids=["no-hints", "no-name", "no-module", "other-name", "limit", "no-mapping"],
 )

@@ -3,7 +3,6 @@
 import pytest
 
 from aepo_lightning.contracts.tool import RetryPolicy, ToolLimits
-from aepo_lightning.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -34,5 +33,5 @@ def test_nothing_said_is_the_defaults(limits):
     ids=["limit", "retry", "like-nothing"],
 )
 def test_an_unknown_limit_is_answered_with_the_nearest(limits, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         ToolLimits.of(limits)
