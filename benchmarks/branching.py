@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from aepo_lightning.app.build import build
+from aepo_lightning.app.build import build, build_tools
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.chat_formats.tags import TagFormat
@@ -169,7 +169,7 @@ def quickstart(policy_folder: str | None, budget: int, num_questions: int, scrat
     policy = quickstart_policy(cfg, policy_folder, scratch)
     engine = TransformersEngine(policy, max_num_seqs=512, max_model_len=512, max_prefill_tokens=16384)
     chat_format = TagFormat(policy.tokenizer, ("search",))
-    tools: ToolRuntime = build(cfg.tools)
+    tools = build_tools(cfg.tools)
     task = build(cfg.data.task)
     questions: list[Question] = [task.question("val", index) for index in range(num_questions)]
 

@@ -1,5 +1,8 @@
 """From configuration to objects. The only place of the project that calls Hydra's `instantiate`."""
 
+import inspect
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +12,7 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
@@ -21,11 +24,12 @@ from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import DemonstrationSource, Task
-from aepo_lightning.contracts.tool import BranchingToolRunner, ToolSpec
+from aepo_lightning.contracts.tool import BranchingToolRunner, Tool, ToolSpec
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rollout import RolloutJournal
+from aepo_lightning.tools import FunctionTool, function_tool
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
 from aepo_lightning.training.datamodule import RolloutDataModule
@@ -89,7 +93,7 @@ def build_data(cfg: DictConfig, engine: Engine, algorithm: Algorithm, folder: Pa
         cfg.data,
         engine=engine,
         algorithm=algorithm,
-        tools=build(cfg.tools),
+        tools=build_tools(cfg.tools),
         reward=build(cfg.reward),
         chat_format=partial(build_chat_format, cfg),
         sampling=build(cfg.rollout.sampling),
@@ -105,6 +109,53 @@ def build_chat_format(cfg: DictConfig, tokenizer: PreTrainedTokenizerBase, specs
     """Build the chat format of a run that offers these tools."""
     chat_format: ChatFormat = build(cfg.rollout.chat_format, tokenizer=tokenizer, specs=specs)
     return chat_format
+
+
+def build_tools(cfg: DictConfig) -> BranchingToolRunner:
+    """Build the tools of a run and the runtime that calls them.
+
+    Args:
+        cfg: The runtime under `runtime`, and each tool under its name; null is none. A `_target_` that is a function,
+            decorated with `@tool` or not, is itself the tool if nothing but `limits` and `version` stands beside it.
+
+    Raises:
+        ConfigError: If a tool cannot be found or built, or does not bear the name it stands under.
+    """
+    tools = []
+    for name, node in cfg.items():
+        if name == "runtime" or node is None:
+            continue
+        try:
+            tools.append(_build_tool(str(name), node))
+        except ValueError as error:
+            raise ConfigError(f"`tools.{name!s}`: {error}") from error
+    runtime: BranchingToolRunner = build(cfg.runtime, tools=tools)
+    return runtime
+
+
+def _build_tool(name: str, node: Any) -> Any:
+    if not (isinstance(node, DictConfig) and "_target_" in node):
+        raise ConfigError(f"A tool must be a mapping with a `_target_`, but got {node!r}. Name a class or a function.")
+    try:
+        target = get_object(node._target_)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"`_target_` must be something to import, but {node._target_!r} is not: {error}.") from error
+    settings = {str(key) for key in node} - {"_target_"}
+    if (inspect.isfunction(target) or isinstance(target, FunctionTool)) and settings <= {"limits", "version"}:
+        own: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, list(settings)), resolve=True)
+        return function_tool(target, name=name, **own)
+    takes_name = "name" not in settings and "name" in inspect.signature(target).parameters
+    tool = build(node, name=name) if takes_name else build(node)
+    own_name = tool.spec.name if isinstance(tool, Tool) else name
+    if own_name != name and "name" not in settings:
+        raise ConfigError(f"The key must be the name of the tool, but that is {own_name!r}. Rename the key.")
+    return tool
+
+
+def find_modules_here() -> None:
+    """Let the configuration name what lies in the working directory, such as `_target_: my_tools.add`."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
@@ -179,7 +230,7 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     module = ColdStartModule(
         policy, build(cfg.coldstart.optimizer), build(cfg.coldstart.scheduler), cfg.coldstart.max_grad_norm
     )
-    tools: BranchingToolRunner = build(cfg.tools)
+    tools = build_tools(cfg.tools)
     run_in_event_loop(_start_and_close(tools))
     chat_format = build_chat_format(cfg, policy.tokenizer, tools.specs)
     return module, DemonstrationDataModule(task, chat_format, policy.tokenizer, cfg.coldstart.batch_size)

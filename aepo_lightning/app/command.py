@@ -4,6 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
+from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.overrides import config_keys, explain_override_error
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
@@ -30,7 +32,7 @@ _KNOWN_WARNINGS = (
 def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
     """Compose the configuration on trial; return what is wrong with the overrides, or None."""
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        keys = config_keys(OmegaConf.to_container(compose("train")))  # type: ignore[arg-type]
+        keys = _known_keys(overrides)
         try:
             OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
@@ -38,6 +40,15 @@ def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
         finally:
             GlobalHydra.instance().clear()
     return None
+
+
+def _known_keys(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of the configuration with the groups that overrides choose, as far as it can be composed."""
+    groups = [word for word in overrides if "." not in word.partition("=")[0]]
+    for chosen in (groups, []):
+        with suppress(HydraException, OmegaConfBaseException):
+            return config_keys(OmegaConf.to_container(compose("train", overrides=chosen)))  # type: ignore[arg-type]
+    raise AssertionError("without overrides there is nothing to refuse")
 
 
 def quieten_libraries() -> None:
@@ -66,6 +77,7 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
 
     def main() -> None:
         overrides = sys.argv[1:]
+        find_modules_here()
         quieten_libraries()
         # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
         if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):

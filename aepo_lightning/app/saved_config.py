@@ -121,5 +121,26 @@ def _give_parts_their_targets(plain: dict[Any, Any]) -> None:
     }
 
 
-_STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (_name_share_of_fixed_budget, _give_parts_their_targets)
+_TOOL_NAMES = {"PythonTool": "python", "Browse": "browse", "mcp_tools": "mcp"}
+"""Names of tools that a list does not name; all others search."""
+
+
+def _name_tools(plain: dict[Any, Any]) -> None:
+    """Put each tool under its name, and what they have in common under `runtime`."""
+    runtime = plain.get("tools")
+    if not (isinstance(runtime, dict) and isinstance(runtime.get("tools"), list)):
+        return
+    listed = runtime.pop("tools")
+    plain["tools"] = {"runtime": runtime}
+    for tool in listed:
+        kind = tool["_target_"].rpartition(".")[2]
+        name = tool.get("name") or _TOOL_NAMES.get(kind, "search")
+        plain["tools"][name if name not in plain["tools"] else f"{name}_{len(plain['tools'])}"] = tool
+
+
+_STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
+    _name_share_of_fixed_budget,
+    _give_parts_their_targets,
+    _name_tools,
+)
 """What brings a configuration from each form to the next."""

@@ -4,12 +4,15 @@ Whoever writes a tool reads this file and nothing else.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class ToolState(StrEnum):
@@ -91,6 +94,40 @@ class ToolLimits:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"`{name}` must not be negative, but got {value}.")
+
+    @classmethod
+    def of(cls, limits: "AnyLimits | None") -> "ToolLimits":
+        """Return limits that are given as an object, as a mapping of its fields, or not at all.
+
+        Args:
+            limits: In a mapping, `retry` may be a mapping too. None is the defaults.
+
+        Raises:
+            ValueError: If a mapping has a key that is no limit.
+        """
+        if isinstance(limits, ToolLimits):
+            return limits
+        settings = dict(limits or {})
+        retry = settings.pop("retry", None)
+        if retry is not None:
+            settings["retry"] = retry if isinstance(retry, RetryPolicy) else _from_mapping(RetryPolicy, retry, "retry")
+        return _from_mapping(cls, settings, "limits")
+
+
+AnyLimits: TypeAlias = ToolLimits | Mapping[str, Any]
+"""Limits as tools take them: `ToolLimits(deadline_s=30.0)`, or `{"deadline_s": 30.0}`, as a configuration has them."""
+
+
+def _from_mapping(kind: type[T], settings: Mapping[str, Any], name: str) -> T:
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in known:
+            near = get_close_matches(str(key), known, n=1) or known
+            raise ValueError(
+                f"`{name}` must have keys of {kind.__name__}, but got {key!r}. Did you mean "
+                f"{' or '.join(f'`{each}`' for each in near)}?"
+            )
+    return kind(**settings)
 
 
 def _text_schema() -> dict[str, Any]:

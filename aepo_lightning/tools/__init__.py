@@ -17,7 +17,7 @@ from aepo_lightning.errors import ToolTimeoutError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
 from aepo_lightning.tools.browse.tool import Browse, PageSummary
-from aepo_lightning.tools.function import FunctionTool, tool
+from aepo_lightning.tools.function import FunctionTool, function_tool, tool
 from aepo_lightning.tools.mcp.server import MCPServer
 from aepo_lightning.tools.mcp.tool import MCPTool, mcp_tools
 from aepo_lightning.tools.python import PythonTool
@@ -69,6 +69,7 @@ __all__ = [
     "ToolRuntime",
     "ToolTimeoutError",
     "WebSearch",
+    "function_tool",
     "import_official_cache",
     "load_search_cache",
     "mcp_tools",

@@ -5,7 +5,7 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints, overload
@@ -16,7 +16,7 @@ from transformers.utils.chat_template_utils import (
     get_json_schema,
 )
 
-from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import AnyLimits, Tool, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, boundary
 
 _JSON_TYPES = (str, int, float, bool, list, dict, tuple, NoneType, UnionType)
@@ -91,7 +91,7 @@ def tool(function: Callable[..., Any]) -> FunctionTool: ...
 
 @overload
 def tool(
-    *, name: str | None = None, limits: ToolLimits | None = None, version: str = "1"
+    *, name: str | None = None, limits: AnyLimits | None = None, version: str = "1"
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -99,7 +99,7 @@ def tool(
     function: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
-    limits: ToolLimits | None = None,
+    limits: AnyLimits | None = None,
     version: str = "1",
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     '''Turn a function with type hints and a docstring into a tool.
@@ -138,12 +138,46 @@ def tool(
                 description=schema["description"],
                 parameters=parameters,
                 text_parameter=next(iter(parameters["properties"]), ""),
-                limits=limits or ToolLimits(),
+                limits=ToolLimits.of(limits),
                 version=version,
             ),
         )
 
     return wrap if function is None else wrap(function)
+
+
+def as_tool(candidate: Tool | Callable[..., Any]) -> Tool:
+    """Return a tool as it is, and a plain function as the tool that `@tool` makes of it.
+
+    Raises:
+        ConfigError: If it is neither, or the function lacks type hints or a docstring.
+    """
+    if isinstance(candidate, type) or not callable(candidate):
+        raise ConfigError(f"A tool must be a function or a `Tool`, but got {candidate!r}. Pass an instance.")
+    return candidate if isinstance(candidate, Tool) else tool(candidate)
+
+
+def function_tool(
+    function: FunctionTool | Callable[..., Any],
+    *,
+    name: str | None = None,
+    limits: AnyLimits | None = None,
+    version: str | None = None,
+) -> FunctionTool:
+    """Return a function, decorated with `@tool` or not, as a tool with another name, limits or version.
+
+    Args:
+        function: Plain, `async` or decorated.
+        name: Of the tool. None leaves it.
+        limits: What a call may cost. None leaves them.
+        version: Part of the cache key. None leaves it.
+
+    Raises:
+        ConfigError: If the function lacks type hints or a docstring.
+    """
+    made = function if isinstance(function, FunctionTool) else tool(function)
+    spec = replace(made.spec, name=name or made.spec.name, version=version or made.spec.version)
+    return replace(made, spec=spec if limits is None else replace(spec, limits=ToolLimits.of(limits)))
 
 
 def _schema(function: Callable[..., Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal
 
-from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
 from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PoolSettings, PythonPool
 from aepo_lightning.tools.jail.session import PythonSession
@@ -71,7 +71,7 @@ class PythonTool:
     remote_url: str | None = None
     num_workers: int | None = None
     is_stateful: bool = False
-    limits: ToolLimits = field(default_factory=ToolLimits)
+    limits: AnyLimits = field(default_factory=ToolLimits)
     _pool: PythonPool = field(init=False, repr=False, compare=False)
     _reported: set[str] = field(init=False, repr=False, compare=False, default_factory=set)
 
@@ -100,7 +100,7 @@ class PythonTool:
             parameters=_CODE_SCHEMA,
             text_parameter="code",
             state=ToolState.FORKABLE if self.is_stateful else ToolState.STATELESS,
-            limits=self.limits,
+            limits=ToolLimits.of(self.limits),
         )
 
     async def start(self) -> None:

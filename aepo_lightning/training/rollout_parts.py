@@ -36,7 +36,7 @@ def build_parts(
     """
     if not isinstance(sampling, SamplingSettings):
         raise ConfigError(f"`sampling` must be `SamplingSettings`, but got {type(sampling).__name__}.")
-    runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))  # type: ignore[arg-type]
+    runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
     scored_by = as_reward(reward)
     settings = algorithm.rollout_settings(sampling)
 

@@ -101,7 +101,7 @@ def test_official_files_run_the_whole_loop_on_a_few_real_questions(tmp_path):
         pytest.skip("the official files are not on this machine; set AEPO_DATA_DIR")
     done = train(
         "+experiment=official_files",
-        *([] if shutil.which("bwrap") else ["tools.tools.1.isolation=unsafe"]),
+        *([] if shutil.which("bwrap") else ["tools.python.isolation=unsafe"]),
         "data.questions_per_iteration=2",
         "data.num_val_questions=2",
         "experience.questions_per_step=2",

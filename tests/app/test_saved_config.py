@@ -71,3 +71,19 @@ def test_steps_run_from_the_form_of_the_file_on(tmp_path, monkeypatch):
     assert translated(tmp_path, {"seen": []}).seen == [0, 1, 2]
     assert translated(tmp_path, {FORM_KEY: 2, "seen": []}).seen == [2]
     assert translated(tmp_path, {FORM_KEY: 3, "seen": []}).seen == []
+
+
+def test_listed_tools_stand_under_their_names(tmp_path):
+    listed = [
+        {"_target_": "aepo_lightning.tools.CorpusSearch", "name": "look_up"},
+        {"_target_": "aepo_lightning.tools.PythonTool"},
+        {"_target_": "aepo_lightning.tools.IndexSearch"},
+    ]
+    plain = {"tools": {"_target_": "aepo_lightning.tools.ToolRuntime", "timeout_s": 3.0, "tools": listed}}
+    saved_config._name_tools(plain)
+    assert plain["tools"] == {
+        "runtime": {"_target_": "aepo_lightning.tools.ToolRuntime", "timeout_s": 3.0},
+        "look_up": listed[0],
+        "python": listed[1],
+        "search": listed[2],
+    }

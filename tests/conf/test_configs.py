@@ -3,7 +3,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.build import build, build_run, build_strategy
+from aepo_lightning.app.build import build, build_run, build_strategy, build_tools
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.contracts.question import Task
@@ -71,7 +71,7 @@ def test_procedural_tasks_instantiate(composed, name):
 
 @pytest.mark.parametrize("name", ["search", "python"])
 def test_tools_instantiate(composed, name):
-    tools = build(composed(f"tools={name}").tools)
+    tools = build_tools(composed(f"tools={name}").tools)
     assert isinstance(tools, ToolRunner)
     assert name in tools.tool_names
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import AnyLimits, RetryPolicy, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
 from aepo_lightning.tools.browse.page_fetcher import PageFetcher
@@ -100,7 +100,7 @@ class Browse:
     extractor: Extractor = field(default_factory=JailedExtractor, compare=False)
     summary: PageSummary | None = None
     max_chars: int = 8000
-    limits: ToolLimits = _DEFAULT_LIMITS
+    limits: AnyLimits = _DEFAULT_LIMITS
 
     @property
     def spec(self) -> ToolSpec:
@@ -113,7 +113,7 @@ class Browse:
             is_question_bound=self.summary is not None,
             version=repr((self.summary, self.max_chars)),
             empty_answer="The page has no text.",
-            limits=self.limits,
+            limits=ToolLimits.of(self.limits),
         )
 
     async def start(self) -> None:

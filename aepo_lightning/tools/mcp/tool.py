@@ -11,7 +11,7 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
-from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec, ToolState
+from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools.mcp.server import MCPServer
 
@@ -68,7 +68,7 @@ def mcp_tools(
     names: Sequence[str] | None = None,
     *,
     prefix: str = "",
-    limits: ToolLimits | None = None,
+    limits: AnyLimits | None = None,
     is_stateful: bool = False,
 ) -> list[MCPTool]:
     """Connect to a server and return its tools.
@@ -101,7 +101,7 @@ def mcp_tools(
         MCPTool(
             server=server,
             remote_name=name,
-            spec=_spec(found[name], server.identity, prefix, limits or ToolLimits(), state),
+            spec=_spec(found[name], server.identity, prefix, ToolLimits.of(limits), state),
         )
         for name in chosen
     ]

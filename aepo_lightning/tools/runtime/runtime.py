@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from aepo_lightning.contracts.tool import (
     StatefulTool,
@@ -20,6 +20,7 @@ from aepo_lightning.contracts.tool import (
     ToolStatus,
 )
 from aepo_lightning.errors import ConfigError, boundary
+from aepo_lightning.tools.function import as_tool
 from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
 from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
@@ -32,6 +33,7 @@ from aepo_lightning.tools.runtime.states import ChainStates
 logger = logging.getLogger(__name__)
 
 _MAX_QUOTED_NAME = 50
+ToolLike: TypeAlias = Tool | Callable[..., Any]
 
 
 class _LoopState:
@@ -88,7 +90,8 @@ class ToolRuntime:
 
     Attributes:
         tools: The tools, with distinct names of lower-case letters, digits and underscores (a name is also a tag). A
-            list among them, such as that of an MCP server, counts as its members.
+            plain or `async` function with type hints and a docstring is a tool as well. A list among them, such as
+            that of an MCP server, counts as its members.
         timeout_s: Deadline of tools that name none. It starts when a call gets its slot, not while it waits for one.
         max_result_chars: Longer texts are cut there, and end with a note that says how much is missing.
         max_concurrent_calls: Calls of each tool that run at the same time in one event loop, for tools that name no
@@ -98,10 +101,11 @@ class ToolRuntime:
         cache: Keeps answers of tools whose limits ask for it. None keeps none.
 
     Raises:
-        ConfigError: If a name is not a tag or occurs twice, or a limit is not positive.
+        ConfigError: If something is neither a tool nor a function that can be one, a name is not a tag or occurs twice,
+            or a limit is not positive.
     """
 
-    tools: Sequence[Tool | Sequence[Tool]]
+    tools: Sequence[ToolLike | Sequence[ToolLike]]
     timeout_s: float = 30.0
     max_result_chars: int = 4000
     max_concurrent_calls: int = 64
@@ -115,7 +119,7 @@ class ToolRuntime:
     def __post_init__(self) -> None:
         """Refuse names that are no tags and settings that have no meaning."""
         flat = [tool for each in self.tools for tool in (each if isinstance(each, Sequence) else (each,))]
-        for known in map(_Known, flat):
+        for known in map(_Known, map(as_tool, flat)):
             name = known.spec.name
             if not re.fullmatch("[a-z_][a-z0-9_]*", name):
                 raise ConfigError(f"`name` of a tool must match [a-z_][a-z0-9_]*, but got {name!r}. Rename the tool.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.search.official_results import split_snippets
 from aepo_lightning.tools.search.snippets import SnippetIndex
@@ -46,7 +46,7 @@ class DocumentSearch:
     documents: Mapping[str, str] | None = None
     max_results: int = 10
     not_found: str = "No search results found."
-    limits: ToolLimits = field(default_factory=ToolLimits)
+    limits: AnyLimits = field(default_factory=ToolLimits)
     _index: SnippetIndex | None = field(init=False, repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class DocumentSearch:
             parameters=QUERY_SCHEMA,
             text_parameter="query",
             is_question_bound=True,
-            limits=self.limits,
+            limits=ToolLimits.of(self.limits),
         )
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import tantivy
 from tqdm.auto import tqdm
 
-from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
 from aepo_lightning.tools.search.providers import SearchHit
@@ -213,7 +213,7 @@ class IndexSearch:
     max_snippet_chars: int = 1000
     style: Literal["paper", "structured"] = "paper"
     not_found: str = "No search results found."
-    limits: ToolLimits = field(default_factory=ToolLimits)
+    limits: AnyLimits = field(default_factory=ToolLimits)
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
@@ -233,7 +233,7 @@ class IndexSearch:
             text_parameter="query",
             empty_answer=self.not_found,
             version=repr((self.index.digest, self.max_results, self.max_snippet_chars, self.style)),
-            limits=self.limits,
+            limits=ToolLimits.of(self.limits),
         )
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:

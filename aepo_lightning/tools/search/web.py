@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from aepo_lightning.contracts.tool import RetryPolicy, ToolContext, ToolLimits, ToolSpec
+from aepo_lightning.contracts.tool import AnyLimits, RetryPolicy, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.http_client import JsonClient
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
@@ -47,7 +47,7 @@ class WebSearch:
     style: Literal["paper", "structured"] = "paper"
     not_found: str = "No search results found."
     request_timeout_s: float = 20.0
-    limits: ToolLimits = _DEFAULT_LIMITS
+    limits: AnyLimits = _DEFAULT_LIMITS
     _client: JsonClient = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class WebSearch:
             text_parameter="query",
             version=repr(settings),
             empty_answer=self.not_found,
-            limits=self.limits,
+            limits=ToolLimits.of(self.limits),
             provider=repr(self.provider),
         )
 
