@@ -125,7 +125,7 @@ def test_each_chain_sees_its_own_calls_and_those_of_its_trunk(state):
 
 @pytest.mark.parametrize("status", [ToolStatus.TIMEOUT, ToolStatus.OK], ids=["cut_off", "all_ran"])
 def test_the_calls_of_a_turn_to_a_tool_with_a_state_follow_one_another_whatever_becomes_of_them(status):
-    tool = Ledger(limits=ToolLimits(deadline_s=0.2))
+    tool = Ledger(limits=ToolLimits(deadline_s=5.0))
     middle = "hang" if status is ToolStatus.TIMEOUT else "b"
     tree = roll([["a", middle, "c"], ["d"]], tool)
     (leaf,) = tree.leaves

@@ -58,10 +58,10 @@ def test_a_process_of_others_ends_without_a_word():
 
 
 RANK = """
-import time
+import os, time
 from aepo_lightning.distributed.ranks import watch_launcher
 watch_launcher()
-time.sleep(6)
+time.sleep(float(os.environ["LIVES_S"]))
 print("lived on")
 """
 # It leaves its child behind.
@@ -73,10 +73,11 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=os.environ | {"LOCAL_R
 """
 
 
-@pytest.mark.parametrize("variables", [{}, {"SLURM_PROCID": "1"}], ids=["lightning", "srun"])
-def test_a_rank_that_lightning_launched_ends_with_its_launcher(variables):
+@pytest.mark.parametrize(("variables", "lives_s"), [({}, 100), ({"SLURM_PROCID": "1"}, 3)], ids=["lightning", "srun"])
+def test_a_rank_that_lightning_launched_ends_with_its_launcher(variables, lives_s):
     others = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID")
-    environment = {name: value for name, value in os.environ.items() if name not in others} | variables
+    environment = {name: value for name, value in os.environ.items() if name not in others}
+    environment |= variables | {"LIVES_S": str(lives_s)}
     command = [sys.executable, "-c", LAUNCHER, RANK]
     # The pipe closes when the child has ended too.
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG_S, check=True)

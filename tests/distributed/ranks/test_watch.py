@@ -92,8 +92,8 @@ def test_no_progress_on_any_rank_ends_the_job_and_shows_who_does_not_wait(store,
 
 def test_progress_on_one_rank_keeps_the_job_alive(store, monkeypatch):
     work = "from aepo_lightning.distributed.ranks import tick\n"
-    work += "for _ in range(40):\n    time.sleep(0.1)\n    tick()\nwatch.leave()"
-    job = start(store, times="stall_after_s=1.0, dead_after_s=100.0", work=work)
+    work += "for _ in range(60):\n    time.sleep(0.1)\n    tick()\nwatch.leave()"
+    job = start(store, times="stall_after_s=5.0, dead_after_s=100.0", work=work)
     played(store, monkeypatch).show(Sign(beat=2, ticks=0, is_in=False))
     errors = job.wait(LONG_S).stderr
     assert (job.returncode, errors) == (0, "")

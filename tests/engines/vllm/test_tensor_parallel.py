@@ -55,10 +55,10 @@ class Idle:
 
 def be_silent(rank):
     dist.init_process_group("gloo")
-    exchange = GroupExchange(2, timeout_s=1.0)
+    exchange = GroupExchange(2, timeout_s=5.0)
     exchange(StepNews())
     if rank:
-        time.sleep(3)
+        time.sleep(8)
         return ""
     try:
         Lockstep(Idle(), exchange).step()

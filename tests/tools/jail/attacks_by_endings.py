@@ -20,7 +20,7 @@ TIME = [
         "import atexit, time\natexit.register(time.sleep, 99)\nprint('done')",
         "timeout",
         "done",
-        timeout_s=0.5,
+        timeout_s=5.0,
     ),
     Attack(
         "thread hangs at exit",
@@ -35,7 +35,7 @@ TIME = [
         "threading.Thread(target=write, daemon=True).start()\nwhile True:\n    pass",
         "timeout",
         "y",
-        timeout_s=0.5,
+        timeout_s=5.0,
     ),
     Attack("closes its streams", "import os, time\nos.close(1)\nos.close(2)\ntime.sleep(99)", "timeout", timeout_s=0.4),
     Attack(

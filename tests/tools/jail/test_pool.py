@@ -74,7 +74,7 @@ def test_a_traceback_is_short_and_shows_the_code(pool):
 
 
 def test_output_before_a_time_out_is_kept(pool):
-    execution = run(pool, "print('so far')\nwhile True:\n    pass", timeout_s=0.5)
+    execution = run(pool, "print('so far')\nwhile True:\n    pass", timeout_s=5.0)
     assert (execution.exit, execution.stdout) == (ExitKind.TIMEOUT, "so far\n")
 
 
@@ -105,11 +105,11 @@ def test_sets_have_the_same_order_on_every_worker():
 
 def test_the_deadline_starts_when_a_call_gets_a_worker(small):
     async def both():
-        return await asyncio.gather(*(small.run("import time\ntime.sleep(0.6)", timeout_s=1.0) for _ in range(2)))
+        return await asyncio.gather(small.run("import time\ntime.sleep(5.5)"), small.run("1", timeout_s=5.0))
 
     first, second = asyncio.run(both())
     assert (first.exit, second.exit) == (ExitKind.OK, ExitKind.OK)
-    assert second.queue_s >= 0.5
+    assert second.queue_s >= 5.0
 
 
 def test_a_hang_does_not_hold_up_other_calls(pair):
@@ -153,7 +153,7 @@ def test_cancelling_ends_the_code_and_frees_the_worker(small):
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        after = await small.run("1 + 1", timeout_s=5.0)
+        after = await small.run("1 + 1")
         return pids, after
 
     pids, after = asyncio.run(cancel())
@@ -182,7 +182,7 @@ def test_a_full_queue_refuses_further_calls():
 
     async def overfill():
         await pool.start()
-        calls = [asyncio.create_task(pool.run("import time\ntime.sleep(0.3)\n1")) for _ in range(2)]
+        calls = [asyncio.create_task(pool.run(f"import time\ntime.sleep({nap})\n1")) for nap in (5, 0)]
         await asyncio.sleep(0.05)
         with pytest.raises(PoolBusyError, match="busy: 1 calls wait"):
             await pool.run("1")

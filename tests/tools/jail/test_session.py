@@ -98,7 +98,7 @@ async def echo(job):
 
 def test_calls_of_one_session_wait_for_one_another():
     async def scenario():
-        session = PythonSession(echo, timeout_s=1.0, max_bytes=100)
+        session = PythonSession(echo, timeout_s=60.0, max_bytes=100)
         return [done.stdout for done in await asyncio.gather(*(session.run(code) for code in "abc"))]
 
     assert asyncio.run(scenario()) == ["a", "ab", "abc"]
@@ -106,7 +106,7 @@ def test_calls_of_one_session_wait_for_one_another():
 
 def test_a_session_that_holds_too_much_code_refuses_more():
     async def scenario():
-        session = PythonSession(echo, timeout_s=1.0, max_bytes=5)
+        session = PythonSession(echo, timeout_s=60.0, max_bytes=5)
         await session.run("abc")
         with pytest.raises(ToolError, match="6 bytes, but at most 5"):
             await session.run("abc")

@@ -83,7 +83,7 @@ def test_a_call_cancelled_when_it_was_just_served_gives_its_worker_back():
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        return (await asyncio.wait_for(queue.acquire(), 5)).worker
+        return (await asyncio.wait_for(queue.acquire(), 60)).worker
 
     assert asyncio.run(scenario()) == "a"
 

@@ -10,6 +10,7 @@ from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolStatus
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.tools.runtime import deadline
 from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
+from tests.support.skipped_time import run_skipping
 from tests.support.tool_parts import CountingTool, Ledger, call_of, make_context, talk
 
 
@@ -57,7 +58,7 @@ def test_a_tool_that_never_stops_gives_its_slot_back():
     async def run():
         return await asyncio.gather(*(runtime.call(call_of(tool), make_context()) for _ in range(3)))
 
-    assert [result.status for result in asyncio.run(run())] == [ToolStatus.TIMEOUT] * 3
+    assert [result.status for result in run_skipping(run())] == [ToolStatus.TIMEOUT] * 3
 
 
 def test_a_caller_that_is_cancelled_does_not_wait_for_work_that_does_not_stop():
@@ -161,7 +162,7 @@ def test_states_and_ends_that_hang_do_so_until_the_deadline_only(where):
         return trunk, branch
 
     # Far beyond all deadlines together.
-    trunk, branch = asyncio.run(asyncio.wait_for(run(), 20))
+    trunk, branch = run_skipping(asyncio.wait_for(run(), 20))
     assert trunk.history[0][1].status is (ToolStatus.TIMEOUT if where == "open" else ToolStatus.OK)
     assert branch.history[-1][1].text == {"open": trunk.history[0][1].text}.get(where, "a,b")
     assert tool.num_open == 0
@@ -211,7 +212,7 @@ def test_calls_of_one_chain_that_wait_for_each_other_hold_one_slot():
         await asyncio.gather(*hung)
         return result, num_done
 
-    result, num_done = asyncio.run(run())
+    result, num_done = run_skipping(run())
     assert (result.text, num_done) == ("b", 0)
 
 

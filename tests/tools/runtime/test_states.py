@@ -7,6 +7,7 @@ import pytest
 
 from aepo_lightning.contracts.tool import BranchingToolRunner, StatefulTool, ToolLimits, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.tools import ToolRuntime
+from tests.support.skipped_time import run_skipping
 from tests.support.tool_parts import CountingTool, Ledger, answers, call_of, make_context, talk
 
 BOTH = pytest.mark.parametrize("state", [ToolState.FORKABLE, ToolState.REPLAYABLE])
@@ -15,7 +16,7 @@ BOTH = pytest.mark.parametrize("state", [ToolState.FORKABLE, ToolState.REPLAYABL
 def run(job, tool=None, **settings):
     tool = tool or Ledger()
     runtime = ToolRuntime(tools=[tool], **settings)
-    return asyncio.run(job(runtime, tool)), tool
+    return run_skipping(job(runtime, tool)), tool
 
 
 def test_it_is_what_the_protocols_ask_for():
