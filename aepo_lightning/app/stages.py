@@ -21,6 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger, build_run
+from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.engine import PolicySource
@@ -53,6 +54,8 @@ def run_stages(cfg: DictConfig) -> RunReport:
     """Run whatever the configuration asks for and return what came out."""
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    if cfg.trainer.accelerator == "cpu":
+        keep_freed_memory()
     L.seed_everything(cfg.seed, verbose=False)
     folder = choose_run_folder(cfg.output_root, cfg.name, cfg.run_dir, cfg.ckpt_path)
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
