@@ -16,7 +16,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
@@ -95,6 +94,7 @@ def _cold_start(cfg: DictConfig, policy: PolicySource, folder: Path) -> PolicySo
 
 def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path) -> None:
     module, datamodule = build_cold_start(cfg, policy)
+    progress = cfg.callbacks.get("progress_bar")
     trainer = L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
@@ -102,7 +102,8 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
         logger=build_logger(cfg, folder, "coldstart_logs"),
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[TQDMProgressBar(refresh_rate=10)],
+        enable_progress_bar=progress is not None,
+        callbacks=[] if progress is None else [build(progress)],
         default_root_dir=str(folder),
         fast_dev_run=cfg.trainer.fast_dev_run,
     )

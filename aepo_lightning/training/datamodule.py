@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
-from tqdm.auto import tqdm
 
 from aepo_lightning.contracts.engine import Task
 from aepo_lightning.contracts.question import Minibatch, Question, WeightsStamp
@@ -27,6 +26,7 @@ from aepo_lightning.training.experience import ExperienceBuilder
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.module import AEPOModule, reduce_tally
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration
+from aepo_lightning.training.progress import rollout_progress
 
 
 class RolloutDataModule(LightningDataModule):
@@ -64,7 +64,7 @@ class RolloutDataModule(LightningDataModule):
             overlap: Grow the next iteration's rollouts, with the weights published last, while the update runs. Needs
                 an engine that runs beside it and a correction for rollouts that are one iteration old.
             seed: Every random number of every rollout derives from it.
-            show_progress: Show a bar while trees grow.
+            show_progress: Say how many trees have grown: a bar on a terminal, else a line of the log every 30 s.
 
         Raises:
             ValueError: If `questions_per_iteration` is not a multiple of the questions of an optimiser step.
@@ -257,13 +257,11 @@ class RolloutDataModule(LightningDataModule):
         return self._rollout(self.evaluation_sampler, order)
 
     def _rollout(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree]:
-        hidden = not self._show_progress or self._trainer.global_rank != 0
-        with tqdm(
-            total=len(order.questions), desc=f"rollout {order.name}", unit="q", leave=False, disable=hidden
-        ) as bar:
+        is_shown = self._show_progress and self._trainer.global_rank == 0
+        with rollout_progress(order.name, len(order.questions), is_shown) as count:
 
             def advance(_: RolloutTree) -> None:
-                bar.update()
+                count()
                 tick()
 
             return sampler.rollout(order.questions, order.seed, order.name, advance, self._weights)

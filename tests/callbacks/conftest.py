@@ -189,9 +189,8 @@ def make_run(tmp_path):
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
-            enable_progress_bar=False,
             enable_model_summary=False,
-            **options,
+            **{"enable_progress_bar": False} | options,
         )
         module = AEPOModule(policy, ClippedSurrogate(preserve_high=1.0), partial(torch.optim.AdamW, lr=1e-2))
         datamodule = make_datamodule(policy, task, rule, settings)
