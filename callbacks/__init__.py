@@ -6,6 +6,7 @@
     entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
+    run_log.py            `RunLog`: the run as plain lines, and `choose_progress`: a bar instead on a terminal
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
     trainer_parts.py      what they ask of the trainer
 
@@ -19,6 +20,7 @@ from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
 from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
+from aepo_lightning.callbacks.run_log import RunLog, choose_progress
 from aepo_lightning.callbacks.throughput import Throughput
 
 __all__ = [
@@ -28,5 +30,7 @@ __all__ = [
     "EntropyMonitor",
     "RankGuard",
     "RolloutLogger",
+    "RunLog",
     "Throughput",
+    "choose_progress",
 ]

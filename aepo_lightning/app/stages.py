@@ -16,12 +16,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
+from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.report import RunReport, render_report
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.app.saved_config import save_config
@@ -63,6 +63,8 @@ def open_run(cfg: DictConfig) -> RunRecord:
     """Seed everything, choose the folder of the run, keep the configuration there, and find what it continues."""
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
+    if cfg.trainer.accelerator == "cpu":
+        keep_freed_memory()
     L.seed_everything(cfg.seed, verbose=False)
     folder = choose_run_folder(cfg.output_root, cfg.name, cfg.run_dir, cfg.ckpt_path)
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
@@ -131,6 +133,7 @@ def _print_report(report: RunReport) -> None:
 
 def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path) -> None:
     module, datamodule = build_cold_start(cfg, policy)
+    progress = cfg.callbacks.get("progress_bar")
     trainer = L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
@@ -138,7 +141,8 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
         logger=build_logger(cfg, folder, "coldstart_logs"),
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[TQDMProgressBar(refresh_rate=10)],
+        enable_progress_bar=progress is not None,
+        callbacks=[] if progress is None else [build(progress)],
         default_root_dir=str(folder),
         fast_dev_run=cfg.trainer.fast_dev_run,
     )

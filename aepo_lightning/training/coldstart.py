@@ -17,6 +17,7 @@ from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
 from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.tiled_mlp import tile_gated_mlps
 from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
 
 
@@ -127,6 +128,7 @@ class ColdStartModule(LightningModule):
         self.automatic_optimization = False
         self.policy = policy
         self.network = PolicyNetwork(policy.build_model())
+        tile_gated_mlps(self.network)
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm

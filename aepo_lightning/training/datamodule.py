@@ -11,7 +11,6 @@ from time import perf_counter
 from typing import Any, Literal
 
 from lightning import LightningDataModule, Trainer
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.contracts.batch import Minibatch
@@ -41,6 +40,7 @@ from aepo_lightning.training.lightning_settings import prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import reduce_tally
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
+from aepo_lightning.training.progress import rollout_progress
 from aepo_lightning.training.question_stream import QuestionStream
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts
 from aepo_lightning.training.trained_policy import TrainedPolicy
@@ -98,7 +98,7 @@ class RolloutDataModule(LightningDataModule):
             overlap: Grow the next iteration's rollouts, with the weights published last, while the update runs. Needs
                 an engine that runs beside it and a correction for rollouts that are one iteration old.
             seed: Every random number of every rollout derives from it.
-            show_progress: Show a bar while trees grow.
+            show_progress: Say how many trees have grown: a bar on a terminal, else a line of the log every 30 s.
 
         Raises:
             ConfigError: If a number does not fit the others, or a part is not what its argument asks for.
@@ -357,13 +357,11 @@ class RolloutDataModule(LightningDataModule):
         return self._rollout(self._evaluation_sampler, order)
 
     def _rollout(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree]:
-        hidden = not self._show_progress or self._trainer.global_rank != 0
-        with tqdm(
-            total=len(order.questions), desc=f"rollout {order.name}", unit="q", leave=False, disable=hidden
-        ) as bar:
+        is_shown = self._show_progress and self._trainer.global_rank == 0
+        with rollout_progress(order.name, len(order.questions), is_shown) as count:
 
             def advance(_: RolloutTree) -> None:
-                bar.update()
+                count()
                 tick()
 
             return sampler.rollout(order.questions, order.seed, order.name, advance, self._weights)

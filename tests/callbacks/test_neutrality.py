@@ -1,11 +1,12 @@
 import torch
 
-from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyMonitor, RolloutLogger, Throughput
+from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyMonitor, RolloutLogger, RunLog, Throughput
 
 
 def test_training_is_the_same_with_and_without_callbacks(make_run):
-    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), Throughput()]
-    plain, watched = make_run(max_epochs=2).fit(), make_run(callbacks, max_epochs=2).fit()
+    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), RunLog(), Throughput()]
+    plain = make_run(max_epochs=2).fit()
+    watched = make_run(callbacks, max_epochs=2, enable_progress_bar=True).fit()
     initial = plain.module.policy.build_model().state_dict()
     weights, other = plain.module.network.model.state_dict(), watched.module.network.model.state_dict()
     assert all(torch.equal(weights[name], other[name]) for name in weights)

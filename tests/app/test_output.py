@@ -1,0 +1,60 @@
+"""What the command writes where there is a terminal and where there is none."""
+
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+from tests.support.paths import ROOT
+
+SMALL = [
+    "coldstart.num_steps=12",
+    "coldstart.batch_size=4",
+    "data.questions_per_iteration=2",
+    "data.num_val_questions=2",
+    "experience.questions_per_step=2",
+    "trainer.max_epochs=2",
+    "rollout.settings.budget=4",
+    "model.architecture.num_hidden_layers=1",
+]
+
+
+def test_a_file_gets_a_page_of_plain_lines(tmp_path):
+    path = tmp_path / "output.txt"
+    with path.open("w") as file:
+        command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path / 'run'}"]
+        subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=200, check=True)
+    text = path.read_text()
+    assert "\r" not in text
+    assert len(text) < 8000
+    assert "step 12 of 12: coldstart/loss" in text
+    assert text.count("validation: pass@1") == 2
+    rows = [line.split()[0] for line in text.splitlines() if len(line.split()) == 6]
+    assert rows == ["iteration", "0", "1"]
+
+
+def test_a_terminal_gets_bars(tmp_path):
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))  # a bar has no room where nobody knows how wide the terminal is
+    command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        text = _read(ours)
+    assert process.returncode == 0, text
+    assert "\r" in text
+    assert "Epoch 0: 100%" in text
+    assert "rollout train-00001" in text
+
+
+def _read(descriptor):
+    parts = []
+    while True:
+        try:
+            part = os.read(descriptor, 65536)
+        except OSError:  # the other end is closed
+            part = b""
+        if not part:
+            os.close(descriptor)
+            return b"".join(parts).decode(errors="replace")
+        parts.append(part)
