@@ -37,10 +37,11 @@ def _find(trainer: L.Trainer, needs: tuple[str, ...]) -> object:
     for candidate in candidates:
         if all(hasattr(candidate, name) for name in needs):
             return candidate
-    missing = "; ".join(
+    missing = " and ".join(
         f"{type(each).__name__} has no {', '.join(f'`{name}`' for name in needs if not hasattr(each, name))}"
         for each in candidates
     )
+    missing = missing or "the trainer has neither"
     raise ConfigError(
         f"The datamodule or the module must have {', '.join(f'`{name}`' for name in needs)} for this callback, as "
         f"`contracts.rollouts` describes, but {missing}. Pass a RolloutDataModule to `trainer.fit`, add what is "

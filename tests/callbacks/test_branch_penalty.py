@@ -1,6 +1,7 @@
 from dataclasses import dataclass, field, replace
 
 import pytest
+from lightning import LightningDataModule
 from typing_extensions import override
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
@@ -105,7 +106,7 @@ def test_state_is_applied_whenever_it_comes(make_run, restored_first):
     ]
     for step in steps if restored_first else reversed(steps):
         step()
-    assert run.datamodule.sampler.parts.branch_policy == OfficialEntropyBalanced(penalty_per_step=0.3)
+    assert run.datamodule.branch_policy == OfficialEntropyBalanced(penalty_per_step=0.3)
     assert penalty.state_dict() == {"penalty": 0.3}
 
 
@@ -118,7 +119,7 @@ def test_a_constant_penalty_is_the_configured_one_after_a_resume(make_run, targe
     penalty = BranchPenalty(target_concentration=target)
     penalty.setup(run.trainer, run.module, "fit")
     penalty.load_state_dict({"penalty": saved})
-    assert run.datamodule.sampler.parts.branch_policy.penalty_per_step == 0.1
+    assert run.datamodule.branch_policy.penalty_per_step == 0.1
 
 
 def test_refuses_a_target_for_a_policy_without_a_penalty(make_run):
@@ -131,7 +132,9 @@ def test_refuses_a_target_for_a_policy_without_a_penalty(make_run):
 
 def test_refuses_another_kind_of_data(make_run):
     run = make_run()
-    with pytest.raises(ConfigError, match=r"`datamodule` must be a RolloutDataModule.* got NoneType"):
+    with pytest.raises(
+        ConfigError, match=r"must have `metrics`, `branch_policy` for this callback.*but the trainer has neither"
+    ):
         BranchPenalty().setup(run.trainer, run.module, "fit")
 
 
@@ -150,3 +153,10 @@ def test_refuses_another_kind_of_data(make_run):
 def test_refuses_settings_without_meaning(settings, message):
     with pytest.raises(ConfigError, match=message):
         BranchPenalty(**settings)
+
+
+def test_says_what_data_and_module_lack(make_run):
+    run = make_run()
+    run.trainer.datamodule = LightningDataModule()
+    with pytest.raises(ConfigError, match="but LightningDataModule has no `metrics`, `branch_policy`"):
+        BranchPenalty().setup(run.trainer, run.module, "fit")

@@ -82,5 +82,5 @@ def test_refuses_settings_without_meaning(settings, message):
 
 def test_refuses_another_kind_of_data(make_run):
     run = make_run()
-    with pytest.raises(ConfigError, match="`datamodule` must be a RolloutDataModule"):
+    with pytest.raises(ConfigError, match="must have `metrics` for this callback"):
         EntropyGuard().setup(run.trainer, run.module, "fit")

@@ -40,7 +40,10 @@ def logged(make_run, tmp_path):
 @pytest.fixture
 def logged_by_cold_start(make_run):
     run = make_run(has_checkpoints=False, max_steps=1)
-    policy, chat_format = run.module.policy, run.datamodule.sampler.parts.chat_format
+    policy, chat_format = (
+        run.module.policy,
+        run.datamodule.prepare_sampler(run.module.policy.tokenizer).parts.chat_format,
+    )
     run.module = ColdStartModule(policy, partial(torch.optim.AdamW, lr=1e-3))
     run.datamodule = DemonstrationDataModule(run.datamodule.task, chat_format, policy.tokenizer, batch_size=2)
     return run.fit().logger.names

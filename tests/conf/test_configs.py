@@ -50,9 +50,10 @@ def test_every_experiment_composes_and_plans(composed, name):
 @pytest.mark.parametrize("name", options("algorithm"))
 def test_every_algorithm_builds_a_run(composed, name, tmp_path):
     cfg = composed(f"algorithm={name}", "callbacks=none")
-    run = build_run(cfg, build(cfg.model), tmp_path)
-    assert run.datamodule.sampler.parts.settings.budget == cfg.algorithm.budget
-    assert run.datamodule.evaluation_sampler.parts.settings.budget == cfg.evaluation.num_samples
+    policy = build(cfg.model)
+    sampler = build_run(cfg, policy, tmp_path).datamodule.prepare_sampler(policy.tokenizer)
+    assert sampler.parts.settings.budget == cfg.algorithm.budget
+    assert sampler.parts.allocator == build(cfg.algorithm.allocator)
 
 
 @pytest.mark.parametrize("name", options("callbacks"))
