@@ -121,6 +121,27 @@ def _give_parts_their_targets(plain: dict[Any, Any]) -> None:
     }
 
 
+_AGENT_SYSTEM_PROMPT = (
+    "Answer the question step by step. You may use two tools: a search engine and a Python interpreter. "
+    "Reason inside <think> and </think> before every action. To search, write <search> your query </search>. "
+    "To compute, write <python> your code </python> and print what you want to see. "
+    "After each call the output of the tool follows between <result> and </result>; read it before you go on, and "
+    "call tools as often as you need. "
+    "When you know the answer, write <answer> a short explanation, then \\boxed{the exact answer} </answer>."
+)
+"""What question files without a `system_prompt` of their own sent."""
+
+
+def _keep_prompts(plain: dict[Any, Any]) -> None:
+    """Write out the system prompts that were sent, and send no others."""
+    chat_format = plain["rollout"].get("chat_format", {})
+    if chat_format.get("_target_", "").startswith("aepo_lightning."):
+        chat_format.setdefault("system_prompt", "none")
+    task = plain.get("data", {}).get("task", {})
+    if task.get("_target_") == "aepo_lightning.tasks.JsonlQuestions":
+        task.setdefault("system_prompt", _AGENT_SYSTEM_PROMPT)
+
+
 _TOOL_NAMES = {"PythonTool": "python", "Browse": "browse", "mcp_tools": "mcp"}
 """Names of tools that a list does not name; all others search."""
 
@@ -142,5 +163,6 @@ _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
     _name_share_of_fixed_budget,
     _give_parts_their_targets,
     _name_tools,
+    _keep_prompts,
 )
 """What brings a configuration from each form to the next."""

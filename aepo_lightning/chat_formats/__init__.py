@@ -2,6 +2,8 @@
 
 tags.py        the paper's tags
 hermes.py      JSON calls through chat templates, several in a turn
+instructions.py  what a prompt says of the tools that are there
+json_text.py   JSON that a policy wrote
 text_codec.py  text to tokens and back, made harmless
 """
 

@@ -9,13 +9,14 @@ stands between the policy's message and a tool result, and between the results a
 tokenizer's chat template, so other models' templates work too if they place tool messages as they come.
 """
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.chat_formats.instructions import SystemPrompt, answer_instructions, is_written, with_instructions
+from aepo_lightning.chat_formats.json_text import load_json
 from aepo_lightning.chat_formats.text_codec import TextCodec
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
@@ -26,8 +27,6 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _CALL = re.compile(f"{_OPEN}(.*?)(?:{_CLOSE}|(?={_OPEN})|$)", re.DOTALL)
 _ANSWER, _RESULTS = "XYANSWERYX", ("XYFIRSTYX", "XYSECONDYX")
 _MAX_QUOTED = 80
-_MAX_DEPTH = 64
-"""Of lists and objects inside one another. Python gives up at some hundreds, in places that no call can foresee."""
 
 
 def function_schema(spec: ToolSpec) -> dict[str, Any]:
@@ -39,12 +38,20 @@ def function_schema(spec: ToolSpec) -> dict[str, Any]:
 class HermesFormat:
     """JSON tool calls through the tokenizer's chat template."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        specs: Sequence[ToolSpec] = (),
+        *,
+        system_prompt: SystemPrompt = "auto",
+    ) -> None:
         """Read the frames of tool results off the chat template.
 
         Args:
             tokenizer: Tokenizer of the policy.
             specs: Tools that the prompt lists.
+            system_prompt: What a question without a system message gets beside the template's list of tools: `tools`
+                tells how to answer, `none` is nothing, `auto` is `tools` for tokenizers that read text.
 
         Raises:
             ConfigError: If the tokenizer has no chat template, or its template does not take tool messages as they are.
@@ -55,12 +62,15 @@ class HermesFormat:
             raise ConfigError(f"{sorted(hidden)} must not be special tokens, because decoding leaves those out.")
         own_tags = [spec.name for spec in specs]
         self._codec = TextCodec(tokenizer, own_tags, [function_schema(spec) for spec in specs])
+        self._instructions = answer_instructions() if is_written(system_prompt, tokenizer) else ""
         self._before, self._between, self._after = _frames(tokenizer)
 
     @classmethod
-    def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "HermesFormat":
+    def for_tools(
+        cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], system_prompt: SystemPrompt = "auto"
+    ) -> "HermesFormat":
         """Build the format of a run that offers these tools."""
-        return cls(tokenizer, specs)
+        return cls(tokenizer, specs, system_prompt=system_prompt)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -74,7 +84,7 @@ class HermesFormat:
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages and the list of tools with the tokenizer's chat template."""
-        return self._codec.encode_prompt(messages)
+        return self._codec.encode_prompt(with_instructions(messages, self._instructions))
 
     def parse_calls(self, turn_text: str, finish_reason: FinishReason) -> tuple[ToolCall, ...]:
         """Read the calls of a turn, in order. What stands in the policy's thoughts is not a call."""
@@ -108,7 +118,7 @@ def _parse(body: str, is_closed: bool) -> ToolCall:
     if not is_closed:
         return ToolCall(tool="", text=text, problem=f"{_OPEN} without {_CLOSE} after it.")
     try:
-        call = _load(text)
+        call = load_json(text)
     except ValueError as error:
         return ToolCall(tool="", text=text, problem=f"the call is not JSON: {getattr(error, 'msg', error)}.")
     name = call.get("name") if isinstance(call, dict) else None
@@ -117,38 +127,12 @@ def _parse(body: str, is_closed: bool) -> ToolCall:
     arguments = call.get("arguments", {})
     if isinstance(arguments, str):  # some models write the arguments as JSON inside JSON
         try:
-            arguments = _load(arguments)
+            arguments = load_json(arguments)
         except ValueError:
             arguments = None
     if not isinstance(arguments, dict):
         return ToolCall(tool=name[:_MAX_QUOTED], text=text, problem='"arguments" must be an object.')
     return ToolCall(tool=name, text=text, arguments=arguments)
-
-
-def _load(text: str) -> Any:
-    """Read JSON that this process can also write, compare and show.
-
-    Raises:
-        ValueError: If it is none, or nested too deeply, or holds a number with thousands of digits.
-    """
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        raise ValueError("it holds a number that is too long") from None
-    inside = [value]
-    for _ in range(_MAX_DEPTH):
-        inside = [each for outer in inside if isinstance(outer, dict | list) for each in _members(outer)]
-        if not inside:
-            return value
-    raise ValueError("it is nested too deeply")
-
-
-def _members(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _frames(tokenizer: PreTrainedTokenizerBase) -> tuple[str, str, str]:

@@ -2,6 +2,9 @@ r"""The paper's trajectory format: tags around thoughts, tool calls, tool result
 
     <think>..</think> ( <search>q</search> | <python>c</python> ) <result>..</result> ... <answer>..\boxed{x}..</answer>
 
+A tool with one text parameter gets the text between its tags; one with several gets JSON arguments:
+`<multiply>{"a": 2, "b": 3}</multiply>`. The prompt of a question that brings no system message says so.
+
 Tokens are only ever appended. Text of the policy is read but never encoded again; text of a tool is encoded once, after
 everything in it that could be taken for a tag or a special token has been made harmless.
 """
@@ -10,6 +13,16 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.chat_formats.instructions import (
+    SystemPrompt,
+    example_arguments,
+    is_written,
+    tag_instructions,
+    takes_only_text,
+    takes_text,
+    with_instructions,
+)
+from aepo_lightning.chat_formats.json_text import load_json
 from aepo_lightning.chat_formats.text_codec import CALL_TAGS, TextCodec
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
@@ -23,31 +36,41 @@ class TagFormat:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        tool_names: Sequence[str] = (),
+        tools: Sequence[ToolSpec | str] = (),
+        *,
+        system_prompt: SystemPrompt = "auto",
         result_template: str = " <result>\n{text}\n</result>",
     ) -> None:
         """Prepare the format.
 
         Args:
             tokenizer: Tokenizer of the policy.
-            tool_names: Tools that the run offers. Calls to the paper's other tools are caught as well, and answered
-                with a message that says what is available.
+            tools: What the run offers; a name alone is a tool that takes text. Calls to the paper's other tools are
+                caught as well, and answered with a message that says what is available.
+            system_prompt: What a question without a system message gets: `tools` tells how to reason, call each tool
+                and answer, `none` is nothing, `auto` is `tools` for tokenizers that read text.
             result_template: How a tool result is written, with `{text}` where it goes.
 
         Raises:
-            ConfigError: If the template has no `{text}`.
+            ConfigError: If the template has no `{text}`, or `system_prompt` is unknown.
         """
         if "{text}" not in result_template:
             raise ConfigError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
-        self._tags = tuple(dict.fromkeys((*tool_names, *CALL_TAGS)))
+        specs = [ToolSpec(name=each) if isinstance(each, str) else each for each in tools]
+        self._specs = {spec.name: spec for spec in specs}
+        self._tags = tuple(dict.fromkeys((*self._specs, *CALL_TAGS)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
         self._codec = TextCodec(tokenizer, self._tags)
+        is_told = is_written(system_prompt, tokenizer)
+        self._instructions = tag_instructions(specs, self._codec.neutralise) if is_told else ""
 
     @classmethod
-    def for_tools(cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec]) -> "TagFormat":
+    def for_tools(
+        cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], system_prompt: SystemPrompt = "auto"
+    ) -> "TagFormat":
         """Build the format of a run that offers these tools."""
-        return cls(tokenizer, [spec.name for spec in specs])
+        return cls(tokenizer, specs, system_prompt=system_prompt)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -60,12 +83,12 @@ class TagFormat:
         return self._codec.vocab_size
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Write the messages with the tokenizer's chat template.
+        """Write the messages with the tokenizer's chat template, after what there is to say of the tools.
 
         Raises:
             ValueError: If the tokenizer has no chat template.
         """
-        return self._codec.encode_prompt(messages)
+        return self._codec.encode_prompt(with_instructions(messages, self._instructions))
 
     def encode_result(self, text: str) -> list[int]:
         """Write a tool result; tags and special tokens inside it are made harmless and stay visible."""
@@ -98,7 +121,8 @@ class TagFormat:
             turn_text: Text of one turn that a stop string has ended.
 
         Returns:
-            The call. A closing tag without its opening one, or an empty call, comes back with `problem` set.
+            The call. A closing tag without its opening one, an empty call, or arguments that cannot be read come back
+            with `problem` set.
         """
         closings = [(turn_text.rfind(f"</{tag}>"), tag) for tag in self._tags]
         end, tag = max(closings)
@@ -108,4 +132,24 @@ class TagFormat:
         if start < 0:
             return ToolCall(tool=tag, text="", problem=f"</{tag}> without <{tag}> before it.")
         text = turn_text[start + len(tag) + 2 : end].strip()
-        return ToolCall(tool=tag, text=text, problem="" if text else f"<{tag}></{tag}> is empty.")
+        return _call(self._specs.get(tag), tag, text)
+
+
+def _call(spec: ToolSpec | None, tag: str, text: str) -> ToolCall:
+    if spec is not None and not spec.parameters.get("properties"):
+        return ToolCall(tool=tag, text=text)
+    if not text:
+        return ToolCall(tool=tag, text=text, problem=f"<{tag}></{tag}> is empty.")
+    if spec is None or takes_only_text(spec) or (takes_text(spec) and not text.startswith("{")):
+        return ToolCall(tool=tag, text=text)
+    try:
+        arguments = load_json(text)
+    except ValueError as error:
+        reason = f"what stands between its tags is not JSON: {getattr(error, 'msg', error)}"
+    else:
+        if isinstance(arguments, dict):
+            return ToolCall(tool=tag, text=text, arguments=arguments)
+        reason = "it is no object"
+    return ToolCall(
+        tool=tag, text=text, problem=f"{tag} takes JSON arguments such as {example_arguments(spec)}, but {reason}."
+    )

@@ -9,7 +9,7 @@ splits.py       what the readers of files share: questions in memory, by split a
 index.py        checks of a position in a split
 paths.py        where data files are looked for
 file_report.py  what a reader kept, repaired and dropped
-prompts.py      a system prompt for files that carry none
+prompts.py      messages of a question
 """
 
 from aepo_lightning.tasks.arithmetic import ArithmeticTask
@@ -17,11 +17,9 @@ from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.jsonl import JsonlQuestions
 from aepo_lightning.tasks.listed import ListedQuestions, as_task
 from aepo_lightning.tasks.parquet import OfficialParquet
-from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT
 from aepo_lightning.tasks.trail import TrailTask
 
 __all__ = [
-    "AGENT_SYSTEM_PROMPT",
     "ArithmeticTask",
     "FileReport",
     "JsonlQuestions",

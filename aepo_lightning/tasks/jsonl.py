@@ -11,7 +11,7 @@ from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.paths import find_file, row_error
-from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT, with_system
+from aepo_lightning.tasks.prompts import with_system
 from aepo_lightning.tasks.splits import QuestionSplits, load_splits
 
 
@@ -38,8 +38,8 @@ class JsonlQuestions:
     """Regular expression whose first group is the answer proper, such as `#### (.+)` for GSM8K. None takes all."""
     ability: str = ""
     """Kind of question, `qa` or `math`, for rewards that depend on it. Kept in the metadata."""
-    system_prompt: str = AGENT_SYSTEM_PROMPT
-    """Sent before the question if it is not empty."""
+    system_prompt: str = ""
+    """Sent before the question, in place of what the chat format says of the tools. Empty leaves that to the format."""
     seed: int = 0
     """Of the order of the training questions, which is drawn anew in every epoch."""
     _splits: QuestionSplits = field(init=False, repr=False, compare=False)

@@ -87,3 +87,15 @@ def test_listed_tools_stand_under_their_names(tmp_path):
         "python": listed[1],
         "search": listed[2],
     }
+
+
+@pytest.mark.parametrize("own", [None, "", "Mine."])
+def test_prompts_stay_as_they_were_sent(own):
+    task = {"_target_": "aepo_lightning.tasks.JsonlQuestions"} | ({} if own is None else {"system_prompt": own})
+    formats = ["aepo_lightning.chat_formats.tags.TagFormat.for_tools", "theirs.Format"]
+    for target in formats:
+        plain = {"rollout": {"chat_format": {"_target_": target}}, "data": {"task": dict(task)}}
+        saved_config._keep_prompts(plain)
+        assert plain["rollout"]["chat_format"].get("system_prompt") == ("none" if "aepo" in target else None)
+        said = plain["data"]["task"]["system_prompt"]
+        assert "a search engine and a Python interpreter" in said if own is None else said == own

@@ -6,7 +6,6 @@ from aepo_lightning.contracts.question import Task
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.jsonl import JsonlQuestions
 from aepo_lightning.tasks.paths import data_root
-from aepo_lightning.tasks.prompts import AGENT_SYSTEM_PROMPT
 
 
 def write(path, *records):
@@ -20,8 +19,10 @@ def test_lines_become_questions(tmp_path):
     question = task.question("val", 0)
     assert isinstance(task, Task)
     assert question.question_id == "val-a-1"
-    assert [message.role for message in question.messages] == ["system", "user"]
-    assert [message.content for message in question.messages] == [AGENT_SYSTEM_PROMPT, "who?"]
+    assert [message.role for message in question.messages] == ["user"]
+    assert [message.content for message in question.messages] == ["who?"]
+    own = JsonlQuestions(val_path=path, system_prompt="Mine.").question("val", 0)
+    assert [message.content for message in own.messages] == ["Mine.", "who?"]
     assert question.answers == ("me", "I")
     assert question.metadata == {"file": "a.jsonl", "line": 1, "ability": "qa"}
 
