@@ -177,7 +177,7 @@ def _step(
     for index, batch in enumerate(minibatch.micro_batches):
         is_last = index + 1 == len(minibatch.micro_batches)
         with gradient_sync(network, is_last or not settings.is_gradient_sync_deferred):
-            loss, _ = loss_of(network, batch, minibatch, 1.0)
+            loss, _ = loss_of(network, batch, minibatch)
             loss.backward()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if isinstance(minibatch.micro_batches[0].input_ids, FakeTensor):

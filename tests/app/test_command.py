@@ -94,6 +94,7 @@ def test_continuing_without_a_checkpoint_says_what_to_do(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_official_files_run_the_whole_loop_on_a_few_real_questions(tmp_path):
     if not (
         Path(os.environ.get("AEPO_DATA_DIR", ROOT.parent / "shared" / "data")) / "hard_search_1k.parquet"

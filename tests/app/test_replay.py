@@ -146,6 +146,7 @@ def wait_for_steps(folder, name, number, process):
     raise AssertionError(f"{path} did not grow to {number} lines")
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_the_middle_of_a_rollout_keeps_what_was_generated(run, tmp_path):
     folder, name = tmp_path / "killed", "train-00001-rank0"
     slow = "engine._target_=tests.support.sleepy.SleepyEngine"

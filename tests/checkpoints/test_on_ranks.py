@@ -17,6 +17,7 @@ from aepo_lightning.errors import DataError, TrainingError
 from aepo_lightning.policy.publishing.gather import named_weights
 from tests.support.killed_runs import check_same, train_to_the_end, train_until_killed
 from tests.support.ranks import run_ranks
+from tests.support.slow import first_quick
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 pytestmark = pytest.mark.distributed
@@ -99,7 +100,7 @@ def test_two_ranks_go_on_in_every_bit_each_with_its_own_generators(tmp_path, two
         assert all(torch.equal(each["weights"][name], weight) for name, weight in expected["weights"].items())
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "auto"])
+@pytest.mark.parametrize("strategy", first_quick(["fsdp", "auto"]))
 def test_a_checkpoint_of_two_ranks_loads_on_one(tmp_path, two_ranks, strategy):
     folder, whole = two_ranks
     # Nothing left to train: what is loaded comes out.
@@ -113,7 +114,7 @@ def test_a_checkpoint_of_two_ranks_loads_on_one(tmp_path, two_ranks, strategy):
         torch.testing.assert_close(found["weights"][name], weight, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.mark.parametrize("strategy", first_quick(["fsdp", "ddp"]))
 def test_a_checkpoint_of_one_process_loads_on_two_ranks(tmp_path, strategy):
     whole = train(0, tmp_path / "one", "auto", 1, 3)
     for found in run_as(strategy, 2, tmp_path / "two", 3, path_of(tmp_path / "one", 1)):
@@ -182,7 +183,7 @@ def fail_to_save(rank, folder, of):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("of", [0, 1])
+@pytest.mark.parametrize("of", first_quick([1, 0]))
 def test_a_rank_that_cannot_save_stops_all_and_leaves_the_checkpoint_before(tmp_path, of):
     assert len(run_ranks(fail_to_save, tmp_path, of)) == 2
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["iteration0000.ckpt", "last.ckpt"]

@@ -21,6 +21,7 @@ from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.adapters import merged_by_hand, teach
 from tests.support.ranks import run_ranks
+from tests.support.slow import quick
 from tests.support.training import (
     RecordingEngine,
     experience_builder,
@@ -91,7 +92,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick({name: name for name in CASES}, "tied, stored"))
 def test_two_ranks_train_the_adapter_that_one_process_trains(tmp_path, case):
     policy = small_policy(tie_word_embeddings=case.startswith("tied"))
     if "stored" in case:  # sharded ranks then read their rows from files, into a skeleton
@@ -164,7 +165,7 @@ def train_coarse(rank, folder, world, policy, **options):
     return {"before": set(before.values()), "dtypes": dtypes, "published": set(published.values()), "gaps": gaps}
 
 
-@pytest.mark.parametrize("mixed_precision", [False, True], ids=["plain", "mixed"])
+@pytest.mark.parametrize("mixed_precision", quick({"plain": False, "mixed": True}, "mixed"))
 def test_float32_adapters_learn_beside_frozen_weights_in_bfloat16(tmp_path, mixed_precision):
     policy = small_policy()
     FolderWriter(target=tmp_path / "start", source=policy).write_model(policy.build_model().named_parameters())

@@ -23,6 +23,7 @@ from tests.support.builders import (
     random_script,
     untimed,
 )
+from tests.support.slow import first_quick
 from tests.support.tree_laws import check_decisions, check_tree
 
 QUESTIONS = [make_question(f"q{number}") for number in range(4)]
@@ -236,7 +237,7 @@ def test_a_tree_does_not_depend_on_the_other_questions():
     assert list(map(canonical, together)) == list(map(canonical, alone))
 
 
-@pytest.mark.parametrize("unlucky", range(5))
+@pytest.mark.parametrize("unlucky", first_quick(range(5)))
 def test_latencies_do_not_change_trees_while_the_branch_budget_lasts(unlucky):
     # Which chain gets the last of the budget depends on who comes first; before that, nothing does.
     changes = {"budget": 60, "branch_policy": EntropyBalanced(alpha=0.2, penalty_per_step=0.5), "max_tool_calls": 4}

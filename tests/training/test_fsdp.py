@@ -19,6 +19,7 @@ from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.publishing.publish import publish
 from tests.support.ranks import run_ranks
+from tests.support.slow import quick
 from tests.support.training import (
     FixedData,
     WordCountReward,
@@ -149,7 +150,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+@pytest.mark.parametrize("options", quick(CASES, "untied, kl and entropy", "a rank without rows"))
 def test_two_fsdp_ranks_equal_one_process(tmp_path, options):
     single = train(0, tmp_path / "single", **options)
     ranks = run_ranks(partial(train, **options), tmp_path / "ranks", "fsdp")

@@ -12,6 +12,7 @@ from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAg
 from aepo_lightning.policy.publishing.gather import named_weights
 from tests.support.packing import PACKINGS, branched_trees, grouped_policy, num_tokens, update
 from tests.support.ranks import run_ranks
+from tests.support.slow import first_quick
 from tests.support.training import (
     FixedData,
     at_temperature,
@@ -63,7 +64,7 @@ def test_every_objective_trains_the_same_on_packed_tokens(name, dtype):
         assert found["num_micro_batches"] > 1
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", first_quick(range(6), 2))
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_random_trees_train_the_same_in_float64(packing, seed):
     trees = branched_trees(num_trees=2, seed=seed, num_leaves=2 + seed, longest=3 + 2 * seed)
@@ -183,7 +184,7 @@ class LateData(FixedData):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("packing", first_quick(reversed(PACKINGS)))
 def test_two_fsdp_ranks_on_packed_tokens_equal_one_process_on_padded_rows(tmp_path, packing):
     # The second rank has much less to do, so that it runs out of micro-batches.
     trees = [*branched_trees(2, num_leaves=9), *branched_trees(2, seed=1, num_leaves=2, longest=2)]

@@ -88,14 +88,14 @@ def find_interpreter(packages: Iterable[str]) -> Interpreter:
     """Describe the Python that runs this process.
 
     Args:
-        packages: Top-level packages whose folders must be mounted, if they are installed as packages.
+        packages: Packages or parts of them; the folders that hold their top levels must be mounted.
 
     Raises:
         ConfigError: If the interpreter lies where it cannot be mounted without private files, or cannot be read.
     """
     paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
     for name in packages:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name.partition(".")[0])
         paths += [str(Path(folder).parent) for folder in (spec.submodule_search_locations or ())] if spec else []
     kept = [path for path in dict.fromkeys(paths) if os.path.isdir(path) and Path(path).name in _PACKAGE_FOLDERS]
     found = Interpreter(

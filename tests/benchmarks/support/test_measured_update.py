@@ -8,6 +8,7 @@ from aepo_lightning.app.plan import make_plan
 from benchmarks.plan import Comparison, compare, make_settings
 from benchmarks.support.measured_update import measure
 from benchmarks.support.memory_meter import ACTIVATIONS, GRADIENTS, OPTIMISER, PARTS, WEIGHTS, MemoryMeter
+from tests.support.slow import first_quick
 
 # Among the tests that need a process group of their own: they come before vLLM leaves its own behind.
 pytestmark = pytest.mark.distributed
@@ -29,7 +30,7 @@ def check(found: Comparison, parts=PARTS):
         assert gap < AGREEMENT * found.measured.peak_bytes, (name, found.measured, found.planned_parts)
 
 
-@pytest.mark.parametrize("num_ranks", [1, 8, 16, 64])
+@pytest.mark.parametrize("num_ranks", first_quick([16, 1, 8, 64], 2))
 def test_plan_and_measurement_agree_for_any_number_of_ranks(num_ranks):
     check(compare("ranks", small(num_ranks)))
 
@@ -54,18 +55,19 @@ def test_plan_and_measurement_agree_for_every_option(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"is_checkpointed": False},
-        {"is_checkpointed": False, "is_mixed_precision": False},
-        {"is_gradient_sync_deferred": True},
-        {"vocab_size": 8192, "micro_batch_tokens": 512},
+        pytest.param({"is_checkpointed": False}, id="all_saved"),
+        pytest.param(
+            {"is_checkpointed": False, "is_mixed_precision": False}, id="all_saved_fp32", marks=pytest.mark.slow
+        ),
+        pytest.param({"is_gradient_sync_deferred": True}, id="deferred"),
+        pytest.param({"vocab_size": 8192, "micro_batch_tokens": 512}, id="large_vocabulary", marks=pytest.mark.slow),
     ],
-    ids=["all_saved", "all_saved_fp32", "deferred", "large_vocabulary"],
 )
 def test_totals_agree_where_parts_trade_names(changes):
     check(compare("options", small(8, **changes)), parts=(WEIGHTS, OPTIMISER, ACTIVATIONS))
 
 
-@pytest.mark.parametrize("is_checkpointed", [True, False])
+@pytest.mark.parametrize("is_checkpointed", first_quick([True, False]))
 def test_plan_and_measurement_agree_without_sharding(is_checkpointed):
     check(compare("whole", small(1, sharding="none", is_checkpointed=is_checkpointed)), parts=(WEIGHTS, OPTIMISER))
 

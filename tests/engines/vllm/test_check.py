@@ -10,6 +10,7 @@ from aepo_lightning.engines.vllm import sampler as vllm_sampler
 from aepo_lightning.engines.vllm.entropy import pack_entropies, top_k_entropy_gap
 from aepo_lightning.errors import EngineError
 from aepo_lightning.ops.entropy import top_k_entropy
+from tests.support.slow import first_quick
 from tests.support.vllm_parts import (
     BLOCK,
     CLOSE,
@@ -161,7 +162,7 @@ def test_a_sampler_of_an_unknown_class_is_left_alone(monkeypatch, caplog):
     engine.close()
 
 
-@pytest.mark.parametrize("max_model_len", [2, 3, 6])
+@pytest.mark.parametrize("max_model_len", first_quick([2, 3, 6]))
 def test_the_check_fits_into_the_shortest_context(max_model_len):
     engine = make_engine(max_model_len=max_model_len)
     generation = one(engine, [5], params(9))
