@@ -131,5 +131,6 @@ def test_algorithms_set_the_coefficients_of_the_one_surrogate(composed):
 
 def test_every_yaml_file_is_reached_by_a_test():
     reached = {f"{group}/{option}.yaml" for group, option in all_options()}
-    reached |= {f"experiment/{name}.yaml" for name in options("experiment")} | {"train.yaml", "algorithm/_base.yaml"}
+    reached |= {f"experiment/{name}.yaml" for name in options("experiment")} | {"train.yaml"}
+    reached |= {"algorithm/_base.yaml", "data/_base.yaml", "experiment/_eight_gpus.yaml"}
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
