@@ -12,12 +12,13 @@ class SamplingSettings:
     """How tokens are drawn and how far a trajectory may go: what is the user's choice under every algorithm.
 
     Raises:
-        ValueError: If a number is out of range.
+        ConfigError: If a number is out of range.
     """
 
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    """0 keeps the whole vocabulary."""
     max_response_tokens: int = 4096
     """Tokens after the prompt, tool results included."""
     max_tool_calls: int = 6
@@ -26,11 +27,21 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        RolloutSettings.of(self, budget=1)
+        if self.max_response_tokens < 1:
+            raise ConfigError(f"`max_response_tokens` must be at least 1, but got {self.max_response_tokens}.")
+        if not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ConfigError(
+                f"`top_p` must be in (0, 1] and `top_k` 0 (off) or positive, but got {self.top_p} and {self.top_k}."
+            )
+        if self.max_tool_calls < 0:
+            raise ConfigError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
+        if not self.temperature >= 0:
+            raise ConfigError(f"`temperature` must be 0 (greedy) or positive, but got {self.temperature}.")
+        _refuse_unknown_words(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutSettings:
+class RolloutSettings(SamplingSettings):
     """Settings of the sampler. Switches that reproduce the released AEPO code name the paper's way as default.
 
     Raises:
@@ -39,14 +50,6 @@ class RolloutSettings:
 
     budget: int = 16
     """k: trajectories per question, always exactly this many."""
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_response_tokens: int = 4096
-    """Tokens after the prompt, tool results included."""
-    max_tool_calls: int = 6
-    on_call_limit: Literal["stop", "tell"] = "stop"
-    """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""
     turn_entropy: TurnEntropy = field(default_factory=TurnEntropy)
     """How the entropies of a turn's first tokens become the one number that decides."""
     top_up: Literal["parallel", "sequential"] = "parallel"
@@ -67,21 +70,18 @@ class RolloutSettings:
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        for name in ("budget", "max_response_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
-        if not 0 < self.top_p <= 1 or self.top_k < 0:
-            raise ConfigError(
-                f"`top_p` must be in (0, 1] and `top_k` 0 (off) or positive, but got {self.top_p} and {self.top_k}."
-            )
-        if self.max_tool_calls < 0:
-            raise ConfigError(f"`max_tool_calls` must not be negative, but got {self.max_tool_calls}.")
-        if not self.temperature >= 0 or (self.temperature == 0 and self.budget > 1):
+        SamplingSettings.__post_init__(self)
+        if self.budget < 1:
+            raise ConfigError(f"`budget` must be at least 1, but got {self.budget}.")
+        if self.temperature == 0 and self.budget > 1:
             raise ConfigError(
                 f"`temperature` must be positive for {self.budget} trajectories, but got {self.temperature}. "
                 "Greedy decoding would make every trajectory of a group the same; it needs a budget of 1."
             )
-        for name in ("on_call_limit", "top_up", "branch_signal", "penalty_scope", "branch_baseline"):
-            choices = get_args(get_type_hints(type(self))[name])
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"`{name}` must be one of {choices}, but got {getattr(self, name)!r}.")
+
+
+def _refuse_unknown_words(settings: SamplingSettings) -> None:
+    for name, hint in get_type_hints(type(settings)).items():
+        choices = get_args(hint)
+        if choices and getattr(settings, name) not in choices:
+            raise ConfigError(f"`{name}` must be one of {choices}, but got {getattr(settings, name)!r}.")

@@ -34,8 +34,11 @@ def build_parts(
     Raises:
         ConfigError: If a part is not what its argument asks for.
     """
-    if not isinstance(sampling, SamplingSettings):
-        raise ConfigError(f"`sampling` must be `SamplingSettings`, but got {type(sampling).__name__}.")
+    if type(sampling) is not SamplingSettings:
+        raise ConfigError(
+            f"`sampling` must be `SamplingSettings`, but got {type(sampling).__name__}. Budget and switches are the "
+            "algorithm's: `AEPO(budget=...)`."
+        )
     runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
     scored_by = as_reward(reward)
     settings = algorithm.rollout_settings(sampling)

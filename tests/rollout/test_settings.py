@@ -12,8 +12,8 @@ from aepo_lightning.rollout import RolloutSettings
         ({"max_response_tokens": 0}, "`max_response_tokens` must be at least 1, but got 0"),
         ({"max_tool_calls": -1}, "`max_tool_calls` must not be negative, but got -1"),
         ({"temperature": 0.0}, "`temperature` must be positive for 16 trajectories, but got 0.0"),
-        ({"temperature": -1.0, "budget": 1}, "`temperature` must be positive for 1 trajectories, but got -1.0"),
-        ({"temperature": float("nan")}, "`temperature` must be positive for 16 trajectories, but got nan"),
+        ({"temperature": -1.0, "budget": 1}, r"`temperature` must be 0 \(greedy\) or positive, but got -1.0"),
+        ({"temperature": float("nan")}, r"`temperature` must be 0 \(greedy\) or positive, but got nan"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.rollout import SamplingSettings
+from aepo_lightning.rollout import RolloutSettings, SamplingSettings
 from tests.support.builders import canonical
 from tests.support.training import (
     LIGHTNING_WARNINGS,
@@ -411,3 +411,8 @@ def test_the_module_trains_from_any_loader_of_minibatches(tmp_path):
         trainer.fit(module, train_dataloaders=Steps(steps))
     assert trainer.global_step == 2
     assert not torch.equal(before, flat(module.network.parameters()))
+
+
+def test_settings_of_an_algorithm_are_no_sampling_settings():
+    with pytest.raises(ConfigError, match="`sampling` must be `SamplingSettings`, but got RolloutSettings"):
+        make_datamodule(make_module().policy, sampling=RolloutSettings(budget=2))
