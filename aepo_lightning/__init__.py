@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
     from aepo_lightning.rewards import PaperReward
     from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, SamplingSettings
-    from aepo_lightning.tasks import ArithmeticTask, JsonlQuestions, ListedQuestions, OfficialParquet, TrailTask
+    from aepo_lightning.tasks import (
+        ArithmeticTask,
+        JsonlQuestions,
+        ListedQuestions,
+        OfficialParquet,
+        ParquetQuestions,
+        TrailTask,
+    )
     from aepo_lightning.tools import DocumentSearch, IndexSearch, PythonTool, ToolRuntime, WebSearch, tool
     from aepo_lightning.training.algorithm import (
         AEPO,
@@ -73,7 +80,7 @@ _PLACES = {
     "policy.tokenizers": "build_byte_tokenizer build_word_tokenizer",
     "rewards": "PaperReward",
     "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings",
-    "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet TrailTask",
+    "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet ParquetQuestions TrailTask",
     "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",
     "training.algorithm": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO Algorithm",
     "training.coldstart": "ColdStartModule DemonstrationDataModule",

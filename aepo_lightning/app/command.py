@@ -5,9 +5,12 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_module
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -15,11 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.build import find_modules_here
-from aepo_lightning.app.overrides import config_keys, explain_override_error
+from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, single_jobs
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
 
 CONFIG_MODULE = "aepo_lightning.conf"
+CONFIG_NAME = "train"
 
 _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.13
@@ -29,12 +33,31 @@ _KNOWN_WARNINGS = (
 )
 
 
-def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
-    """Compose the configuration on trial; return what is wrong with the overrides, or None."""
+def explain_bad_overrides(words: Sequence[str]) -> str | None:
+    """Compose the configuration on trial; return what is wrong with the overrides, or None.
+
+    Args:
+        words: Of the command line, with Hydra's flags. Every value of a sweep is tried; where a flag only shows
+            something, values may be missing.
+    """
+    flags, others = get_args_parser().parse_known_args(words)
+    if flags.config_path or flags.experimental_rerun:
+        return None  # another configuration altogether
+    overrides = [*flags.overrides, *(word for word in others if not word.startswith("-"))]
+    shows_only = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
+    name = flags.config_name or CONFIG_NAME
+    # Quoted: a path may have characters that mean something in an override.
+    extra = [f"hydra.searchpath=['file://{Path(flags.config_dir).absolute()}']"] if flags.config_dir else []
+    keys: tuple[str, ...] = ()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        keys = _known_keys(overrides)
         try:
-            OmegaConf.to_container(compose("train", overrides=list(overrides)), resolve=True)
+            keys = _known_keys(name, overrides, extra)
+            loader = GlobalHydra.instance().config_loader()
+            for job in single_jobs(overrides, loader) if flags.multirun else [overrides]:
+                cfg = compose(name, [*job, *extra])
+                OmegaConf.to_container(cfg, resolve=True)
+                if not shows_only and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
+                    return problem
         except (HydraException, OmegaConfBaseException) as error:
             return explain_override_error(error, keys)
         finally:
@@ -42,13 +65,24 @@ def explain_bad_overrides(overrides: Sequence[str]) -> str | None:
     return None
 
 
-def _known_keys(overrides: Sequence[str]) -> tuple[str, ...]:
+def _known_keys(name: str, overrides: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of the configuration with the groups that overrides choose, as far as it can be composed."""
     groups = [word for word in overrides if "." not in word.partition("=")[0]]
-    for chosen in (groups, []):
-        with suppress(HydraException, OmegaConfBaseException):
-            return config_keys(OmegaConf.to_container(compose("train", overrides=chosen)))  # type: ignore[arg-type]
-    raise AssertionError("without overrides there is nothing to refuse")
+    with suppress(HydraException, OmegaConfBaseException):
+        return config_keys(OmegaConf.to_container(compose(name, [*groups, *extra])))  # type: ignore[arg-type]
+    return config_keys(OmegaConf.to_container(compose(name, list(extra))))  # type: ignore[arg-type]
+
+
+def config_groups() -> str:
+    """Return the groups of the configuration with their options, one group a line."""
+    lines = []
+    for group in sorted(files(CONFIG_MODULE).iterdir(), key=lambda each: each.name):
+        if not group.is_dir() or group.name.startswith("_"):
+            continue
+        names = sorted(each.name for each in group.iterdir())
+        options = [name.removesuffix(".yaml") for name in names if name.endswith(".yaml") and name[0] != "_"]
+        lines.append(f"  {group.name:<12}{' '.join(options)}")
+    return "\n".join(lines)
 
 
 def quieten_libraries() -> None:
@@ -66,7 +100,7 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
     A mistake of the user ends in one message and exit status 1.
     """
 
-    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name="train")
+    @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)
     def compose_and_run(cfg: DictConfig) -> None:
         try:
             with guarded_process():
@@ -76,11 +110,10 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
             sys.exit(f"{type(error).__name__}: {error}")
 
     def main() -> None:
-        overrides = sys.argv[1:]
         find_modules_here()
         quieten_libraries()
-        # Hydra's own flags (--multirun, --help, --cfg) have their own messages.
-        if not any(word.startswith("-") for word in overrides) and (problem := explain_bad_overrides(overrides)):
+        OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)  # for the text of --help
+        if problem := explain_bad_overrides(sys.argv[1:]):
             sys.exit(f"{problem}")
         compose_and_run()
 

@@ -1,14 +1,18 @@
 """Command-line overrides that Hydra refuses, explained in one message that names the key and the nearest valid ones."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException, OverrideParseException
 
 NUM_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.6
+SET_BY_THE_RUN = ("data_parallel_size", "dirpath", "save_dir")
+"""Last parts of keys that nobody writes: the run knows its ranks and its folder."""
 LEAF_WEIGHT = 0.7
 """Weight of the last part of a dotted key; the whole key has the rest. Groups are long, so they would drown it."""
 
@@ -62,6 +66,40 @@ def explain_override_error(error: Exception, cfg_keys: Sequence[str]) -> str:
     return str(error).strip() or type(error).__name__
 
 
+def explain_missing(missing_keys: Iterable[str]) -> str | None:
+    """Name the values that must be given and are not, or return None if there are none.
+
+    Args:
+        missing_keys: Dotted keys of all values `???`, those that the run itself sets among them.
+    """
+    wanted = sorted(key for key in missing_keys if key.rpartition(".")[2] not in SET_BY_THE_RUN)
+    if not wanted:
+        return None
+    given = " ".join(f"{key}=VALUE" for key in wanted)
+    return f"{', '.join(f'`{key}`' for key in wanted)} must be given, but got nothing. Write {given}."
+
+
+def single_jobs(overrides: Sequence[str], config_loader: ConfigLoader | None = None) -> Iterator[list[str]]:
+    """Yield overrides without sweeps that have every value of every sweep once at least; ranges stay untried.
+
+    Args:
+        overrides: Of `--multirun`, such as `algorithm=aepo,grpo`.
+        config_loader: Knows the options that a `glob(*)` stands for.
+
+    Raises:
+        OverrideParseException: If one cannot be parsed.
+    """
+    choices = []
+    for override in OverridesParser.create(config_loader).parse_overrides(list(overrides)):
+        if not override.is_sweep_override():
+            choices.append([override.input_line or ""])
+        elif override.is_choice_sweep():
+            values = override.sweep_string_iterator()
+            choices.append([f"{override.get_key_element()}={value}" for value in values])
+    for number in range(max(map(len, choices), default=1)):
+        yield [values[min(number, len(values) - 1)] for values in choices]
+
+
 def _similarity(key: str, valid: str) -> float:
     """Return how alike two keys are, from 0 to 1 for equal ones."""
     whole = SequenceMatcher(a=key, b=valid).ratio()
@@ -89,7 +127,7 @@ def _explain_syntax(error: OverrideParseException) -> str:
 def _explain_option(error: MissingConfigException) -> str:
     """Explain a config file that does not exist, such as an unknown option of a group."""
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = list(error.options or ())
+    options = [each for each in error.options or () if not each.startswith("_")]  # bases are no choice
     if not group or not options:
         return str(error).strip().splitlines()[0]
     return (

@@ -3,7 +3,9 @@
 Both parts satisfy `contracts.policy.PolicySource`. What turns a model into log-probs and entropies is `PolicyNetwork`.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
@@ -23,6 +25,9 @@ from transformers import (
 
 from aepo_lightning.contracts.policy import StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
+
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
 @dataclass(kw_only=True)
@@ -79,24 +84,37 @@ class ScratchPolicy:
 
 @dataclass
 class PretrainedPolicy:
-    """A policy from a Hugging Face folder or hub name."""
+    """A policy from a Hugging Face folder or hub name.
+
+    Raises:
+        ConfigError: If there is no such folder and it is no hub name, or nothing can be downloaded under that name.
+        DataError: If the folder lacks a part of a model, or a part cannot be read.
+    """
 
     name_or_path: str
     _: KW_ONLY
     architecture: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of the configuration, for planning without the weights."""
+    """Fields of the configuration, for planning without the folder."""
     dtype: str = "float32"
     """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
 
     def __post_init__(self) -> None:
-        """Refuse a precision that torch does not know."""
+        """Refuse a precision that torch does not know, and a mistyped folder."""
         if not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ConfigError(f"`dtype` must name a torch dtype, but got {self.dtype!r}. Use float32 or bfloat16.")
+        if self.name_or_path.startswith("~"):
+            self.name_or_path = str(Path(self.name_or_path).expanduser())
+        if not self._is_folder and not _HUB_NAME.fullmatch(self.name_or_path):
+            raise ConfigError(
+                f"`name_or_path` must be a folder or a model's name on the Hub, but got {self.name_or_path!r} and "
+                "there is no such folder. Correct the path."
+            )
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
-        tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+        with self._reading("a tokenizer", *_TOKENIZER_FILES):
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -104,33 +122,53 @@ class PretrainedPolicy:
     @cached_property
     def config(self) -> PretrainedConfig:
         """The configuration beside the weights."""
-        config: PretrainedConfig = AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+        with self._reading("a configuration", "config.json"):
+            config: PretrainedConfig = AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
         return config
 
     def build_model(self) -> PreTrainedModel:
         """Load the model."""
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            self.name_or_path, dtype=getattr(torch, self.dtype)
-        )
+        with self._reading("a configuration", "config.json"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+                self.name_or_path, dtype=getattr(torch, self.dtype)
+            )
         model.config.use_cache = False
         return model
 
     def find_weights(self) -> StoredWeights | None:
-        """Return the folder of the weights; one of a hub name is downloaded first.
-
-        Raises:
-            DataError: If it is no folder and cannot be downloaded.
-        """
-        folder = Path(self.name_or_path)
-        if not folder.is_dir():
-            folder = self._download()
+        """Return the folder of the weights; one of a hub name is downloaded first."""
+        if self._is_folder:
+            folder = Path(self.name_or_path)
+        else:
+            with self._reading("weights"):
+                folder = Path(snapshot_download(self.name_or_path, allow_patterns=["*.safetensors", "*.json"]))
         return StoredWeights(folder=folder, dtype=getattr(torch, self.dtype))
 
-    def _download(self) -> Path:
-        try:
-            return Path(snapshot_download(self.name_or_path, allow_patterns=["*.safetensors", "*.json"]))
-        except (OSError, ValueError) as error:
+    @property
+    def _is_folder(self) -> bool:
+        return self.name_or_path != "" and Path(self.name_or_path).is_dir()
+
+    @contextmanager
+    def _reading(self, part: str, *patterns: str) -> Iterator[None]:
+        """Explain what goes wrong while a part of the model is read or downloaded.
+
+        Args:
+            part: What is read, in words.
+            patterns: Names of files, one of which a folder must have.
+        """
+        name = self.name_or_path
+        if self._is_folder and patterns and not any(any(Path(name).glob(pattern)) for pattern in patterns):
             raise DataError(
-                f"`name_or_path` must be a folder or a model that can be downloaded, but got {self.name_or_path!r}: "
-                f"{error}"
+                f"{name} must hold {part}, but has no file {' or '.join(patterns)}. Name the folder of a whole model, "
+                "as `save_pretrained` writes it."
+            )
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            if self._is_folder:
+                raise DataError(f"{name} must be a model that can be read, but is not: {reason} Repair it.") from error
+            raise ConfigError(
+                f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason} "
+                f"Correct it. Without a network, `hf download {name} --local-dir FOLDER` elsewhere and name FOLDER."
             ) from error

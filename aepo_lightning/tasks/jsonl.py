@@ -1,17 +1,17 @@
 """Reader of question files with one JSON object a line, as benchmarks are published."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aepo_lightning.contracts.question import Question, Split
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.file_report import FileReport
-from aepo_lightning.tasks.paths import find_file, row_error
-from aepo_lightning.tasks.prompts import with_system
+from aepo_lightning.tasks.paths import find_file
+from aepo_lightning.tasks.rows import RowFields
 from aepo_lightning.tasks.splits import QuestionSplits, load_splits
 
 
@@ -25,15 +25,17 @@ class JsonlQuestions:
     """
 
     path: str | None = None
-    """The training file; without one the training split is empty. Relative paths start from `data_dir`."""
+    """The training file; without one the training split is empty. Relative paths start from the working directory if
+    the file is there, else from `data_dir`."""
     _: KW_ONLY
     val_path: str | None = None
     """The validation file; without one the validation split is empty."""
     data_dir: str | None = None
     """None takes the environment variable `AEPO_DATA_DIR`, else `shared/data` beside the checkout."""
     question_field: str = "question"
+    """Dots reach into nested objects: `extra_info.question`."""
     answer_field: str = "answer"
-    """Its value is a text, a number, or a list of them."""
+    """Its value is a text, a number, or a list of them. Dots as above."""
     answer_pattern: str | None = None
     """Regular expression whose first group is the answer proper, such as `#### (.+)` for GSM8K. None takes all."""
     ability: str = ""
@@ -48,9 +50,15 @@ class JsonlQuestions:
         """Read the files, so that every fault shows at the start."""
         if self.path is None and self.val_path is None:
             raise ConfigError("`path` or `val_path` must name a file, but got None for both. Set one of them.")
-        if self.answer_pattern is not None:
-            _check_pattern(self.answer_pattern)
-        object.__setattr__(self, "_splits", load_splits(self._read, self.path, self.val_path, self.seed))
+        fields = RowFields(
+            question_field=self.question_field,
+            answer_field=self.answer_field,
+            answer_pattern=self.answer_pattern,
+            ability=self.ability,
+            system_prompt=self.system_prompt,
+        )
+        read = partial(self._read, fields)
+        object.__setattr__(self, "_splits", load_splits(read, self.path, self.val_path, self.seed))
 
     @property
     def reports(self) -> Mapping[Split, FileReport]:
@@ -69,58 +77,10 @@ class JsonlQuestions:
         """
         return self._splits.question(split, index)
 
-    def _read(self, path: str, split: Split) -> tuple[Sequence[Question], int]:
+    def _read(self, fields: RowFields, path: str, split: Split) -> tuple[Sequence[Question], int]:
         """Return the questions of one file; none is ever repaired."""
-        full = find_file(path, self.data_dir)
-        return [self._question(full, split, line, record) for line, record in _read_lines(full)], 0
-
-    def _question(self, path: Path, split: Split, line: int, record: Mapping[str, Any]) -> Question:
-        """Turn one line into a question, without answers if none is given."""
-        for name in (self.question_field, self.answer_field):
-            if name not in record:
-                raise DataError(
-                    f"{path}, line {line} must have a field `{name}`, but has {list(record)}. Name another."
-                )
-        asked = record[self.question_field]
-        if not isinstance(asked, str) or not asked.strip():
-            raise row_error(path, f"line {line}", self.question_field, "be a non-empty text", asked)
-        return Question(
-            question_id=f"{split}-{path.stem}-{line}",
-            messages=with_system(self.system_prompt, asked),
-            answers=self._answers(path, line, record[self.answer_field]),
-            metadata={"file": path.name, "line": line} | ({"ability": self.ability} if self.ability else {}),
-        )
-
-    def _answers(self, path: Path, line: int, value: object) -> tuple[str, ...]:
-        """Check and convert the accepted answers of one line, blank ones dropped."""
-        answers = []
-        for answer in value if isinstance(value, list) else [value]:
-            if answer is None:
-                continue
-            if not isinstance(answer, str | int | float) or isinstance(answer, bool):
-                rule = "be a text, a number or a list of them"
-                raise row_error(path, f"line {line}", self.answer_field, rule, value)
-            answers.append(self._extract(path, line, str(answer)))
-        return tuple(answer for answer in answers if answer.strip())
-
-    def _extract(self, path: Path, line: int, answer: str) -> str:
-        """Return the answer proper."""
-        if self.answer_pattern is None or not answer.strip():
-            return answer
-        match = re.search(self.answer_pattern, answer)
-        if match is None or match.group(1) is None:
-            raise row_error(path, f"line {line}", self.answer_field, f"match {self.answer_pattern!r}", answer)
-        return match.group(1).strip()
-
-
-def _check_pattern(pattern: str) -> None:
-    """Refuse a regular expression that is broken or has no group."""
-    try:
-        num_groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ConfigError(f"`answer_pattern` must be a regular expression, but got {pattern!r}: {error}.") from error
-    if num_groups < 1:
-        raise ConfigError(f"`answer_pattern` must have a group, but got {pattern!r}. Put the answer in parentheses.")
+        full = find_file(path, self.data_dir, split)
+        return [fields.question(full, split, ("line", line), record) for line, record in _read_lines(full)], 0
 
 
 def _read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -1,12 +1,14 @@
-"""Reader of the question files that the authors of ARPO and AEPO publish (verl's parquet layout).
+"""Readers of parquet files: those of anyone, and those that the authors of ARPO and AEPO publish (verl's layout).
 
-Columns read: `prompt` (list of role and content), `reward_model.ground_truth`, and, where present, `data_source`,
-`ability` and `extra_info.index`. The published files differ in their schemas and have faults; see `OfficialParquet`.
+`ParquetQuestions` reads a column with the question and one with the answer. `OfficialParquet` reads `prompt` (list of
+role and content), `reward_model.ground_truth`, and, where present, `data_source`, `ability` and `extra_info.index`; the
+published files differ in their schemas and have faults.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aepo_lightning.contracts.question import Message, Question, Split
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.paths import find_file, row_error
+from aepo_lightning.tasks.rows import RowFields, column_of
 from aepo_lightning.tasks.splits import QuestionSplits, load_splits
 
 _logger = logging.getLogger(__name__)
@@ -24,6 +27,68 @@ _logger = logging.getLogger(__name__)
 _BROKEN_BOXED = "\x08oxed"
 _REQUIRED_COLUMNS = ("prompt", "reward_model")
 _OPTIONAL_COLUMNS = ("data_source", "ability", "extra_info")
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetQuestions:
+    """Questions of parquet files: one column with the question, one with the answer or a list of accepted answers.
+
+    The fields are those of `JsonlQuestions`, and mean the same.
+
+    Raises:
+        ConfigError: If no file is named or `answer_pattern` cannot be used.
+        DataError: If a file is missing, cannot be read, lacks a column or has a value of the wrong type.
+    """
+
+    path: str | None = None
+    _: KW_ONLY
+    val_path: str | None = None
+    data_dir: str | None = None
+    question_field: str = "question"
+    answer_field: str = "answer"
+    """Dots reach into nested columns: `reward_model.ground_truth.target`."""
+    answer_pattern: str | None = None
+    ability: str = ""
+    system_prompt: str | None = None
+    seed: int = 0
+    _splits: QuestionSplits = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Read the files, so that every fault shows at the start."""
+        if self.path is None and self.val_path is None:
+            raise ConfigError("`path` or `val_path` must name a file, but got None for both. Set one of them.")
+        fields = RowFields(
+            question_field=self.question_field,
+            answer_field=self.answer_field,
+            answer_pattern=self.answer_pattern,
+            ability=self.ability,
+            system_prompt=self.system_prompt,
+        )
+        read = partial(self._read, fields)
+        object.__setattr__(self, "_splits", load_splits(read, self.path, self.val_path, self.seed))
+
+    @property
+    def reports(self) -> Mapping[Split, FileReport]:
+        """What was read and dropped, for each split that has a file."""
+        return self._splits.reports
+
+    def num_questions(self, split: Split) -> int | None:
+        """Return the number of questions that are left of a split, hence the length of an epoch."""
+        return self._splits.num_questions(split)
+
+    def question(self, split: Split, index: int) -> Question:
+        """Return question `index`; past the end of training another epoch begins in another order.
+
+        Raises:
+            IndexError: If the index is negative, beyond the end of validation, or if the split has no file.
+        """
+        return self._splits.question(split, index)
+
+    def _read(self, fields: RowFields, path: str, split: Split) -> tuple[Sequence[Question], int]:
+        """Return the questions of one file; none is ever repaired."""
+        full = find_file(path, self.data_dir, split)
+        rows = _read_rows(full, (self.question_field, self.answer_field))
+        return [fields.question(full, split, ("row", number), row) for number, row in enumerate(rows)], 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +104,7 @@ class OfficialParquet:
     """
 
     path: str
-    """The training file. Relative paths start from `data_dir`."""
+    """The training file. Relative paths start from the working directory if the file is there, else from `data_dir`."""
     val_path: str | None = None
     """The validation file; without one the validation split is empty."""
     data_dir: str | None = None
@@ -73,8 +138,9 @@ class OfficialParquet:
 
     def _read(self, path: str, split: Split) -> tuple[Sequence[Question], int]:
         """Return the questions of one file and how many were repaired."""
-        full = find_file(path, self.data_dir)
-        questions = [_question(full, split, number, row) for number, row in enumerate(_read_rows(full))]
+        full = find_file(path, self.data_dir, split)
+        rows = _read_rows(full, _REQUIRED_COLUMNS, _OPTIONAL_COLUMNS)
+        questions = [_question(full, split, number, row) for number, row in enumerate(rows)]
         if not self.fix_boxed:
             return questions, 0
         num_broken = sum(any(_BROKEN_BOXED in m.content for m in question.messages) for question in questions)
@@ -83,17 +149,18 @@ class OfficialParquet:
         return [_with_boxed(question) for question in questions], num_broken
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the columns of a file that matter, row by row."""
+def _read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the columns of a file that matter, row by row; a name with dots stands for the column it reaches into."""
     try:
-        table = pq.read_table(path)
+        columns = pq.read_schema(path).names
+        wanted = [column_of(name, columns) for name in (*required, *optional)]
+        table = pq.read_table(path, columns=[name for name in dict.fromkeys(wanted) if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} must be a parquet file, but reading it failed: {error}. Download it again.") from error
-    missing = [name for name in _REQUIRED_COLUMNS if name not in table.column_names]
+    missing = [name for name in required if column_of(name, columns) not in columns]
     if missing:
-        raise DataError(f"{path} must have a column `{missing[0]}`, but has {table.column_names}. Rename or add it.")
-    present = [name for name in (*_REQUIRED_COLUMNS, *_OPTIONAL_COLUMNS) if name in table.column_names]
-    rows: list[dict[str, Any]] = table.select(present).to_pylist()
+        raise DataError(f"{path} must have a column `{missing[0]}`, but has {columns}. Rename or add it.")
+    rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
 

@@ -3,13 +3,14 @@
 import os
 from pathlib import Path
 
+from aepo_lightning.contracts.question import Split
 from aepo_lightning.errors import DataError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder that relative paths start from.
+    """Return the folder of data files, where relative paths start that the working directory does not have.
 
     Args:
         data_dir: The folder, if the caller knows it. Else the environment variable `AEPO_DATA_DIR`, else `shared/data`
@@ -22,19 +23,27 @@ def data_root(data_dir: str | None) -> Path:
     return beside if beside.is_dir() else Path.cwd()
 
 
-def find_file(path: str, data_dir: str | None) -> Path:
-    """Return the absolute path of a data file.
+def find_file(path: str, data_dir: str | None, split: Split = "train") -> Path:
+    """Return the absolute path of a data file: below the working directory if it is there, else below the data folder.
+
+    Args:
+        path: As it was given.
+        data_dir: See `data_root`.
+        split: Whose file it is, for the message.
 
     Raises:
         DataError: If there is no such file, with where it was looked for.
     """
-    full = data_root(data_dir) / Path(path).expanduser()
-    if not full.is_file():
-        raise DataError(
-            f"`path` must name a file, but got {path!r} and there is no {full}. "
-            "Correct it, or set `data_dir` or the environment variable AEPO_DATA_DIR to the folder of the data."
-        )
-    return full
+    given = Path(path).expanduser()
+    places = list(dict.fromkeys(root / given for root in (Path.cwd(), data_root(data_dir).absolute())))
+    for place in places:
+        if place.is_file():
+            return place
+    setting = "path" if split == "train" else "val_path"
+    raise DataError(
+        f"`{setting}` must name a file, but got {path!r} and there is no {' and no '.join(map(str, places))}. "
+        "Correct it, or set `data_dir` or the environment variable AEPO_DATA_DIR to the folder of the data."
+    )
 
 
 def row_error(path: Path, row: str, field: str, rule: str, value: object) -> DataError:

@@ -1,16 +1,27 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from aepo_lightning.app.build import build, build_run, build_strategy, build_tools
+from aepo_lightning.app.overrides import explain_missing
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
-from aepo_lightning.contracts.question import Task
+from aepo_lightning.contracts.question import Message, Task
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.errors import ConfigError
 from tests.support.paths import CONF
 
+REQUIRED = {
+    ("model", "hf"): ["model.name_or_path=a-folder"],
+    ("data", "jsonl"): ["data.task.path=a.jsonl"],
+    ("data", "parquet"): ["data.task.path=a.parquet"],
+}
+"""What must be given beside an option."""
 BIG = ["aepo_qwen3_14b", "aepo_qwen3_8b", "aepo_llama3_8b", "aepo_qwen2_5_7b"]
 
 
@@ -35,7 +46,8 @@ def all_options():
 
 @pytest.mark.parametrize(("group", "option"), all_options(), ids=lambda value: value)
 def test_every_option_composes_and_resolves(composed, group, option):
-    cfg = composed(f"{group}={option}")
+    cfg = composed(f"{group}={option}", *REQUIRED.get((group, option), []))
+    assert explain_missing(OmegaConf.missing_keys(cfg)) is None
     found = OmegaConf.to_container(cfg, resolve=True)
     assert found[group] if group in found else group in found["module"]  # an adapter is a part of the module
 
@@ -68,6 +80,29 @@ def test_procedural_tasks_instantiate(composed, name):
     task = build(composed(f"data={name}").data.task)
     assert isinstance(task, Task)
     assert task.question("train", 0).messages
+
+
+@pytest.mark.parametrize(("group", "option"), REQUIRED, ids=lambda value: value)
+def test_what_must_be_given_is_asked_for(composed, group, option):
+    problem = explain_missing(OmegaConf.missing_keys(composed(f"{group}={option}")))
+    key, _, _ = REQUIRED[group, option][0].partition("=")
+    assert problem == f"`{key}` must be given, but got nothing. Write {key}=VALUE."
+
+
+@pytest.mark.parametrize("name", ["jsonl", "parquet"])
+def test_files_of_ones_own_become_a_task(composed, name, tmp_path):
+    rows = [{"asked": f"{number}?", "truth": {"gold": [number]}} for number in range(3)]
+    path = tmp_path / f"my.{name}"
+    if name == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    fields = ["data.task.question_field=asked", "data.task.answer_field=truth.gold", "data.task.ability=math"]
+    task = build(composed(f"data={name}", f"data.task.path={path}", f"data.task.val_path={path}", *fields).data.task)
+    assert isinstance(task, Task)
+    assert task.question("val", 2).answers == ("2",)
+    assert task.question("val", 2).metadata["ability"] == "math"
+    assert task.question("val", 2).messages == (Message(role="user", content="2?"),)
 
 
 @pytest.mark.parametrize("name", ["search", "python"])
@@ -132,5 +167,10 @@ def test_algorithms_set_the_coefficients_of_the_one_surrogate(composed):
 def test_every_yaml_file_is_reached_by_a_test():
     reached = {f"{group}/{option}.yaml" for group, option in all_options()}
     reached |= {f"experiment/{name}.yaml" for name in options("experiment")} | {"train.yaml"}
-    reached |= {"algorithm/_base.yaml", "data/_base.yaml", "experiment/_eight_gpus.yaml"}
+    bases = {path for path in CONF.rglob("_*.yaml") if any(f"- {path.stem}\n" in text for text in beside(path))}
+    reached |= {str(path.relative_to(CONF)) for path in bases}
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
+
+
+def beside(path):
+    return [other.read_text() for other in path.parent.glob("*.yaml") if other != path]

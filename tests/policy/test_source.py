@@ -101,9 +101,57 @@ def test_a_saved_policy_says_where_its_weights_are_and_a_drawn_one_has_none(fold
     assert stored == StoredWeights(folder=path, dtype=torch.bfloat16)
 
 
-def test_a_name_that_is_neither_a_folder_nor_a_model_is_refused():
-    with pytest.raises(DataError, match=r"`name_or_path` must be a folder or a model .*, but got 'no/such/folder'"):
-        PretrainedPolicy(name_or_path="no/such/folder").find_weights()
+@pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "./no", "~/no/such/folder", ""])
+def test_a_mistyped_folder_is_refused_at_once(name):
+    with pytest.raises(ConfigError, match=r"`name_or_path` must be a folder or .* there is no such folder"):
+        PretrainedPolicy(name)
+
+
+def test_a_folder_may_start_from_home(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder[1].parent))
+    assert PretrainedPolicy(f"~/{folder[1].name}").config.hidden_size == 32
+
+
+PARTS = {
+    "tokenizer": lambda policy: policy.tokenizer,
+    "config": lambda policy: policy.config,
+    "model": lambda policy: policy.build_model(),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_model_that_cannot_be_downloaded_is_refused_with_what_to_do(part, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"but got 'a/b': .*`hf download a/b --local-dir FOLDER` elsewhere"):
+        PARTS[part](PretrainedPolicy("a/b"))
+
+
+def test_weights_that_cannot_be_downloaded_are_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"but got 'a/b': .*`hf download a/b"):
+        PretrainedPolicy("a/b").find_weights()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "part", "named"),
+    [
+        ("config.json", "config", r"must hold a configuration, but has no file config\.json"),
+        ("config.json", "model", r"must hold a configuration, but has no file config\.json"),
+        ("tokenizer*", "tokenizer", r"must hold a tokenizer, but has no file tokenizer\*"),
+        ("model*", "model", r"must be a model that can be read, but is not: .*no file named"),
+    ],
+)
+def test_a_folder_that_lacks_a_part_is_named_with_it(folder, pattern, part, named):
+    for path in folder[1].glob(pattern):
+        path.unlink()
+    with pytest.raises(DataError, match=named):
+        PARTS[part](PretrainedPolicy(str(folder[1])))
+
+
+def test_an_architecture_that_transformers_does_not_know_is_named(folder):
+    (folder[1] / "config.json").write_text('{"model_type": "zzz"}')
+    with pytest.raises(DataError, match=r"must be a model that can be read, but is not: .*`zzz`"):
+        PretrainedPolicy(str(folder[1])).config  # noqa: B018
 
 
 @pytest.mark.parametrize("dtype", ["float31", "nn", ""])

@@ -39,6 +39,28 @@ def test_answers_may_be_texts_numbers_or_lists(tmp_path, value, answers):
     assert [message.role for message in task.question("train", 0).messages] == ["user"]
 
 
+def test_dots_reach_into_nested_objects_unless_a_field_has_that_name(tmp_path):
+    row = {"a": {"b": {"c": "asked?"}, "d.e": ["1", 2]}, "a.d": {"e": "other"}}
+    path = write(tmp_path / "a.jsonl", row)
+    task = JsonlQuestions(path, question_field="a.b.c", answer_field="a.d.e", system_prompt="")
+    assert task.question("train", 0).messages[0].content == "asked?"
+    assert task.question("train", 0).answers == ("1", "2")
+
+
+@pytest.mark.parametrize(
+    "name, named",
+    [
+        ("a.x", r"line 1 must have a field `a\.x`, but `a` is \['b'\]\. Set `answer_field` to another name"),
+        ("a.b.c", r"line 1 must have a field `a\.b\.c`, but `a\.b` is int 1"),
+        ("x.b", r"line 1 must have a field `x\.b`, but has \['question', 'a'\]"),
+    ],
+)
+def test_nested_fields_that_are_missing_are_named(tmp_path, name, named):
+    path = write(tmp_path / "a.jsonl", {"question": "q", "a": {"b": 1}})
+    with pytest.raises(DataError, match=named):
+        JsonlQuestions(path, answer_field=name)
+
+
 def test_pattern_takes_the_answer_out_of_a_solution(tmp_path):
     path = write(tmp_path / "a.jsonl", {"question": "q", "answer": "9 * 2 = 18\n#### 18"})
     assert JsonlQuestions(path=path, answer_pattern=r"####\s*(.+)").question("train", 0).answers == ("18",)
@@ -105,11 +127,6 @@ def test_text_that_is_not_utf8_is_refused(tmp_path):
     (tmp_path / "bad.jsonl").write_bytes(b'{"question": "\xff", "answer": "x"}\n')
     with pytest.raises(DataError, match=r"bad\.jsonl, line 1 must be one JSON object"):
         JsonlQuestions(path=str(tmp_path / "bad.jsonl"))
-
-
-def test_missing_files_are_named_with_what_to_set(tmp_path):
-    with pytest.raises(DataError, match=r"must name a file, but got 'no\.jsonl'.*AEPO_DATA_DIR"):
-        JsonlQuestions(path="no.jsonl", data_dir=str(tmp_path))
 
 
 def test_at_least_one_file_is_needed():

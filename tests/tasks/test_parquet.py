@@ -5,8 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from aepo_lightning.contracts.question import Task
-from aepo_lightning.errors import DataError
-from aepo_lightning.tasks.parquet import OfficialParquet
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.tasks.parquet import OfficialParquet, ParquetQuestions
 from aepo_lightning.tasks.paths import data_root
 
 BROKEN = "Put it in \x08oxed{} please."
@@ -214,3 +214,61 @@ def test_published_files_have_the_published_counts(name, num_rows, num_kept):
     assert all("\\boxed{answer here}" in question.messages[0].content for question in questions)
     assert not validation & {question.messages[-1].content for question in questions}
     assert len({question.question_id for question in questions}) == num_kept
+
+
+def test_own_columns_become_questions(tmp_path):
+    rows = [{"question": "who?", "answer": "me", "more": 1}, {"question": "how many?", "answer": None, "more": 2}]
+    task = ParquetQuestions(write(tmp_path / "my.parquet", rows), ability="qa", system_prompt="Be brief.")
+    question = task.question("train", 0)
+    assert isinstance(task, Task)
+    assert question.question_id == "train-my-0"
+    assert [(message.role, message.content) for message in question.messages] == [
+        ("system", "Be brief."),
+        ("user", "who?"),
+    ]
+    assert question.answers == ("me",)
+    assert question.metadata == {"file": "my.parquet", "row": 0, "ability": "qa"}
+    assert task.reports["train"].num_empty_answers == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["reward_model.ground_truth.target", "flat.target"], ids=["nested", "column_with_a_dot"]
+)
+def test_own_answers_may_be_lists_in_nested_columns(tmp_path, name):
+    row = {"asked": "q", "reward_model": {"ground_truth": {"target": ["x", "y"]}}, "flat.target": ["x", "y"]}
+    path = write(tmp_path / "my.parquet", [row])
+    assert ParquetQuestions(path, question_field="asked", answer_field=name).question("train", 0).answers == ("x", "y")
+
+
+@pytest.mark.parametrize(
+    "values, answers", [([70, 8], ("70",)), ([0.5, float("nan")], ("0.5",)), (["#1", "#2"], ("#1",))], ids=str
+)
+def test_own_answers_may_be_numbers_and_not_a_number_is_none(tmp_path, values, answers):
+    rows = [{"question": f"q{number}", "answer": value} for number, value in enumerate(values)]
+    task = ParquetQuestions(val_path=write(tmp_path / "my.parquet", rows))
+    assert task.question("val", 0).answers == answers
+    assert task.num_questions("val") == (1 if values[1] != values[1] else 2)
+
+
+def test_own_answers_are_taken_out_by_a_pattern(tmp_path):
+    path = write(tmp_path / "my.parquet", [{"question": "q", "answer": "so #### 7"}])
+    assert ParquetQuestions(path, answer_pattern="#### (.+)").question("train", 0).answers == ("7",)
+
+
+@pytest.mark.parametrize(
+    "row, named",
+    [
+        ({"question": "q"}, r" must have a column `answer`, but has \['question'\]"),
+        ({"question": 3, "answer": "x"}, r", row 0: `question` must be a non-empty text, but got int 3"),
+        ({"question": "q", "answer": {"a": 1}}, r", row 0: `answer` must be a text, a number or a list of them"),
+    ],
+    ids=["no_column", "number", "struct"],
+)
+def test_own_rows_that_cannot_be_used_are_named(tmp_path, row, named):
+    with pytest.raises(DataError, match=rf"bad\.parquet{named}"):
+        ParquetQuestions(write(tmp_path / "bad.parquet", [row]))
+
+
+def test_one_own_file_is_needed():
+    with pytest.raises(ConfigError, match="`path` or `val_path` must name a file"):
+        ParquetQuestions()

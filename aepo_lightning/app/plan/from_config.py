@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.model_size import GIB, model_size
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.policy.source import PretrainedPolicy
 
 _GPU_MEMORY_GIB = 80.0
 _GPU_OVERHEAD_GIB = 2.0
@@ -24,14 +25,12 @@ def plan_input(cfg: DictConfig) -> PlanInput:
     """Read what decides memory and batch arithmetic; nothing is built or loaded.
 
     Raises:
-        ConfigError: If the model's architecture is not written in the configuration, or a number has no meaning.
+        ConfigError: If the model's architecture is neither in the configuration nor beside its weights, or a number has
+            no meaning.
     """
     model = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(model, dict), "a model is a mapping"
-    architecture: dict[str, Any] = dict(model.get("architecture") or {})
-    if not architecture:
-        raise ConfigError("`plan=true` needs `model.architecture`, but it is empty. Copy the model's config there.")
-    architecture.setdefault("vocab_size", 512)
+    architecture = _architecture(model)
     sampling = cfg.rollout.sampling
     devices = _devices(cfg)
     return PlanInput(
@@ -51,6 +50,17 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         **_update_options(cfg),
         **_engine_share(cfg, architecture, devices["gpu_memory_gib"]),
     )
+
+
+def _architecture(model: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the fields of the architecture: those written down, else those of the config.json beside the weights."""
+    written = dict(model.get("architecture") or {})
+    if written:
+        return {"vocab_size": 512} | written
+    if "name_or_path" not in model:
+        raise ConfigError("`plan=true` needs `model.architecture`, but it is empty. Copy the model's config there.")
+    fields: dict[str, Any] = PretrainedPolicy(model["name_or_path"]).config.to_diff_dict()
+    return fields
 
 
 def _devices(cfg: DictConfig) -> dict[str, Any]:

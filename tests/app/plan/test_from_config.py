@@ -5,7 +5,8 @@ from hydra.core.global_hydra import GlobalHydra
 from aepo_lightning.app.command import CONFIG_MODULE
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
+from tests.support.builders import tiny_policy
 
 
 def settings(*overrides):
@@ -79,9 +80,27 @@ def test_one_device_is_not_sharded_on_a_cpu():
         ("experience.max_tokens_per_micro_batch=0", "`micro_batch_tokens` must be at least 1, but got 0"),
         ("rollout.sampling.max_response_tokens=9000", "`max_prompt_tokens` must be at least 1, but got -808"),
         ("engine._target_=my.Engine", r"needs one of the engines TransformersEngine, .* is my\.Engine"),
-        ("model.architecture=null", "`plan=true` needs `model.architecture`"),
     ],
 )
 def test_refuses_numbers_without_meaning(override, message):
     with pytest.raises(ConfigError, match=message):
         experiment(override)
+
+
+def test_a_drawn_model_needs_its_architecture():
+    with pytest.raises(ConfigError, match=r"`plan=true` needs `model\.architecture`"):
+        settings("model.architecture=null")
+
+
+def test_the_architecture_of_a_folder_is_read_from_its_config(tmp_path):
+    policy = tiny_policy()
+    policy.config.save_pretrained(tmp_path)
+    found = settings("model=hf", f"model.name_or_path={tmp_path}")
+    number = sum(weight.numel() for weight in policy.build_model().parameters())
+    assert make_plan(found).size.num_parameters == number
+    assert found.is_pretrained
+
+
+def test_a_folder_without_a_config_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"must hold a configuration, but has no file config\.json"):
+        settings("model=hf", f"model.name_or_path={tmp_path}")
