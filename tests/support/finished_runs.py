@@ -6,8 +6,8 @@ import torch
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.strategies import ModelParallelStrategy
-from omegaconf import OmegaConf
 
+from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.publishing.gather import named_weights
@@ -22,7 +22,7 @@ def start(folder, overrides):
         cfg = compose("train", overrides=overrides)
     GlobalHydra.instance().clear()
     folder.mkdir()
-    OmegaConf.save(cfg, folder / "config.yaml")
+    save_config(cfg, folder / "config.yaml")
     policy = small_policy(head_dim=32)  # as small as vLLM's CPU kernels take heads
     FolderWriter(target=folder / "coldstart", source=policy).write_model(policy.build_model().named_parameters())
 
