@@ -49,7 +49,7 @@ class ParquetQuestions:
     """Dots reach into nested columns: `reward_model.ground_truth.target`."""
     answer_pattern: str | None = None
     ability: str = ""
-    system_prompt: str | None = None
+    system_prompt: str = ""
     seed: int = 0
     _splits: QuestionSplits = field(init=False, repr=False, compare=False)
 
