@@ -72,7 +72,7 @@ def make(folder, world, policy, checks=(), **options):
 def train(rank, folder, world, policy, **options):
     run = make(folder, world, policy, **options)
     run.validate().fit()
-    engine = run.datamodule.sampler.parts.engine
+    engine = run.datamodule.engine
     return {
         # How the trees were spread over the ranks is of course not the same.
         "logs": [row for row in run.logger.numbers() if not row[1].startswith("experience/")],
@@ -118,7 +118,7 @@ def test_two_ranks_train_the_adapter_that_one_process_trains(tmp_path, case):
 def publish_twice(rank, folder, world, policy, **options):
     """What an engine has after a base with an adapter, and after a second adapter alone."""
     run = make(folder, world, policy, **options).validate()
-    engine = run.datamodule.sampler.parts.engine
+    engine = run.datamodule.engine
     found = []
     for step in (1, 2):
         teach(run.network, seed=step)

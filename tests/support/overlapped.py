@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from aepo_lightning.advantages import GroupZScore
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.rollout import RolloutJournal, RolloutSampler
+from aepo_lightning.rollout import RolloutJournal
 from tests.support.builders import canonical
 from tests.support.training import RecordingEngine, experience_builder, make_datamodule, make_module, make_run
 
@@ -54,8 +54,8 @@ def overlapped_run(
     )
     engine = engine_type(module.policy, max_num_seqs=16, max_model_len=64)
     data = {key: options.pop(key) for key in ("overlap", "seed") if key in options}
-    datamodule = make_datamodule(module.policy, engine, builder, **({"overlap": True} | data))
-    datamodule.sampler = RolloutSampler(datamodule.sampler.parts, journal=RolloutJournal(folder / "rollouts"))
+    data = {"overlap": True, "journal": RolloutJournal(folder / "rollouts")} | data
+    datamodule = make_datamodule(module.policy, engine, builder, **data)
     recorder = Recorder()
     run = make_run(folder, module, datamodule, callbacks=[recorder, *callbacks], max_epochs=max_epochs, **options)
     return run, recorder

@@ -299,7 +299,9 @@ def make_datamodule(policy, engine=None, experience=None, branch_policy=None, al
     }
     engine = engine or RecordingEngine(policy, max_num_seqs=16, max_model_len=64)
     algorithm = algorithm or rollout_algorithm(branch_policy, **chosen)
-    return RolloutDataModule(TASK, engine, algorithm, **(defaults | options))
+    datamodule = RolloutDataModule(TASK, engine, algorithm, **(defaults | options))
+    datamodule.prepare_sampler(policy.tokenizer)
+    return datamodule
 
 
 @dataclass(kw_only=True)

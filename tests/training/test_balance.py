@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.policy.publishing.gather import named_weights
-from aepo_lightning.rollout import RolloutJournal, RolloutSampler
+from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.batching import Batcher, describe_batches
 from tests.support.packing import num_tokens
 from tests.support.ranks import run_ranks
@@ -135,8 +135,8 @@ def overlapped(rank, folder, devices=1):
     builder = experience_builder(
         advantage_estimator=GroupZScore(), questions_per_step=2, max_tokens_per_micro_batch=64, packing="tree"
     )
-    data = make_datamodule(module.policy, experience=builder, questions_per_iteration=4, overlap=True)
-    data.sampler = RolloutSampler(data.sampler.parts, journal=RolloutJournal(folder / "rollouts"))
+    kept = RolloutJournal(folder / "rollouts")
+    data = make_datamodule(module.policy, experience=builder, questions_per_iteration=4, overlap=True, journal=kept)
     options = {"max_epochs": 3, "limit_val_batches": 1.0, "check_val_every_n_epoch": 1}
     run = make_run(folder, module, data, devices=devices, strategy=strategy, **options).fit()
     own = [path.name for path in (folder / "rollouts").iterdir() if f"rank{rank}" in path.name]

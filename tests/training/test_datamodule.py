@@ -49,7 +49,7 @@ class TreeRecorder(Callback):
         datamodule = trainer.datamodule
         self.trees.append([canonical(tree) for tree in datamodule.trees])
         self.questions.append([tree.question.question_id for tree in datamodule.trees])
-        self.versions.append(datamodule.sampler.parts.engine.weights_version)
+        self.versions.append(datamodule.engine.weights_version)
 
 
 def adam(lr=1e-2):
@@ -75,7 +75,7 @@ def test_weights_are_published_once_per_iteration_with_the_step_as_version(tmp_p
     run.fit()
     # Two steps an epoch: rollouts at 0, 2 and 4; validation follows each epoch with the weights of 2, 4 and 6, and the
     # next rollouts take those.
-    assert run.datamodule.sampler.parts.engine.versions == [0, 2, 4, 6]
+    assert run.datamodule.engine.versions == [0, 2, 4, 6]
     assert recorder.versions == [0, 2, 4]
 
 
@@ -83,7 +83,7 @@ def test_the_engine_samples_from_the_updated_policy(tmp_path):
     run, _ = tree_run(tmp_path, max_epochs=1)
     run.fit()
     questions = [TASK.question("val", 0)]
-    engine = run.datamodule.sampler.parts.engine
+    engine = run.datamodule.engine
     (old,) = run.datamodule.evaluate(questions)
     run.datamodule.publish_weights()
     (same_step,) = run.datamodule.evaluate(questions)
@@ -178,7 +178,7 @@ class GenerationRecorder(Callback):
 
     @override
     def on_validation_batch_start(self, trainer, *_):
-        self.counts.append(trainer.datamodule.sampler.parts.engine.counters.num_generated_tokens)
+        self.counts.append(trainer.datamodule.engine.counters.num_generated_tokens)
 
 
 def validated_trees(run):

@@ -48,7 +48,7 @@ class StepRecorder(Callback):
 
     @override
     def on_train_epoch_start(self, trainer, pl_module):
-        engine = trainer.datamodule.sampler.parts.engine
+        engine = trainer.datamodule.engine
         self.published.append(flat(engine._model.parameters()))
         for tree in trainer.datamodule.trees:
             self.trees[tree.question.question_id] = [path.token_ids for path in tree.trajectories()], tree.rewards
@@ -66,8 +66,8 @@ class OneSidedReward(WordCountReward):
 
     async def __call__(self, sample):
         found = await super().__call__(sample)
-        index = int(sample.question.question_id.partition(":")[0])
-        return replace(found, reward=1.0) if index % 2 else found
+        index, _, is_trained = sample.question.question_id.partition(":")
+        return replace(found, reward=1.0) if is_trained and int(index) % 2 else found
 
 
 def strategy_of(name):
@@ -86,9 +86,8 @@ def train(
     recorder = StepRecorder()
     # The embedded engine computes in float32 with weights of eight bits, the trainer in bfloat16 throughout.
     checks = {"publication_check": PublicationCheck()} if options.get("mixed_precision") else {}
-    datamodule = make_datamodule(policy, experience=builder, questions_per_iteration=4, **checks)
-    if reward is not None:
-        datamodule.sampler.parts = replace(datamodule.sampler.parts, reward=reward)
+    given = checks | ({} if reward is None else {"reward": reward})
+    datamodule = make_datamodule(policy, experience=builder, questions_per_iteration=4, **given)
     run = make_run(
         folder,
         make_module(policy, optimizer=partial(torch.optim.AdamW, lr=1e-3, eps=1e-5), **options),
@@ -192,7 +191,7 @@ def gather(rank, folder, is_tied):
         run.network(batch.input_ids, batch.response_mask)
         for shard in shards:
             shard.mul_(2)
-    engine = run.datamodule.sampler.parts.engine
+    engine = run.datamodule.engine
     publish(run.network, engine, version=5)
     return {
         "weights": {name: weight.clone() for name, weight in named_weights(run.network)},

@@ -246,7 +246,7 @@ def fit(rank, folder, policy, devices=1, strategy="auto", **options):
         limit_val_batches=1.0,
     )
     run.validate().fit().validate()
-    engine = run.datamodule.sampler.parts.engine
+    engine = run.datamodule.engine
     return {
         "logs": run.logger.numbers(),
         "weights": {name: weight.clone() for name, weight in named_weights(run.network)},

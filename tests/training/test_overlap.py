@@ -67,7 +67,7 @@ def test_rollouts_are_fresh_once_and_one_iteration_old_afterwards(whole):
     run, recorder = whole
     assert recorder.versions == [{0}, {0}, {2}, {4}]
     assert run.logger.values("rollout/staleness_steps") == [0, NUM_STEPS, NUM_STEPS, NUM_STEPS]
-    assert run.datamodule.sampler.parts.engine.versions == [0, 0, 2, 4, 6]
+    assert run.datamodule.engine.versions == [0, 0, 2, 4, 6]
 
 
 def test_stale_rollouts_show_in_the_mismatch_and_are_weighted(whole):
@@ -100,7 +100,7 @@ def test_validation_waits_and_changes_nothing(tmp_path, whole):
     assert torch.equal(flat(run.network.parameters()), flat(whole[0].network.parameters()))
     assert len(run.logger.values("val/pass@1")) == 4
     # Published again after each, so that no rollout starts from prefixes that validation has cached.
-    assert run.datamodule.sampler.parts.engine.versions == [0, 0, 2, 2, 4, 4, 6, 6, 8]
+    assert run.datamodule.engine.versions == [0, 0, 2, 2, 4, 4, 6, 6, 8]
 
 
 def test_stale_rollouts_are_always_scored(tmp_path):
