@@ -25,7 +25,8 @@ class JsonlQuestions:
     """
 
     path: str | None = None
-    """The training file; without one the training split is empty. Relative paths start from `data_dir`."""
+    """The training file; without one the training split is empty. A relative path starts from `data_dir` if given, else from the
+    working directory if the file is there."""
     _: KW_ONLY
     val_path: str | None = None
     """The validation file; without one the validation split is empty."""

@@ -39,7 +39,8 @@ class OfficialParquet:
     """
 
     path: str
-    """The training file. Relative paths start from `data_dir`."""
+    """The training file. A relative path starts from `data_dir` if given, else from the working directory if the file
+    is there."""
     val_path: str | None = None
     """The validation file; without one the validation split is empty."""
     data_dir: str | None = None

@@ -9,7 +9,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder that relative paths start from.
+    """Return the folder that relative paths start from where the working directory has no such file.
 
     Args:
         data_dir: The folder, if the caller knows it. Else the environment variable `AEPO_DATA_DIR`, else `shared/data`
@@ -25,10 +25,18 @@ def data_root(data_dir: str | None) -> Path:
 def find_file(path: str, data_dir: str | None) -> Path:
     """Return the absolute path of a data file.
 
+    Args:
+        path: A relative one starts from `data_dir` if that is given. Else from the working directory if the file is
+            there, and from `data_root` if it is not.
+        data_dir: The folder, if the caller knows it.
+
     Raises:
         DataError: If there is no such file, with where it was looked for.
     """
-    full = data_root(data_dir) / Path(path).expanduser()
+    given = Path(path).expanduser()
+    if data_dir is None and given.is_file():
+        return given.absolute()
+    full = data_root(data_dir) / given
     if not full.is_file():
         raise DataError(
             f"`path` must name a file, but got {path!r} and there is no {full}. "

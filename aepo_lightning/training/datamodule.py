@@ -212,7 +212,7 @@ class RolloutDataModule(LightningDataModule):
             ConfigError: If they do not.
         """
         self.prepare_sampler(self._module.policy.tokenizer)
-        prepare_trainer(self._trainer, self._num_steps)
+        prepare_trainer(self._trainer, self._num_steps, has_validation=self._stream.num_val > 0)
         if stage != "fit":
             return
         check_agreement(self, self._module)
