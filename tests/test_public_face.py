@@ -94,7 +94,7 @@ def test_twenty_lines_train_on_new_questions_and_new_trees_in_every_epoch(files)
     algorithm = AEPO(budget=2)
     data = RolloutDataModule(
         JsonlQuestions("train.jsonl"),
-        TransformersEngine(policy, max_model_len=640),
+        TransformersEngine(policy, max_model_len=96),
         algorithm,
         tools=[multiply],
         reward=correct,
@@ -118,7 +118,7 @@ def test_the_temperature_of_the_data_is_the_modules(files):
     policy, algorithm = PretrainedPolicy("policy"), AEPO(budget=2)
     data = RolloutDataModule(
         JsonlQuestions("train.jsonl"),
-        TransformersEngine(policy, max_model_len=1024),
+        TransformersEngine(policy, max_model_len=96),
         algorithm,
         reward=correct,
         sampling=SamplingSettings(temperature=0.6, max_response_tokens=16),
