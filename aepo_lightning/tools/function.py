@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,6 +20,7 @@ from aepo_lightning.contracts.tool import AnyLimits, Tool, ToolContext, ToolLimi
 from aepo_lightning.errors import ConfigError, boundary
 
 _JSON_TYPES = (str, int, float, bool, list, dict, tuple, NoneType, UnionType)
+_UNDESCRIBED = "(undescribed)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,8 @@ def tool(
             """
             return str(a * b)
 
-    In the tag format, the text between the tags is the function's first parameter, which must then be a string.
+    Without an `Args:` section the policy reads the parameters' names and types only. In the tag format a single text
+    parameter is the text between the tags; anything else is written there as JSON.
 
     Args:
         function: What to call. Left out where the decorator has arguments.
@@ -125,7 +127,8 @@ def tool(
         version: Part of the cache key.
 
     Raises:
-        ConfigError: If a parameter has no type hint or no description, or the function has no docstring.
+        ConfigError: If a parameter has no type hint, the function has no docstring, or an `Args:` section leaves a
+            parameter out.
     '''
 
     def wrap(function: Callable[..., Any]) -> FunctionTool:
@@ -189,11 +192,14 @@ def _schema(function: Callable[..., Any]) -> dict[str, Any]:
         schema: dict[str, Any] = get_json_schema(visible)["function"]
     except (DocstringParsingException, TypeHintParsingException, ValueError, TypeError, NameError) as error:
         raise ConfigError(
-            f"{name!r} must have a docstring with an `Args:` section and a type hint for each parameter to be a tool, "
-            f"but: {error}"
+            f"{name!r} must have a docstring and a type hint for each parameter to be a tool, and an `Args:` section, "
+            f"if there is one, must have a line for each, but: {error}"
         ) from None
     if not schema["parameters"].get("properties"):
         raise ConfigError(f"{name!r} must have a parameter to be a tool, but has none.")
+    for each in schema["parameters"]["properties"].values():
+        if each["description"] == _UNDESCRIBED:
+            del each["description"]
     schema["parameters"] = _with_null(schema["parameters"])
     return schema
 
@@ -224,8 +230,15 @@ def _visible(function: Callable[..., Any]) -> Callable[..., Any]:
     visible.__signature__ = signature.replace(  # type: ignore[attr-defined]
         parameters=[each.replace(annotation=hints.get(each.name, each.empty)) for each in kept]
     )
-    visible.__name__, visible.__doc__ = function.__name__, function.__doc__
+    visible.__name__, visible.__doc__ = function.__name__, _with_args_section(function.__doc__, [*hints])
     return visible
+
+
+def _with_args_section(docstring: str | None, names: Sequence[str]) -> str | None:
+    """Return a docstring in which each parameter has a line, as the parser wants it, unless it has such a section."""
+    if not docstring or "Args:" in docstring:
+        return docstring
+    return "\n".join([inspect.cleandoc(docstring), "", "Args:", *(f"    {name}: {_UNDESCRIBED}" for name in names)])
 
 
 def _check_hint(name: str, hint: Any) -> None:

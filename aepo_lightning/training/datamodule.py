@@ -212,8 +212,7 @@ class RolloutDataModule(LightningDataModule):
             ConfigError: If they do not.
         """
         self.prepare_sampler(self._module.policy.tokenizer)
-        has_val = 0 not in (self.task.num_questions("val"), self._num_val_questions)
-        prepare_trainer(self._trainer, self._num_steps, has_val)
+        prepare_trainer(self._trainer, self._num_steps, has_validation=self._stream.num_val > 0)
         if stage != "fit":
             return
         check_agreement(self, self._module)

@@ -7,17 +7,17 @@ from lightning import Trainer
 from aepo_lightning.errors import ConfigError
 
 
-def prepare_trainer(trainer: Trainer, num_steps: int, has_val: bool = True) -> None:
+def prepare_trainer(trainer: Trainer, num_steps: int, has_validation: bool = True) -> None:
     """Set what rollouts between epochs rest on, whatever the trainer was built with.
 
     Loaders are read again for every epoch, or each would train on the first rollouts. No validation batch is rolled out
     as a sanity check. Validation is free of inference mode, whose tensors no later update could use. Every iteration
-    leaves a point in the logs at least.
+    leaves a point in the logs at least. Training without validation questions asks for no loader of them.
 
     Args:
         trainer: Before it has read a loader.
         num_steps: Optimiser steps of an iteration.
-        has_val: Whether there are validation questions. Without one validation is skipped.
+        has_validation: Whether there are validation questions. Without one validation is skipped.
 
     Raises:
         ConfigError: If the trainer wants its loaders read again after some other number of epochs.
@@ -31,8 +31,8 @@ def prepare_trainer(trainer: Trainer, num_steps: int, has_val: bool = True) -> N
         )
     settings.reload_dataloaders_every_n_epochs = 1
     trainer.num_sanity_val_steps = 0
-    if not has_val:
-        trainer.limit_val_batches = 0  # of a loader without batches Lightning would warn
     for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop):
         loop.inference_mode = False
     settings.log_every_n_steps = min(settings.log_every_n_steps, num_steps)
+    if not has_validation:
+        trainer.limit_val_batches = 0  # of a loader without batches Lightning would warn

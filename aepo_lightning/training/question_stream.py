@@ -23,8 +23,9 @@ class QuestionStream:
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
-    def val(self, rank: int = 0, num_ranks: int = 1) -> list[Question]:
-        """Return a rank's share of the validation questions.
+    @property
+    def num_val(self) -> int:
+        """Validation questions over all ranks.
 
         Raises:
             ConfigError: If the task has no end and no number was asked for.
@@ -33,5 +34,12 @@ class QuestionStream:
         number = self.num_val_questions if self.num_val_questions is not None else available
         if number is None:
             raise ConfigError("`num_val_questions` must be given for a task without end, but got None.")
-        number = number if available is None else min(number, available)
-        return [self.task.question("val", index) for index in range(number)[rank::num_ranks]]
+        return number if available is None else min(number, available)
+
+    def val(self, rank: int = 0, num_ranks: int = 1) -> list[Question]:
+        """Return a rank's share of the validation questions.
+
+        Raises:
+            ConfigError: If the task has no end and no number was asked for.
+        """
+        return [self.task.question("val", index) for index in range(self.num_val)[rank::num_ranks]]

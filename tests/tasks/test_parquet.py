@@ -147,6 +147,10 @@ def test_relative_paths_start_from_the_environment_unless_told_otherwise(tmp_pat
     monkeypatch.setenv("AEPO_DATA_DIR", str(tmp_path / "env"))
     assert asked(OfficialParquet(path="a.parquet"), "train", [0]) == ["env"]
     assert asked(OfficialParquet(path="a.parquet", data_dir=str(tmp_path / "given")), "train", [0]) == ["given"]
+    write(tmp_path / "a.parquet", [make_row("here")])
+    monkeypatch.chdir(tmp_path)
+    assert asked(OfficialParquet(path="a.parquet"), "train", [0]) == ["here"]
+    assert asked(OfficialParquet(path="a.parquet", data_dir=str(tmp_path / "given")), "train", [0]) == ["given"]
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,31 @@ def test_functions_that_hang_hold_nobody_up_and_the_loop_ends_without_them():
     assert statuses == [ToolStatus.TIMEOUT] * 50 + [ToolStatus.OK]
 
 
+def test_without_an_args_section_names_and_types_are_the_schema():
+    @tool
+    def multiply(a: float, b: float = 2.0) -> str:
+        """Multiply two numbers.
+
+        Returns:
+            The product.
+        """
+        return str(a * b)
+
+    assert multiply.spec.description == "Multiply two numbers."
+    assert multiply.spec.parameters["properties"] == {"a": {"type": "number"}, "b": {"type": "number"}}
+    assert multiply.spec.parameters["required"] == ["a"]
+
+
 def undocumented(a: int):
+    return a
+
+
+def half_documented(a: int, b: int):
+    """Do.
+
+    Args:
+        a: Number.
+    """
     return a
 
 
@@ -248,7 +272,18 @@ def no_json(a: list[Path] | None):
 
 @pytest.mark.parametrize(
     "function",
-    [undocumented, unhinted, without_parameters, yields, positional, many, named, unknown_hint, no_json],
+    [
+        undocumented,
+        half_documented,
+        unhinted,
+        without_parameters,
+        yields,
+        positional,
+        many,
+        named,
+        unknown_hint,
+        no_json,
+    ],
 )
 def test_a_function_that_cannot_be_described_is_refused(function):
     with pytest.raises(ConfigError, match=f"'{function.__name__}' must have a"):
