@@ -3,7 +3,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.overrides import config_keys, explain_override_error, suggest
+from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, single_jobs, suggest
 
 FILES = {
     "train.yaml": "defaults:\n  - trainer: default\n  - algorithm: grpo\n  - _self_\nseed: 1\n",
@@ -177,3 +177,25 @@ def test_suggest_offers_at_most_three_keys_and_none_that_differs_too_much():
     assert len(suggest("lr", [f"group{i}.lr" for i in range(9)])) == 3
     assert suggest("zzzz", KEYS) == ()
     assert suggest("seed", []) == ()
+
+
+def test_every_value_of_a_sweep_is_tried_and_no_product():
+    jobs = list(single_jobs(["algorithm=aepo,grpo", "seed=1,2,3", "trainer.max_epochs=4", "x=range(1,9)"]))
+    assert jobs == [
+        ["algorithm=aepo", "seed=1", "trainer.max_epochs=4"],
+        ["algorithm=grpo", "seed=2", "trainer.max_epochs=4"],
+        ["algorithm=grpo", "seed=3", "trainer.max_epochs=4"],
+    ]
+    assert list(single_jobs([])) == [[]]
+
+
+def test_missing_values_are_named_but_for_those_that_the_run_sets():
+    assert explain_missing({"callbacks.checkpoint.dirpath", "logger.save_dir"}) is None
+    assert explain_missing({"b.y", "a.x", "logger.save_dir"}) == (
+        "`a.x`, `b.y` must be given, but got nothing. Write a.x=VALUE b.y=VALUE."
+    )
+
+
+def test_bases_are_not_offered_as_options(conf, tmp_path):
+    (tmp_path / "algorithm" / "_base.yaml").write_text("x: 1\n")
+    assert "_base" not in explain(conf, "algorithm=base", MissingConfigException)
