@@ -91,18 +91,18 @@ def test_what_must_be_given_is_asked_for(composed, group, option):
 
 @pytest.mark.parametrize("name", ["jsonl", "parquet"])
 def test_files_of_ones_own_become_a_task(composed, name, tmp_path):
-    rows = [{"asked": f"{number}?", "truth": {"gold": [number]}} for number in range(3)]
+    rows = [{"asked": "2?", "truth": {"gold": [2]}}]
     path = tmp_path / f"my.{name}"
     if name == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     fields = ["data.task.question_field=asked", "data.task.answer_field=truth.gold", "data.task.ability=math"]
-    task = build(composed(f"data={name}", f"data.task.path={path}", f"data.task.val_path={path}", *fields).data.task)
+    task = build(composed(f"data={name}", f"data.task.path={path}", *fields).data.task)
     assert isinstance(task, Task)
-    assert task.question("val", 2).answers == ("2",)
-    assert task.question("val", 2).metadata["ability"] == "math"
-    assert task.question("val", 2).messages == (Message(role="user", content="2?"),)
+    assert task.question("train", 0).answers == ("2",)
+    assert task.question("train", 0).metadata["ability"] == "math"
+    assert task.question("train", 0).messages == (Message(role="user", content="2?"),)
 
 
 @pytest.mark.parametrize("name", ["search", "python"])
