@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from aepo_lightning.engines.vllm.engine import VLLMEngine
     from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
     from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty, LossAggregation
+    from aepo_lightning.ops.tree_packing import pack_rows
     from aepo_lightning.policy.lora import LoRA
+    from aepo_lightning.policy.network import PolicyNetwork
     from aepo_lightning.policy.publishing.check import PublicationCheck
     from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
     from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
@@ -74,7 +76,9 @@ _PLACES = {
     "engines.vllm.engine": "VLLMEngine",
     "engines.vllm_server.engine": "VLLMServerEngine",
     "objectives": "Cispo ClippedSurrogate ImportanceCorrection KLPenalty LossAggregation",
+    "ops.tree_packing": "pack_rows",
     "policy.lora": "LoRA",
+    "policy.network": "PolicyNetwork",
     "policy.publishing.check": "PublicationCheck",
     "policy.source": "PretrainedPolicy ScratchPolicy",
     "policy.tokenizers": "build_byte_tokenizer build_word_tokenizer",
