@@ -27,11 +27,12 @@ def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
 
 def fields_of(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass by name, without copying what they hold."""
-    return {name: getattr(value, name) for name in _names(type(value))}
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...]:
+def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 

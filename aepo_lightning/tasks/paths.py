@@ -24,18 +24,19 @@ def data_root(data_dir: str | None) -> Path:
 
 
 def find_file(path: str, data_dir: str | None, split: Split = "train") -> Path:
-    """Return the absolute path of a data file: below the working directory if it is there, else below the data folder.
+    """Return the absolute path of a data file, from the first folder that has it.
 
     Args:
         path: As it was given.
-        data_dir: See `data_root`.
+        data_dir: Is looked at first if the caller names one. Without it, the data folder of `data_root` comes last.
         split: Whose file it is, for the message.
 
     Raises:
         DataError: If there is no such file, with where it was looked for.
     """
     given = Path(path).expanduser()
-    places = list(dict.fromkeys(root / given for root in (Path.cwd(), data_root(data_dir).absolute())))
+    roots = [Path.cwd(), data_root(data_dir).absolute()]
+    places = list(dict.fromkeys(root / given for root in (reversed(roots) if data_dir else roots)))
     for place in places:
         if place.is_file():
             return place

@@ -15,7 +15,7 @@ SMALL = [
     "data.num_val_questions=2",
     "experience.questions_per_step=2",
     "trainer.max_epochs=2",
-    "rollout.settings.budget=4",
+    "algorithm.budget=4",
     "model.architecture.num_hidden_layers=1",
 ]
 

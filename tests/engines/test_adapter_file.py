@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from aepo_lightning.contracts.engine import AdapterEngine
 from aepo_lightning.engines.adapters import merged_with_file, packed_updates
@@ -65,8 +65,13 @@ def test_servers_get_the_base_once_and_merge_every_adapter(tmp_path, chunk_bytes
 
 
 def adapter_folder(root):
-    """The folder of the newest file: an adapter is written after its base."""
-    return max(root.rglob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns).parent
+    """The folder that holds scales: no weights have them."""
+    (found,) = {path.parent for path in root.rglob("*.safetensors") if any(map(is_scale, load_file(path)))}
+    return found
+
+
+def is_scale(name):
+    return name.endswith(".scale")
 
 
 def test_whole_weights_take_the_place_of_base_and_adapter(tmp_path):

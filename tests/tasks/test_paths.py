@@ -1,4 +1,4 @@
-"""Relative paths: the working directory first, then the folder of data."""
+"""Relative paths: a folder that was named first, then the working directory, then the folder of data."""
 
 import pytest
 
@@ -18,11 +18,12 @@ def folders(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("present", "data_dir", "found"),
     [
-        (("here", "env", "given"), "given", "here"),
-        (("env", "given"), "given", "given"),
+        (("here", "env", "given"), "given", "given"),
+        (("here", "env"), "given", "here"),
+        (("here", "env"), None, "here"),
         (("env",), None, "env"),
     ],
-    ids=["working_directory", "data_dir", "environment"],
+    ids=["data_dir", "not in data_dir", "working directory", "environment"],
 )
 def test_the_first_place_that_has_the_file_is_taken(folders, present, data_dir, found):
     for name in present:

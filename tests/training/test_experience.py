@@ -306,8 +306,8 @@ def test_packing_changes_no_number_of_a_trajectory(packing, shaping):
 
 
 def test_an_unknown_packing_is_refused():
-    builder = experience_builder(advantage_estimator=GroupZScore())
+    settings = ExperienceSettings()
     # Past the type checker of the tests, as a configuration file would.
-    object.__setattr__(builder, "packing", "dense")
+    object.__setattr__(settings, "packing", "dense")
     with pytest.raises(ValueError, match="`packing` must be 'padded', 'flat' or 'tree', but got 'dense'"):
-        builder.__post_init__()
+        settings.__post_init__()
