@@ -83,6 +83,17 @@ def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
+        return _run_alone(work)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-rollout") as pool:
-        return pool.submit(asyncio.run, work).result()
+        return pool.submit(_run_alone, work).result()
+
+
+def _run_alone(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    results: list[ResultT] = []
+
+    async def keep() -> None:
+        results.append(await work)
+
+    # `asyncio.run` spells out a task with its result when it puts the handler of SIGINT back.
+    asyncio.run(keep())
+    return results[0]
