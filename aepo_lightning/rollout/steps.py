@@ -71,6 +71,16 @@ class ChainSteps:
     seed: int
     record: GroupRecord
     on_event: EventSink | None
+    _branching_tools: BranchingToolRunner | None = field(init=False, repr=False, compare=False)
+    """The tools if they follow branches, asked once: it takes longer than many a call."""
+    _stateful_tools: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Ask the tools what they can do."""
+        tools = self.parts.tools if isinstance(self.parts.tools, BranchingToolRunner) else None
+        stateful = () if tools is None else (s.name for s in tools.specs if s.state is not ToolState.STATELESS)
+        object.__setattr__(self, "_branching_tools", tools)
+        object.__setattr__(self, "_stateful_tools", frozenset(stateful))
 
     async def generate(self, chain: Chain, room: int, on_probe: Callable[[Generation], None]) -> Generation:
         """Return the chain's next turn."""
@@ -108,9 +118,8 @@ class ChainSteps:
         if first >= settings.max_tool_calls and settings.on_call_limit == "stop":
             return None
         lanes: dict[object, list[int]] = {}
-        stateful = self._stateful_tools()
         for place, call in enumerate(calls):
-            lanes.setdefault(call.tool if call.tool in stateful else place, []).append(place)
+            lanes.setdefault(call.tool if call.tool in self._stateful_tools else place, []).append(place)
         answered: dict[int, tuple[ToolCall, ToolResult]] = {}
 
         async def run(places: Sequence[int]) -> None:
@@ -121,11 +130,6 @@ class ChainSteps:
 
         await asyncio.gather(*map(run, lanes.values()))
         return [answered[place] for place in range(len(calls))]
-
-    def _stateful_tools(self) -> set[str]:
-        tools = self.parts.tools
-        specs = tools.specs if isinstance(tools, BranchingToolRunner) else ()
-        return {spec.name for spec in specs if spec.state is not ToolState.STATELESS}
 
     async def _answer_one(
         self, chain: Chain, index: int, call: ToolCall, earlier: tuple[tuple[ToolCall, ToolResult], ...]
@@ -151,18 +155,18 @@ class ChainSteps:
 
     def branch_problem(self, chain: Chain, num_calls: int) -> str | None:
         """Return why nothing may branch off a chain after some of its calls, or None."""
-        tools = self.parts.tools
-        return tools.branch_problem(chain.history[:num_calls]) if isinstance(tools, BranchingToolRunner) else None
+        tools = self._branching_tools
+        return None if tools is None else tools.branch_problem(chain.history[:num_calls])
 
     def branch_states(self, chain: Chain, branch: Chain) -> None:
         """Have the tools' states follow a branch."""
-        if isinstance(self.parts.tools, BranchingToolRunner):
-            self.parts.tools.branch(self.context(chain), self.context(branch))
+        if self._branching_tools is not None:
+            self._branching_tools.branch(self.context(chain), self.context(branch))
 
     async def release_states(self, chain: Chain) -> None:
         """Free what the tools remember of a chain that has ended."""
-        if isinstance(self.parts.tools, BranchingToolRunner):
-            await self.parts.tools.release(self.context(chain))
+        if self._branching_tools is not None:
+            await self._branching_tools.release(self.context(chain))
 
     async def score(self, chain: Chain, prompt_length: int, stop_reason: StopReason) -> RewardOutput:
         """Return what the chain's trajectory is worth."""
