@@ -1,6 +1,7 @@
 """Rollout trees as plain values and back."""
 
 from dataclasses import asdict, fields, replace
+from functools import cache
 from typing import Any
 
 from aepo_lightning.contracts.generation import StopReason
@@ -13,24 +14,33 @@ from aepo_lightning.errors import DataError
 
 def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
     """Return the tree as plain values. The question's own corpus is left out: tool results are in the segments."""
-    plain = _shallow(tree)
+    # `asdict` would copy every list of tokens element by element.
+    plain = fields_of(tree)
     plain["question"] = asdict(replace(tree.question, documents={}))
     plain["question"].pop("documents")
-    # `asdict` would copy every list of tokens element by element.
-    plain["segments"] = [_segment_to_dict(segment) for segment in tree.segments]
-    for name in ("leaves", "decisions", "unused_calls"):
-        plain[name] = [asdict(value) for value in getattr(tree, name)]
+    plain["segments"] = [_with_plain(segment, "tool_call", "tool_result") for segment in tree.segments]
+    plain["leaves"] = [_with_plain(leaf, "reward") for leaf in tree.leaves]
+    plain["decisions"] = [fields_of(decision) for decision in tree.decisions]
+    plain["unused_calls"] = [_with_plain(unused, "call", "result") for unused in tree.unused_calls]
     return plain
 
 
-def _shallow(value: Any) -> dict[str, Any]:
-    return {field.name: getattr(value, field.name) for field in fields(value)}
+def fields_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass by name, without copying what they hold."""
+    kind: Any = type(value)
+    return {name: getattr(value, name) for name in _names(kind)}
 
 
-def _segment_to_dict(segment: Segment) -> dict[str, Any]:
-    plain = _shallow(segment)
-    for name in ("tool_call", "tool_result"):
-        plain[name] = None if plain[name] is None else asdict(plain[name])
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _with_plain(value: Any, *names: str) -> dict[str, Any]:
+    """Return the fields of a dataclass, those of `names` as plain values, too, where they are not None."""
+    plain = fields_of(value)
+    for name in names:
+        plain[name] = None if plain[name] is None else fields_of(plain[name])
     return plain
 
 

@@ -8,13 +8,14 @@ has cut; a record without generations replays a finished tree offline, against t
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.contracts.generation import FinishReason, Generation
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, RolloutTree
+from aepo_lightning.rollout.plain import fields_of
 
 SeedPath = tuple[int | str, ...]
 Event = dict[str, Any]
@@ -69,7 +70,7 @@ def generation_event(chain: SeedPath, turn: int, generation: Generation) -> Even
 
 def call_event(chain: SeedPath, index: int, call: ToolCall, result: ToolResult) -> Event:
     """Return the event of an answered tool call."""
-    return {"chain": chain, "call_index": index, "call": asdict(call), "result": asdict(result)}
+    return {"chain": chain, "call_index": index, "call": fields_of(call), "result": fields_of(result)}
 
 
 def decision_event(decision: BranchDecision) -> Event:
