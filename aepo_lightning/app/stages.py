@@ -22,6 +22,7 @@ from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.freed_memory import keep_freed_memory
+from aepo_lightning.app.living_objects import spare_living_objects
 from aepo_lightning.app.report import RunReport, render_report
 from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
 from aepo_lightning.app.saved_config import save_config
@@ -92,6 +93,7 @@ def cold_start(record: RunRecord) -> PolicySource:
 
 def evaluate_before(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions, unless the folder has the result already."""
+    spare_living_objects()
     path = record.folder / "evaluation_before.json"
     with record.stage("evaluation before"):
         record.report.before = json.loads(path.read_text()) if path.is_file() else _evaluate(run, path)
