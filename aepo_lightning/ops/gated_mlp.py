@@ -8,7 +8,7 @@ computes it again, which costs two products of eight more and is faster where me
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -73,6 +73,7 @@ def gated_mlp(
     gate: Float[Tensor, "wide hidden"],
     up: Float[Tensor, "wide hidden"],
     down: Float[Tensor, "hidden wide"],
+    is_needed: Bool[Tensor, "*batch"] | None = None,
 ) -> Float[Tensor, "*batch hidden"]:
     """Return `(silu(hidden @ gate.T) * (hidden @ up.T)) @ down.T`, a tile of tokens at a time.
 
@@ -81,10 +82,15 @@ def gated_mlp(
         gate: Weight of the projection that silu is applied to.
         up: Weight of the projection that it multiplies.
         down: Weight of the projection back.
+        is_needed: Tokens to compute; the others get zeros. None computes all.
 
     Returns:
         The outputs, in the shape of the inputs. Gradients are first-order only.
     """
     rows = hidden.reshape(-1, hidden.shape[-1])
-    result: Tensor = _GatedMLP.apply(rows, gate, up, down)  # type: ignore[no-untyped-call]
-    return result.view(hidden.shape)
+    if is_needed is None:
+        result: Tensor = _GatedMLP.apply(rows, gate, up, down)  # type: ignore[no-untyped-call]
+        return result.view(hidden.shape)
+    index = is_needed.flatten().nonzero()[:, 0]
+    result = _GatedMLP.apply(rows[index], gate, up, down)  # type: ignore[no-untyped-call]
+    return torch.zeros_like(rows).index_put((index,), result).view(hidden.shape)

@@ -128,7 +128,7 @@ class ColdStartModule(LightningModule):
         self.automatic_optimization = False
         self.policy = policy
         self.network = PolicyNetwork(policy.build_model())
-        tile_gated_mlps(self.network)
+        self._mlps = tile_gated_mlps(self.network.model)
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
@@ -145,7 +145,9 @@ class ColdStartModule(LightningModule):
         del batch_idx
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        scores = self.network(batch.input_ids, batch.response_mask)
+        is_scored = nn.functional.pad(batch.response_mask, (0, 1))  # nothing follows the last token
+        with self._mlps.last_layer_at(is_scored):
+            scores = self.network(batch.input_ids, batch.response_mask)
         num_tokens = batch.response_mask.sum()
         loss = -scores.logprobs.sum() / num_tokens
         self.manual_backward(loss)
