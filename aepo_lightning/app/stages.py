@@ -93,9 +93,9 @@ def cold_start(record: RunRecord) -> PolicySource:
 
 def evaluate_before(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions, unless the folder has the result already."""
-    spare_living_objects()
     path = record.folder / "evaluation_before.json"
     with record.stage("evaluation before"):
+        spare_living_objects()
         record.report.before = json.loads(path.read_text()) if path.is_file() else _evaluate(run, path)
 
 
@@ -115,7 +115,7 @@ def fit(record: RunRecord, run: Run) -> None:
 def evaluate_after(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions, unless the training ended with a validation of the same weights."""
     with record.stage("evaluation after"):
-        is_done = run.module.validated_at == run.trainer.global_step and "val/pass@1" in record.report.training
+        is_done = run.module.validated_at == run.trainer.global_step and "val/reward" in record.report.training
         record.report.after = _evaluate(run, record.folder / "evaluation_after.json", is_done)
 
 
