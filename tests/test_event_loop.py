@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from aepo_lightning.errors import ToolUnavailableError
-from aepo_lightning.event_loop import LoopThread
+from aepo_lightning.event_loop import LoopThread, run_in_event_loop
 
 
 def closed():
@@ -45,3 +45,30 @@ def test_closing_ends_a_call_that_waits():
 
     with pytest.raises(ToolUnavailableError, match="all gone"):
         asyncio.run(wait_and_close())
+
+
+def test_waiting_for_a_result_does_not_spell_it_out():
+    spoken = []
+
+    class Loud:
+        def __repr__(self):
+            spoken.append(self)
+            return "loud"
+
+    async def work():
+        return Loud()
+
+    assert isinstance(run_in_event_loop(work()), Loud)
+    assert not spoken
+
+
+def test_work_runs_beside_a_running_loop_and_its_error_comes_back():
+    async def fail():
+        raise ToolUnavailableError("no.")
+
+    async def outer():
+        assert run_in_event_loop(answer()) == 42
+        run_in_event_loop(fail())
+
+    with pytest.raises(ToolUnavailableError, match="no"):
+        asyncio.run(outer())

@@ -96,6 +96,7 @@ def evaluate_before(record: RunRecord, run: Run) -> None:
     spare_living_objects()
     path = record.folder / "evaluation_before.json"
     with record.stage("evaluation before"):
+        spare_living_objects()
         record.report.before = json.loads(path.read_text()) if path.is_file() else _evaluate(run, path)
 
 
@@ -113,9 +114,10 @@ def fit(record: RunRecord, run: Run) -> None:
 
 
 def evaluate_after(record: RunRecord, run: Run) -> None:
-    """Evaluate on held-out questions."""
+    """Evaluate on held-out questions, unless the training ended with a validation of the same weights."""
     with record.stage("evaluation after"):
-        record.report.after = _evaluate(run, record.folder / "evaluation_after.json")
+        is_done = run.module.validated_at == run.trainer.global_step and "val/reward" in record.report.training
+        record.report.after = _evaluate(run, record.folder / "evaluation_after.json", is_done)
 
 
 def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
@@ -153,8 +155,9 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
     writer.write_model(trained_weights(module.network))
 
 
-def _evaluate(run: Run, path: Path) -> Mapping[str, float]:
-    run.trainer.validate(run.module, datamodule=run.datamodule, verbose=False)
+def _evaluate(run: Run, path: Path, is_done: bool = False) -> Mapping[str, float]:
+    if not is_done:
+        run.trainer.validate(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {name: value for name, value in _metrics(run).items() if name.startswith("val/")}
     _write_json(path, metrics)
     return metrics

@@ -52,3 +52,13 @@ def test_a_cotangent_of_any_strides_is_taken():
     expected = torch.autograd.grad(plain(*inputs), inputs, cotangent.contiguous())
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_tokens_that_nobody_needs_get_zeros_and_give_no_gradient():
+    inputs = make_inputs(6)
+    is_needed = torch.tensor([True, False, False, True, True, False])
+    expected, found = plain(*inputs) * is_needed[:, None], gated_mlp(*inputs, is_needed)
+    torch.testing.assert_close(found, expected)
+    cotangent = torch.randn(expected.shape, dtype=expected.dtype)
+    mine, theirs = (torch.autograd.grad(result, inputs, cotangent) for result in (found, expected))
+    torch.testing.assert_close(mine, theirs)

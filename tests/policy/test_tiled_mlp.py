@@ -25,7 +25,7 @@ def loss_and_gradients(model):
 def test_loss_and_gradients_stay_the_same(model_type):
     model = make_model(model_type)
     loss, gradients = loss_and_gradients(model)
-    assert tile_gated_mlps(model) == 2
+    assert tile_gated_mlps(model).num_found == 2
     tiled_loss, tiled_gradients = loss_and_gradients(model)
     torch.testing.assert_close(tiled_loss, loss)
     torch.testing.assert_close(tiled_gradients, gradients)
@@ -43,7 +43,7 @@ def test_parameters_keep_their_names():
 )
 def test_other_mlps_are_left_alone(options):
     model = make_model(**options)
-    assert tile_gated_mlps(model) == 0
+    assert tile_gated_mlps(model).num_found == 0
 
 
 def test_autocast_takes_the_plain_way():
@@ -52,3 +52,15 @@ def test_autocast_takes_the_plain_way():
     hidden = torch.randn(1, 3, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.model.layers[0].mlp(hidden).dtype == torch.bfloat16
+
+
+def test_the_last_layer_may_skip_positions_and_the_others_do_not_notice():
+    model = make_model()
+    tiled = tile_gated_mlps(model)
+    ids, is_needed = torch.arange(24).view(2, 12), torch.rand(2, 12) < 0.5
+    whole = model(input_ids=ids, use_cache=False).logits
+    with tiled.last_layer_at(is_needed):
+        part = model(input_ids=ids, use_cache=False).logits
+    torch.testing.assert_close(part[is_needed], whole[is_needed])
+    assert not torch.allclose(part[~is_needed], whole[~is_needed])
+    torch.testing.assert_close(model(input_ids=ids, use_cache=False).logits, whole)
