@@ -113,6 +113,25 @@ def test_twenty_lines_train_on_new_questions_and_new_trees_in_every_epoch(files)
     assert len(list(files.rglob("entropy.png"))) == 1
 
 
+def test_the_python_example_of_the_readme_runs(files):
+    (example,) = re.findall(r"```python\n(import lightning.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    # A model, an engine and a trainer that this machine has; everything else stays as it is written.
+    stand_ins = {
+        '"Qwen/Qwen3-4B"': '"policy"',
+        "VLLMEngine(policy, max_model_len=4096)": "TransformersEngine(policy, max_model_len=96)",
+        "VLLMEngine": "TransformersEngine",
+        "budget=8": "budget=2",
+        "max_epochs=80, ": "max_epochs=1, **QUIET, ",
+    }
+    for written, here in stand_ins.items():
+        assert written in example
+        example = example.replace(written, here)
+    names = {"QUIET": QUIET}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["data"].iteration == 1
+    assert len(example.splitlines()) < 30
+
+
 def test_the_temperature_of_the_data_is_the_modules(files):
     recorder = Recorder()
     policy, algorithm = PretrainedPolicy("policy"), AEPO(budget=2)
