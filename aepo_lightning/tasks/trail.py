@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource, Split
+from aepo_lightning.contracts.question import (
+    Demonstration,
+    DemonstrationTurn,
+    Message,
+    Question,
+    SegmentSource,
+    Split,
+    Task,
+)
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks.index import check_index
 
@@ -172,6 +180,15 @@ class TrailTask:
         return documents
 
 
-def vocabulary(task: TrailTask) -> list[str]:
-    """Return the words of a task, for a configuration file that builds a word tokenizer for it."""
+def vocabulary(task: Task) -> list[str]:
+    """Return the words of a task, for a configuration file that builds a word tokenizer for it.
+
+    Raises:
+        ConfigError: If the task has no closed vocabulary.
+    """
+    if not isinstance(task, TrailTask):
+        raise ConfigError(
+            f"`model` must have a tokenizer for any text to go with {type(task).__name__}, but got one that is made of "
+            "the words of a TrailTask. Write model=hf model.name_or_path=FOLDER_OR_HUB_NAME, or model=tiny_qwen3_bytes."
+        )
     return list(task.words)

@@ -9,7 +9,8 @@ import pytest
 from aepo_lightning.contracts.question import DemonstrationSource, SegmentSource, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
-from aepo_lightning.tasks.trail import TrailTask
+from aepo_lightning.tasks import ArithmeticTask
+from aepo_lightning.tasks.trail import TrailTask, vocabulary
 from tests.support.paths import ROOT
 
 VARIANTS = {
@@ -233,3 +234,8 @@ def test_the_first_demonstrations_are_flawless_and_the_others_are_not():
     assert all(is_right(index) for index in range(40))
     # By chance a step is right with 1/3: all 40 right would have probability below 1e-60.
     assert not all(is_right(index) for index in range(40, 80))
+
+
+def test_a_task_without_a_closed_vocabulary_gets_no_word_tokenizer():
+    with pytest.raises(ConfigError, match=r"must have a tokenizer for any text to go with ArithmeticTask.*model=hf"):
+        vocabulary(ArithmeticTask())
