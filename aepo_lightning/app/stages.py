@@ -93,7 +93,6 @@ def cold_start(record: RunRecord) -> PolicySource:
 
 def evaluate_before(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions, unless the folder has the result already."""
-    spare_living_objects()
     path = record.folder / "evaluation_before.json"
     with record.stage("evaluation before"):
         spare_living_objects()
