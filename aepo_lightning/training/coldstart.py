@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
-from aepo_lightning.policy.fused_norm import fuse_rms_norms
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.tiled_mlp import tile_gated_mlps
 from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
@@ -129,7 +128,6 @@ class ColdStartModule(LightningModule):
         self.automatic_optimization = False
         self.policy = policy
         self.network = PolicyNetwork(policy.build_model())
-        fuse_rms_norms(self.network.model)
         self._mlps = tile_gated_mlps(self.network.model)
         self._optimizer_factory = optimizer
         self._scheduler_factory = scheduler

@@ -10,8 +10,9 @@ from typing import Literal, Optional
 import pytest
 
 from aepo_lightning.contracts.tool import Tool, ToolCall, ToolLimits, ToolSpec, ToolStatus
-from aepo_lightning.errors import ConfigError, ToolError
-from aepo_lightning.tools import FunctionTool, ToolRuntime, function_tool, tool
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools import FunctionTool, ToolRuntime, tool
+from tests.support.function_tools import loud, who
 from tests.support.tool_parts import make_context
 
 
@@ -24,30 +25,6 @@ def multiply(a: float, b: float = 2.0) -> float:
         b: The second.
     """
     return a * b
-
-
-@tool(name="shout", limits=ToolLimits(deadline_s=5.0), version="3")
-async def loud(text: str) -> str:
-    """Say it loudly.
-
-    Args:
-        text: What to say.
-    """
-    if text == "hang":
-        await asyncio.sleep(30)
-    return text.upper()
-
-
-@tool
-def who(text: str, context) -> str:
-    """Name the question.
-
-    Args:
-        text: A greeting.
-    """
-    if text == "fail":
-        raise ToolError("nobody")
-    return f"{text} {context.question.question_id} {threading.current_thread() is threading.main_thread()}"
 
 
 def ask(each, text="", **arguments):
@@ -355,54 +332,3 @@ def test_a_function_that_answers_nothing_is_empty():
         ToolStatus.EMPTY,
         "Tool(quiet) returned empty output.",
     )
-
-
-def plain(a: int) -> str:
-    """Count on.
-
-    Args:
-        a: From here.
-    """
-    return str(a + 1)
-
-
-async def awaited(a: int) -> str:
-    """Count on.
-
-    Args:
-        a: From here.
-    """
-    return str(a + 1)
-
-
-@pytest.mark.parametrize("function", [plain, awaited], ids=["plain", "async"])
-def test_the_runtime_takes_a_function_as_if_it_were_decorated(function):
-    runtime = ToolRuntime(tools=[function, [who]])
-    assert runtime.specs == (tool(function).spec, who.spec)
-    call = ToolCall(tool=function.__name__, text="", arguments={"a": 1})
-    assert asyncio.run(runtime.call(call, make_context())).text == "2"
-
-
-@pytest.mark.parametrize(
-    ("what", "message"),
-    [
-        (lambda text: text, "'<lambda>' must have a docstring"),
-        (asyncio.sleep, "'sleep' must have a docstring"),
-        (FunctionTool, "must be a function or a `Tool`, but got <class .*FunctionTool'>. Pass an instance."),
-    ],
-    ids=["lambda", "no-hints", "class"],
-)
-def test_the_runtime_names_what_cannot_be_a_tool(what, message):
-    with pytest.raises(ConfigError, match=message):
-        ToolRuntime(tools=[what])
-
-
-def test_a_function_gets_another_name_and_other_limits():
-    other = function_tool(loud, name="louder", limits={"max_result_chars": 5})
-    assert (other.spec.name, other.spec.version, other.spec.limits) == ("louder", "3", ToolLimits(max_result_chars=5))
-    assert function_tool(plain).spec == tool(plain).spec
-    assert function_tool(loud).spec == loud.spec
-
-
-def test_limits_may_be_a_mapping():
-    assert tool(limits={"deadline_s": 1.0})(plain).spec.limits.deadline_s == 1.0

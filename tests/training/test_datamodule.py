@@ -2,72 +2,29 @@
 
 import logging
 import warnings
-from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from typing_extensions import override
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.rollout import RolloutSettings, SamplingSettings
+from aepo_lightning.rollout import SamplingSettings
 from tests.support.builders import canonical
+from tests.support.recorded_runs import TreeRecorder, adam, experience, tree_run
 from tests.support.training import (
-    LIGHTNING_WARNINGS,
     TASK,
     RecordingEngine,
-    Steps,
-    build_experience,
-    built_module,
-    experience_builder,
     flat,
     make_datamodule,
     make_module,
     make_run,
     make_trainer,
-    random_trees,
-    share_algorithm,
     small_policy,
 )
-
-
-class TreeRecorder(Callback):
-    """Keeps the trees, the engine's version and the old log-probs of every iteration."""
-
-    def __init__(self):
-        self.trees = []
-        self.versions = []
-        self.questions = []
-
-    @override
-    def on_train_epoch_start(self, trainer, pl_module):
-        datamodule = trainer.datamodule
-        self.trees.append([canonical(tree) for tree in datamodule.trees])
-        self.questions.append([tree.question.question_id for tree in datamodule.trees])
-        self.versions.append(datamodule.engine.weights_version)
-
-
-def adam(lr=1e-2):
-    return partial(torch.optim.AdamW, lr=lr)
-
-
-def experience(**options):
-    defaults = {"advantage_estimator": GroupZScore(), "shaping": EntropyShaping(), "questions_per_step": 1}
-    return experience_builder(**(defaults | {"max_tokens_per_micro_batch": 64} | options))
-
-
-def tree_run(folder, max_epochs=2, callbacks=(), **options):
-    """A run of two questions and two optimiser steps an epoch, with a record of its trees."""
-    recorder = TreeRecorder()
-    module = make_module(optimizer=adam())
-    datamodule = make_datamodule(module.policy, experience=experience())
-    run = make_run(folder, module, datamodule, max_epochs=max_epochs, callbacks=[recorder, *callbacks], **options)
-    return run, recorder
 
 
 def test_weights_are_published_once_per_iteration_with_the_step_as_version(tmp_path):
@@ -366,53 +323,3 @@ def test_nothing_asks_for_worker_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 16)
     run, _ = tree_run(tmp_path, max_epochs=1, limit_val_batches=1.0, check_val_every_n_epoch=1)
     run.fit()
-
-
-def test_a_bare_trainer_is_told_what_rollouts_need(tmp_path):
-    recorder = TreeRecorder()
-    module = make_module(optimizer=adam())
-    datamodule = make_datamodule(module.policy, experience=experience())
-    share_algorithm(module, datamodule)
-    options = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=3, callbacks=[recorder], default_root_dir=tmp_path, **options)
-    with warnings.catch_warnings():
-        for message in LIGHTNING_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, datamodule=datamodule)
-    # Two questions and two optimiser steps an iteration: every epoch asks other questions with newer weights.
-    assert recorder.versions == [0, 2, 4]
-    assert [questions[0].split(":")[0] for questions in recorder.questions] == ["0", "2", "4"]
-
-
-def test_loaders_that_are_read_again_too_seldom_are_refused(tmp_path):
-    run, _ = tree_run(tmp_path, reload_dataloaders_every_n_epochs=2)
-    with pytest.raises(ConfigError, match="`reload_dataloaders_every_n_epochs` must be left out or 1, but got 2"):
-        run.fit()
-
-
-def test_module_and_data_must_have_one_algorithm(tmp_path):
-    run, _ = tree_run(tmp_path)
-    run.module.algorithm = replace(run.datamodule.algorithm, name="another")
-    with pytest.raises(ConfigError, match="`algorithm` must be the same for module and data, but got 'another' and"):
-        run.fit()
-    run.module.algorithm = replace(run.datamodule.algorithm, budget=5)
-    with pytest.raises(ConfigError, match="but got 'test' and 'test' with other parts"):
-        run.fit()
-
-
-def test_the_module_trains_from_any_loader_of_minibatches(tmp_path):
-    module = built_module(optimizer=adam())
-    steps = build_experience(module, random_trees(2), questions_per_step=1)
-    before = flat(module.network.parameters()).clone()
-    trainer = make_trainer(tmp_path, logger=False)
-    with warnings.catch_warnings():
-        for message in LIGHTNING_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
-        trainer.fit(module, train_dataloaders=Steps(steps))
-    assert trainer.global_step == 2
-    assert not torch.equal(before, flat(module.network.parameters()))
-
-
-def test_settings_of_an_algorithm_are_no_sampling_settings():
-    with pytest.raises(ConfigError, match="`sampling` must be `SamplingSettings`, but got RolloutSettings"):
-        make_datamodule(make_module().policy, sampling=RolloutSettings(budget=2))
