@@ -255,7 +255,9 @@ def test_cancelling_leaves_nothing_running_and_the_others_alone(engine, policy):
         for task in doomed:
             task.cancel()
         results = await asyncio.gather(*doomed, return_exceptions=True)
-        assert all(isinstance(result, asyncio.CancelledError) for result in results)
+        # One that samples its end at once may be there before it is cancelled.
+        assert [each for each in results if not isinstance(each, asyncio.CancelledError | Generation)] == []
+        assert any(isinstance(each, asyncio.CancelledError) for each in results)
         tokens = (await other).token_ids
         for _ in range(20):
             await asyncio.sleep(0)
