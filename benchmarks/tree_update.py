@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from aepo_lightning.contracts.tree import RolloutTree
-from aepo_lightning.objectives import ClippedSurrogate
 from aepo_lightning.policy.source import ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
-from aepo_lightning.training.experience import ExperienceBuilder
+from aepo_lightning.training.algorithm import GRPO
+from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
 from aepo_lightning.training.module import AEPOModule
 from benchmarks.support.common import print_result
 from benchmarks.support.shared_prefixes import PROMPT_LENGTH, VOCABULARY, make_trees
@@ -70,10 +70,12 @@ class Update:
         self.module = module
         builder = ExperienceBuilder(
             advantage_estimator=_Spread(),
-            questions_per_step=len(trees),
-            max_tokens_per_micro_batch=BUDGET,
-            packing=packing,
-            old_logprobs="sampler",
+            settings=ExperienceSettings(
+                questions_per_step=len(trees),
+                max_tokens_per_micro_batch=BUDGET,
+                packing=packing,
+                old_logprobs="sampler",
+            ),
         )
         start = process_time()
         (self.minibatch,) = builder.build(trees, module.score)
@@ -89,7 +91,7 @@ class Update:
         network.zero_grad()
         start, wall = process_time(), perf_counter()
         for batch in self.minibatch.micro_batches:
-            loss, _ = self.module._loss(batch, self.minibatch)
+            loss, _ = self.module.policy_loss(network, batch, self.minibatch)
             loss.backward()
         return process_time() - start, perf_counter() - wall
 
@@ -186,7 +188,7 @@ def flat_gradients(gradients: Mapping[str, Tensor | None]) -> Tensor:
 
 def make_module(layers: int) -> AEPOModule:
     """Return a module whose loss is GRPO's, averaged over tokens."""
-    module = AEPOModule(make_policy(layers), ClippedSurrogate(), torch.optim.SGD, logprob_chunk_size=1024)
+    module = AEPOModule(make_policy(layers), GRPO(), optimizer=torch.optim.SGD, logprob_chunk_size=1024)
     module.configure_model()
     return module
 

@@ -103,7 +103,7 @@ class ToolLimits:
             limits: In a mapping, `retry` may be a mapping too. None is the defaults.
 
         Raises:
-            ValueError: If a mapping has a key that is no limit.
+            ConfigError: If a mapping has a key that is no limit.
         """
         if isinstance(limits, ToolLimits):
             return limits
@@ -123,7 +123,7 @@ def _from_mapping(kind: type[T], settings: Mapping[str, Any], name: str) -> T:
     for key in settings:
         if key not in known:
             near = get_close_matches(str(key), known, n=1) or known
-            raise ValueError(
+            raise ConfigError(
                 f"`{name}` must have keys of {kind.__name__}, but got {key!r}. Did you mean "
                 f"{' or '.join(f'`{each}`' for each in near)}?"
             )

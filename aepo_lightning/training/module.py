@@ -101,7 +101,7 @@ class AEPOModule(LightningModule):
         self.automatic_optimization = False
         self.policy = policy
         self.algorithm = algorithm
-        self._policy_loss = PolicyLoss(
+        self.policy_loss = PolicyLoss(
             objective=algorithm.objective,
             aggregation=algorithm.aggregation,
             kl_penalty=algorithm.kl_penalty,
@@ -130,7 +130,7 @@ class AEPOModule(LightningModule):
     @property
     def uses_reference(self) -> bool:
         """Whether the KL penalty needs log-probs of the reference policy."""
-        return self._policy_loss.kl_penalty.coefficient > 0
+        return self.policy_loss.kl_penalty.coefficient > 0
 
     @property
     def adapter(self) -> LoRA | None:
@@ -140,7 +140,7 @@ class AEPOModule(LightningModule):
     @property
     def importance_correction(self) -> ImportanceCorrection:
         """How token losses are corrected for the difference to the engine."""
-        return self._policy_loss.correction
+        return self.policy_loss.correction
 
     def setup(self, stage: str) -> None:
         """Silence one warning of Lightning that is wrong here."""
@@ -254,7 +254,7 @@ class AEPOModule(LightningModule):
         for index, batch in enumerate(minibatch.micro_batches):
             is_last = index + 1 == len(minibatch.micro_batches)
             with gradient_sync(network, is_last or not self._defer_gradient_sync):
-                loss, found = self._loss(batch, minibatch)
+                loss, found = self.policy_loss(network, batch, minibatch)
                 # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
                 self.manual_backward(loss * self.trainer.world_size)
             losses.append(loss.detach())
@@ -266,10 +266,6 @@ class AEPOModule(LightningModule):
         optimizer.zero_grad()
         self._log_step(metrics, total, grad_norm)
         self._step_scheduler()
-
-    def _loss(self, batch: TrajectoryBatch, minibatch: Minibatch) -> tuple[Tensor, Mapping[str, WeightedMean]]:
-        assert self.network is not None, "`configure_model` runs first"
-        return self._policy_loss(self.network, batch, minibatch)
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
         bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))

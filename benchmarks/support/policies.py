@@ -20,6 +20,7 @@ from aepo_lightning.contracts.question import Demonstration, DemonstrationSource
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutParts
+from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.coldstart import DemonstrationDataModule
 
 
@@ -98,12 +99,13 @@ def _cold_start(cfg: DictConfig, folder: str, thought: float) -> None:
 
 def quickstart_parts(cfg: DictConfig, engine: Engine, tools: ToolRunner, chat_format: TagFormat) -> RolloutParts:
     """Return what the quickstart rolls out with, around another engine and other tools."""
+    algorithm: Algorithm = build(cfg.algorithm)
     return RolloutParts(
         engine=engine,
         tools=tools,
         reward=build(cfg.reward),
         chat_format=chat_format,
-        allocator=build(cfg.algorithm.allocator),
-        branch_policy=build(cfg.algorithm.branch_policy),
-        settings=build(cfg.rollout.sampling),
+        allocator=algorithm.allocator,
+        branch_policy=algorithm.branch_policy,
+        settings=algorithm.rollout_settings(build(cfg.rollout.sampling)),
     )

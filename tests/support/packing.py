@@ -66,7 +66,7 @@ def update(packing, trees, dtype=torch.float32, experience=None, policy=None, se
     perturb(module.network, seed=seed + 1)
     total, rows = 0.0, {}
     for batch in minibatch.micro_batches:
-        loss, metrics = module._policy_loss(module.network, batch, minibatch)
+        loss, metrics = module.policy_loss(module.network, batch, minibatch)
         loss.backward()
         total += float(loss.detach())
         rows |= _rows(batch, module.score(batch))

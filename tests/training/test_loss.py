@@ -21,7 +21,7 @@ def update(module, minibatch):
     module.zero_grad()
     metrics = {}
     for batch in minibatch.micro_batches:
-        loss, found = module._loss(batch, minibatch)
+        loss, found = module.policy_loss(module.network, batch, minibatch)
         loss.backward()
         metrics = {name: mean + metrics[name] if name in metrics else mean for name, mean in found.items()}
     gradient = flat(parameter.grad for parameter in module.network.parameters())

@@ -57,7 +57,7 @@ def gradient(module, minibatch, micro_batches=None):
     module.zero_grad()
     total = 0.0
     for batch in minibatch.micro_batches if micro_batches is None else micro_batches:
-        loss, _ = module._loss(batch, minibatch)
+        loss, _ = module.policy_loss(module.network, batch, minibatch)
         loss.backward()
         total += loss.item()
     return total, flat(parameter.grad for parameter in module.network.parameters())

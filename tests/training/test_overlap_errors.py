@@ -95,7 +95,7 @@ def test_a_rollout_can_be_cancelled_at_any_moment(tmp_path):
 
 def test_settings_are_checked_before_anything_is_generated(tmp_path):
     run, _ = overlapped_run(tmp_path)
-    run.module._policy_loss = make_module()._policy_loss
+    run.module.policy_loss = make_module().policy_loss
     with pytest.raises(ConfigError, match="must be that of the experience, 'auto', but got 'recompute'"):
         run.fit()
 

@@ -127,7 +127,7 @@ def test_scoring_reference_and_update_run_the_packed_tokens_only(packing):
         network.model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].numel()))
     (minibatch,) = build_experience(module, branched_trees(), packing=packing)
     (batch,) = minibatch.micro_batches
-    module._loss(batch, minibatch)
+    module.policy_loss(module.network, batch, minibatch)
     assert seen == 3 * [len(batch.packed.input_ids)]
 
 
