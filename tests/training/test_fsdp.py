@@ -149,7 +149,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("options", quick(CASES, "untied, kl and entropy", "a rank without rows"))
+@pytest.mark.parametrize("options", quick(CASES, "untied, kl and entropy"))
 def test_two_fsdp_ranks_equal_one_process(tmp_path, options):
     single = train(0, tmp_path / "single", **options)
     ranks = run_ranks(partial(train, **options), tmp_path / "ranks", "fsdp")

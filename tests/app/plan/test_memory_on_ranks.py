@@ -80,6 +80,7 @@ def small(num_ranks, **changes):
     return make_settings(num_ranks, hidden_size=128, intermediate_size=384, vocab_size=1024, **changes)
 
 
+@pytest.mark.slow
 def test_two_ranks_need_what_is_planned(tmp_path):
     settings = small(2)
     peaks = run_ranks(train, settings, tmp_path)

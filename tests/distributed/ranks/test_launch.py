@@ -74,8 +74,9 @@ def run_both(folder, launcher, overrides):
     return [path.read_text() for _, path in nodes], [process.returncode for process, _ in nodes]
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("launcher", [torchrun, pytest.param(srun, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", [torchrun, srun])
 def test_two_nodes_go_through_all_stages_in_one_folder(tmp_path, launcher):
     outputs, statuses = run_both(tmp_path, launcher, [*TWO_NODES, f"output_root={tmp_path}", "name=x"])
     assert statuses == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]

@@ -49,16 +49,13 @@ CASES = {
     "rank 1 killed": ("step", 1, "kill", "ended by signal SIGKILL"),
     "rank 0 killed": ("step", 0, "kill", "its process"),
 }
-IN_EVERY_RUN = "a bug in the rollout of rank 1"
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("where", "rank", "how", "error"),
-    [
-        pytest.param(*case, id=name, marks=() if name == IN_EVERY_RUN else pytest.mark.slow)
-        for name, case in CASES.items()
-    ],
+    [pytest.param(*case, id=name) for name, case in CASES.items()],
 )
 def test_a_rank_that_fails_brings_the_job_down_with_its_own_error(tmp_path, where, rank, how, error):
     output, status, seconds = run_with_fault(tmp_path, where, rank, how)

@@ -283,6 +283,7 @@ asyncio.run(main())
 @pytest.mark.skipif(
     not all(folder.stat().st_mode & 0o001 for folder in Path(ROOT).parents), reason="others cannot enter this checkout"
 )
+@pytest.mark.slow
 def test_another_user_contains_all_attacks_too():
     import json
     import re
