@@ -113,10 +113,9 @@ def fit(record: RunRecord, run: Run) -> None:
 
 
 def evaluate_after(record: RunRecord, run: Run) -> None:
-    """Evaluate on held-out questions, unless the training ended with a validation of the same weights."""
+    """Evaluate on held-out questions."""
     with record.stage("evaluation after"):
-        is_done = run.module.validated_at == run.trainer.global_step and "val/reward" in record.report.training
-        record.report.after = _evaluate(run, record.folder / "evaluation_after.json", is_done)
+        record.report.after = _evaluate(run, record.folder / "evaluation_after.json")
 
 
 def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
@@ -154,9 +153,8 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
     writer.write_model(trained_weights(module.network))
 
 
-def _evaluate(run: Run, path: Path, is_done: bool = False) -> Mapping[str, float]:
-    if not is_done:
-        run.trainer.validate(run.module, datamodule=run.datamodule, verbose=False)
+def _evaluate(run: Run, path: Path) -> Mapping[str, float]:
+    run.trainer.validate(run.module, datamodule=run.datamodule, verbose=False)
     metrics = {name: value for name, value in _metrics(run).items() if name.startswith("val/")}
     _write_json(path, metrics)
     return metrics

@@ -122,8 +122,6 @@ class AEPOModule(LightningModule):
         self._max_grad_norm = max_grad_norm
         self._defer_gradient_sync = defer_gradient_sync
         self._val_batches: list[TreeBatch] = []
-        self.validated_at = -1
-        """Optimiser steps that the weights of the last validation had seen; -1 before the first."""
         self.network: PolicyNetwork | None = None
         self._reference: list[PolicyNetwork] = []
 
@@ -315,7 +313,6 @@ class AEPOModule(LightningModule):
             for name, value in pass_rates([tree], [k for k in pass_at if k <= len(tree.leaves)]).items():
                 tally.add(name, value)
         self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
-        self.validated_at = self.global_step
 
     def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
         """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""

@@ -128,7 +128,6 @@ def test_a_run_leaves_table_logs_curve_checkpoints_and_policy_and_continues_from
     assert list((folder / "tensorboard").glob("events.out.tfevents.*"))
     first = json.loads((folder / "report.json").read_text())
     assert {"val/pass@1", "val/pass@4", "val/reward", "val/entropy"} <= set(first["after"])
-    assert set(first["after"]) == set(first["before"])
     again = train(*SMALL, *root, "trainer.max_epochs=3", "ckpt_path=last")
     assert again.returncode == 0, again.stderr
     assert list((tmp_path / "x").iterdir()) == [folder]
