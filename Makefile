@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-WORKERS ?= 2
+WORKERS ?= 3
 # Every process of the suite finds compiled modules, also in an image that forbids to write them.
 export PYTHONDONTWRITEBYTECODE :=
 

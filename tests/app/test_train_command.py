@@ -25,8 +25,9 @@ SMALL = [
 NEEDS_VLLM = pytest.mark.skipif(find_spec("vllm") is None, reason="needs the `vllm` extra")
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=[NEEDS_VLLM, pytest.mark.slow])])
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=NEEDS_VLLM)])
 def test_two_fsdp_ranks_go_through_all_stages_with_an_engine_each(tmp_path, engine):
     extra = ["engine.dtype=float32", "engine.kv_cache_memory_bytes=16777216"] if engine == "vllm" else []
     command = [sys.executable, "train.py", *SMALL, "strategy=fsdp", "trainer.devices=2", f"engine={engine}", *extra]

@@ -162,6 +162,7 @@ def test_two_ddp_ranks_equal_one_process(tmp_path):
     check_equal(train(0, tmp_path / "single"), run_ranks(train, tmp_path / "ranks", "ddp"))
 
 
+@pytest.mark.slow
 def test_a_resumed_fsdp_run_equals_one_that_was_never_stopped(tmp_path):
     whole = run_ranks(train, tmp_path, "fsdp", 2)
     resumed = run_ranks(train, tmp_path, "fsdp", 2, tmp_path / "epoch=0.ckpt")
