@@ -2,6 +2,7 @@ import pytest
 
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
+from tests.support.slow import quick
 
 SAYS = {
     "callback_on_plain_module": "nats, drawn to quadrants.png",
@@ -20,7 +21,10 @@ def test_every_example_is_run_and_explained():
     assert [name for name in names if f"[`{name}.py`]({name}.py)" not in explained] == []
 
 
-@pytest.mark.parametrize("name", SAYS)
+@pytest.mark.parametrize(
+    "name",
+    quick({name: name for name in SAYS}, "callback_on_plain_module", "own_tool_reward_task", "sampler_alone"),
+)
 def test_an_example_runs_from_start_to_end_and_is_a_page_long(name, tmp_path):
     path = ROOT / f"examples/{name}.py"
     assert len(path.read_text().splitlines()) <= 60

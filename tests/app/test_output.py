@@ -6,6 +6,8 @@ import subprocess
 import sys
 import termios
 
+import pytest
+
 from tests.support.paths import ROOT
 
 SMALL = [
@@ -34,6 +36,7 @@ def test_a_file_gets_a_page_of_plain_lines(tmp_path):
     assert rows == ["iteration", "0", "1"]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_bars(tmp_path):
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 120))  # a bar has no room where nobody knows how wide the terminal is

@@ -12,6 +12,7 @@ from typing_extensions import override
 from aepo_lightning.callbacks import AtomicCheckpoint, BranchPenalty
 from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.errors import ConfigError, DataError, TrainingError
+from tests.support.slow import quick
 from tests.support.training import flat, make_module, make_run, small_policy
 
 
@@ -95,11 +96,19 @@ def test_another_algorithm_is_named_in_the_log(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("every", "keep", "expected"),
-    [(2, -1, [1, 3, 4]), (2, 2, [3, 4]), (1, 1, [4]), (9, 2, [4])],
-    ids=["all", "two", "one", "only the last iteration"],
+    "case",
+    quick(
+        {
+            "two": (2, 2, [3, 4]),
+            "all": (2, -1, [1, 3, 4]),
+            "one": (1, 1, [4]),
+            "only the last iteration": (9, 2, [4]),
+        },
+        "two",
+    ),
 )
-def test_the_newest_checkpoints_stay_and_last_is_the_newest(tmp_path, every, keep, expected):
+def test_the_newest_checkpoints_stay_and_last_is_the_newest(tmp_path, case):
+    every, keep, expected = case
     run_of(tmp_path, saver(tmp_path, every, keep=keep), max_epochs=5).fit()
     assert files(tmp_path) == [*(f"iteration{number:04d}.ckpt" for number in expected), "last.ckpt"]
     assert os.readlink(tmp_path / "checkpoints" / "last.ckpt") == "iteration0004.ckpt"

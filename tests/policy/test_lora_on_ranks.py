@@ -134,7 +134,7 @@ def same(weights, others):
     return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
-@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("is_tied", quick({"tied": True, "untied": False}, "tied"))
 def test_an_adapter_of_two_ranks_is_published_bit_by_bit_as_by_one_process(tmp_path, is_tied):
     policy = small_policy(tie_word_embeddings=is_tied)
     single = publish_twice(0, tmp_path / "single", 1, policy)
@@ -166,6 +166,7 @@ def train_coarse(rank, folder, world, policy, **options):
 
 
 @pytest.mark.parametrize("mixed_precision", quick({"plain": False, "mixed": True}, "mixed"))
+@pytest.mark.slow
 def test_float32_adapters_learn_beside_frozen_weights_in_bfloat16(tmp_path, mixed_precision):
     policy = small_policy()
     FolderWriter(target=tmp_path / "start", source=policy).write_model(policy.build_model().named_parameters())

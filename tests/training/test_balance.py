@@ -148,6 +148,7 @@ def overlapped(rank, folder, devices=1):
     }
 
 
+@pytest.mark.slow
 def test_two_ranks_that_overlap_equal_one_process(tmp_path):
     single = overlapped(0, tmp_path / "single")
     ranks = run_ranks(overlapped, tmp_path / "ranks", 2)

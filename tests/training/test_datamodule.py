@@ -15,6 +15,7 @@ from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import SamplingSettings
 from tests.support.builders import canonical
 from tests.support.recorded_runs import TreeRecorder, adam, experience, tree_run
+from tests.support.slow import quick
 from tests.support.training import (
     TASK,
     RecordingEngine,
@@ -214,7 +215,7 @@ def saver(folder):
     )
 
 
-@pytest.mark.parametrize("is_same_object", [False, True], ids=["new process", "same datamodule"])
+@pytest.mark.parametrize("is_same_object", quick({"new process": False, "same datamodule": True}, "new process"))
 def test_a_resumed_run_equals_one_that_was_never_stopped(tmp_path, is_same_object):
     whole, recorder = tree_run(tmp_path / "whole", max_epochs=4)
     whole.fit()

@@ -158,6 +158,7 @@ def test_two_fsdp_ranks_equal_one_process(tmp_path, options):
     check_equal(single, ranks)
 
 
+@pytest.mark.slow
 def test_two_ddp_ranks_equal_one_process(tmp_path):
     check_equal(train(0, tmp_path / "single"), run_ranks(train, tmp_path / "ranks", "ddp"))
 

@@ -26,6 +26,7 @@ from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, gradient_sync, 
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.ranks import run_ranks
+from tests.support.slow import first_quick
 from tests.support.training import (
     build_experience,
     built_module,
@@ -166,7 +167,7 @@ def compute(rank, policy, micro_batches):
         }
 
 
-@pytest.mark.parametrize("packing", ["padded", "tree"])
+@pytest.mark.parametrize("packing", first_quick(["tree", "padded"]))
 def test_mixed_precision_computes_in_bfloat16_and_reduces_in_float32(tmp_path, packing):
     micro_batches = batches(packing)
     single = PolicyNetwork(small_policy().build_model())

@@ -193,7 +193,7 @@ def check_continued(folder, whole, first_iteration):
 
 
 # Step 4 is the first after the second checkpoint, 5 is in the middle of an update, 7 in that of the last one.
-@pytest.mark.parametrize("step", first_quick([5, 4, 2, 7], 2))
+@pytest.mark.parametrize("step", first_quick([5, 4, 2, 7]))
 def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, whole, step):
     kill_at(step, tmp_path)
     check_continued(tmp_path, whole, step // NUM_STEPS)

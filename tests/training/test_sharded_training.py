@@ -77,6 +77,7 @@ def test_training_from_shards_equals_one_process(tmp_path, options):
     check_equal(run_ranks(partial(train, **options), tmp_path / "ranks", policy, 2), single)
 
 
+@pytest.mark.slow
 def test_an_offloaded_run_that_is_resumed_equals_one_that_was_never_stopped(tmp_path):
     policy = save(tmp_path / "model", tie_word_embeddings=True)
     job = partial(train, cpu_offload=True)

@@ -8,7 +8,7 @@ from aepo_lightning.app.plan import make_plan
 from benchmarks.plan import Comparison, compare, make_settings
 from benchmarks.support.measured_update import measure
 from benchmarks.support.memory_meter import ACTIVATIONS, GRADIENTS, OPTIMISER, PARTS, WEIGHTS, MemoryMeter
-from tests.support.slow import first_quick
+from tests.support.slow import first_quick, quick
 
 # Among the tests that need a process group of their own: they come before vLLM leaves its own behind.
 pytestmark = pytest.mark.distributed
@@ -30,23 +30,26 @@ def check(found: Comparison, parts=PARTS):
         assert gap < AGREEMENT * found.measured.peak_bytes, (name, found.measured, found.planned_parts)
 
 
-@pytest.mark.parametrize("num_ranks", first_quick([16, 1, 8, 64], 2))
+@pytest.mark.parametrize("num_ranks", first_quick([16, 1, 8, 64]))
 def test_plan_and_measurement_agree_for_any_number_of_ranks(num_ranks):
     check(compare("ranks", small(num_ranks)))
 
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"is_mixed_precision": False},
-        {"tie_word_embeddings": True, "packing": "tree"},
-        {"has_reference": True},
-        {"is_resharded_after_forward": False},
-        {"weight_bytes": 2},
-        {"adapter_rank": 4},
-        {"model_type": "llama", "num_key_value_heads": 4},
-    ],
-    ids=lambda changes: "-".join(map(str, changes.values())),
+    quick(
+        {
+            "float32": {"is_mixed_precision": False},
+            "tied, tree": {"tie_word_embeddings": True, "packing": "tree"},
+            "reference": {"has_reference": True},
+            "resharded late": {"is_resharded_after_forward": False},
+            "bfloat16 weights": {"weight_bytes": 2},
+            "adapter": {"adapter_rank": 4},
+            "llama": {"model_type": "llama", "num_key_value_heads": 4},
+        },
+        "tied, tree",
+        "adapter",
+    ),
 )
 def test_plan_and_measurement_agree_for_every_option(changes):
     check(compare("options", small(8, **changes)))
@@ -59,7 +62,7 @@ def test_plan_and_measurement_agree_for_every_option(changes):
         pytest.param(
             {"is_checkpointed": False, "is_mixed_precision": False}, id="all_saved_fp32", marks=pytest.mark.slow
         ),
-        pytest.param({"is_gradient_sync_deferred": True}, id="deferred"),
+        pytest.param({"is_gradient_sync_deferred": True}, id="deferred", marks=pytest.mark.slow),
         pytest.param({"vocab_size": 8192, "micro_batch_tokens": 512}, id="large_vocabulary", marks=pytest.mark.slow),
     ],
 )
@@ -72,6 +75,7 @@ def test_plan_and_measurement_agree_without_sharding(is_checkpointed):
     check(compare("whole", small(1, sharding="none", is_checkpointed=is_checkpointed)), parts=(WEIGHTS, OPTIMISER))
 
 
+@pytest.mark.slow
 def test_fake_tensors_take_as_many_bytes_as_real_ones():
     real, fake = measure(small(8)), measure(small(8), is_fake=True)
     assert fake == real

@@ -18,6 +18,7 @@ from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tasks.trail import vocabulary
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from tests.support.builders import RootChains, reference_scores, tiny_policy
+from tests.support.slow import first_quick
 from tests.support.vllm_parts import (
     BLOCK,
     CLOSE,
@@ -174,7 +175,7 @@ def break_at_step(engine, number):
     model.register_forward_pre_hook(hook)
 
 
-@pytest.mark.parametrize("number", [1, 5])
+@pytest.mark.parametrize("number", first_quick([5, 1]))
 def test_an_engine_that_fails_in_a_step_fails_every_request_and_says_so_ever_after(plain, number):
     engine, expected = make_engine(max_num_seqs=2), one(plain)
     one(engine)
