@@ -15,15 +15,15 @@ def train(cfg: DictConfig) -> None:
         print_plan(cfg)
         return
 
-    record = stages.open_run(cfg)  # the folder, the seed, the checkpoint that `ckpt_path` names
-    policy = stages.cold_start(record)  # supervised; a pretrained policy comes as it is
+    with stages.open_run(cfg) as record:  # the folder, locked; the seed; the checkpoint that `ckpt_path` names
+        policy = stages.cold_start(record)  # supervised; a pretrained policy comes as it is
 
-    run = build_run(cfg, policy, record.folder)  # engine, RolloutDataModule, AEPOModule, Lightning's Trainer
-    stages.evaluate_before(record, run)
-    stages.fit(record, run)  # run.trainer.fit(run.module, datamodule=run.datamodule)
-    stages.evaluate_after(record, run)
+        run = build_run(record.cfg, policy, record.folder)  # engine, RolloutDataModule, AEPOModule, Lightning's Trainer
+        stages.evaluate_before(record, run)
+        stages.fit(record, run)  # run.trainer.fit(run.module, datamodule=run.datamodule)
+        stages.evaluate_after(record, run)
 
-    stages.export(record, run, policy)  # a Hugging Face folder, report.json, the closing table
+        stages.export(record, run, policy)  # a Hugging Face folder, report.json, the closing table
 
 
 if __name__ == "__main__":

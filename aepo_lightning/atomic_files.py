@@ -32,7 +32,7 @@ def replacing(target: Path) -> Iterator[Path]:
 def write_json(target: Path, values: Mapping[str, Any]) -> None:
     """Write a mapping as a JSON file that is whole or not there."""
     with replacing(target) as partial:
-        partial.write_text(json.dumps(dict(values), indent=1))
+        partial.write_text(json.dumps(dict(values), indent=1), encoding="utf-8")
 
 
 def put_in_place(partial: Path, target: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.errors import ConfigError
@@ -45,25 +47,40 @@ _MOVED = {
 def save_config(cfg: DictConfig, path: Path) -> None:
     """Write the configuration of a run, with the number of its form."""
     with replacing(path) as partial:
-        partial.write_text(f"{OmegaConf.to_yaml(cfg)}{FORM_KEY}: {len(_STEPS)}\n")
+        partial.write_text(f"{OmegaConf.to_yaml(cfg)}{FORM_KEY}: {len(_STEPS)}\n", encoding="utf-8")
 
 
 def read_config(path: Path) -> DictConfig:
     """Read the configuration of a run, in the present form.
 
     Raises:
-        ConfigError: If it is of a later form than is known here.
+        ConfigError: If it is of a later form than is known here, or cannot be read.
     """
-    plain = OmegaConf.to_container(OmegaConf.load(path))
-    assert isinstance(plain, dict), "the run wrote a mapping"
+    plain = _load(path)
     form = plain.pop(FORM_KEY, 0)
     if form > len(_STEPS):
         raise ConfigError(
             f"{path} must have a form up to {len(_STEPS)}, but has {form}: a later version of this library wrote it. "
             "Use that version."
         )
-    _translate(plain, form)
+    try:
+        _translate(plain, form)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} must be a configuration that a run wrote, but lacks what one of form {form} has: {error!r}."
+        ) from error
     return OmegaConf.create(plain)
+
+
+def _load(path: Path) -> dict[Any, Any]:
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} must be a configuration that a run wrote, but cannot be read: {reason}.") from error
+    if not isinstance(plain, dict) or not isinstance(plain.get(FORM_KEY, 0), int):
+        raise ConfigError(f"{path} must be a configuration that a run wrote, but is another file. Name a run's folder.")
+    return plain
 
 
 def _translate(plain: dict[Any, Any], form: int) -> None:

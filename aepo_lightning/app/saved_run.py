@@ -1,7 +1,7 @@
 """What a run has left in its folder: its configuration, the policy that it started from, checkpoints."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load as load_sharded
 
 from aepo_lightning.app.build import build
+from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_config import read_config
+from aepo_lightning.app.targets import check_targets
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture, find_last, verify_checkpoint
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.policy import PolicySource
@@ -26,16 +28,24 @@ _PREFIX, _SHARDED = "network.model.", "state_dict."
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def load_config(folder: Path) -> DictConfig:
-    """Read the configuration of a run.
+def load_config(folder: Path, allowed: Sequence[str] = (), sections: Sequence[str] = ()) -> DictConfig:
+    """Read the configuration of a run, which may be somebody else's.
+
+    Args:
+        folder: Of the run.
+        allowed: Names of functions, classes, modules and packages beside this library that its parts may be.
+        sections: Dotted keys of the nodes that will be built; only their parts are looked at. Empty looks at all.
 
     Raises:
-        ConfigError: If the folder is not that of a run, or a later version of this library wrote it.
+        ConfigError: If the folder is not that of a run, or a later version of this library wrote it, or it names parts
+            that are neither this library's nor allowed.
     """
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     if not path.is_file():
-        raise ConfigError(f"The folder of a run must have a config.yaml, but {folder} has none. Name a run's folder.")
-    return read_config(path)
+        raise ConfigError(f"The folder of a run must have a {CONFIG}, but {folder} has none. Name a run's folder.")
+    cfg = read_config(path)
+    check_targets(cfg, str(path), allowed, sections)
+    return cfg
 
 
 def first_policy(cfg: DictConfig, folder: Path) -> PolicySource:
@@ -61,7 +71,7 @@ def find_checkpoint(source: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: If there is none.
     """
-    if (source / "config.yaml").is_file():
+    if (source / CONFIG).is_file():
         path = find_last(source / "checkpoints")
         if path is None:
             raise ConfigError(f"{source} must hold a checkpoint, but {source / 'checkpoints'} has none. Train first.")

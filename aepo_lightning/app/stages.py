@@ -6,13 +6,14 @@ continued takes what is there instead of doing it again.
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -23,15 +24,19 @@ from rich.console import Console
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.living_objects import spare_living_objects
+from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, misfits
+from aepo_lightning.app.occupied_folder import settle_with_folder
+from aepo_lightning.app.paths import writing
 from aepo_lightning.app.report import RunReport, render_report
-from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.run_folder import VARIABLE, choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import together
-from aepo_lightning.distributed.first_process import make_once
-from aepo_lightning.policy.hf_folder import FolderWriter, base_name
+from aepo_lightning.distributed.first_process import JOB_VARIABLES, is_first_process, make_once
+from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_of
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
 
@@ -46,6 +51,10 @@ class RunRecord:
     report: RunReport
     checkpoint: CheckpointSummary | None
     """What it goes on from; None if it starts at its beginning."""
+    lock: RunLock | None = None
+    """Of the folder, held by the first process of the job."""
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    """Variables of the job as they were before the run."""
 
     @property
     def folder(self) -> Path:
@@ -59,44 +68,119 @@ class RunRecord:
         yield
         self.report.seconds[name] = perf_counter() - start
 
+    def close(self) -> None:
+        """Let go of the folder, and take out of the environment what was left there for processes of this run."""
+        if self.lock is not None:
+            self.lock.release()
+        for name, value in self.environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def __enter__(self) -> "RunRecord":
+        """Return the record itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
 
 def open_run(cfg: DictConfig) -> RunRecord:
-    """Seed everything, choose the folder of the run, keep the configuration there, and find what it continues."""
+    """Seed everything, choose the folder of the run and lock it, find what it continues, and keep what runs there.
+
+    Raises:
+        ConfigError: If the folder cannot be written, is in use, or holds another run; if a setting differs that must
+            not; if what `ckpt_path` names is not there.
+        DataError: If the checkpoint is damaged.
+    """
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     if cfg.trainer.accelerator == "cpu":
         keep_freed_memory()
     L.seed_everything(cfg.seed, verbose=False)
+    environment = {name: os.environ.get(name) for name in (VARIABLE, *JOB_VARIABLES, "MASTER_ADDR", "MASTER_PORT")}
     folder = choose_run_folder(cfg.output_root, cfg.name, cfg.run_dir, cfg.ckpt_path)
+    lock = None
+    if is_first_process():
+        with writing(folder):
+            lock = RunLock(folder)
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
-    _save_config(cfg, folder)
-    report = RunReport(name=cfg.name, algorithm=cfg.algorithm.name, folder=folder)
-    return RunRecord(cfg=cfg, report=report, checkpoint=checkpoint)
+    settled = settle_with_folder(cfg, folder, checkpoint)
+    _save_config(settled, folder)
+    # Processes that Lightning starts inherit the choice, so that all ranks write to one folder.
+    os.environ[VARIABLE] = str(folder)
+    report = RunReport(name=str(cfg.name), algorithm=cfg.algorithm.name, folder=folder)
+    return RunRecord(cfg=settled, report=report, checkpoint=checkpoint, lock=lock, environment=environment)
 
 
 def cold_start(record: RunRecord) -> PolicySource:
     """Return the policy to start from, after supervised training on demonstrations where the configuration asks for it.
 
-    A folder that has the result already is not trained again.
+    A folder that has the result already is not trained again, if the result was made of the same or the run is past it.
     """
     cfg, checkpoint = record.cfg, record.checkpoint
     with record.stage("cold start"):
         policy: PolicySource = build(cfg.model)
         if cfg.coldstart.num_steps:
-            target, start_from = record.folder / "coldstart", policy
-            make_once(target / "config.json", lambda: _train_cold_start(cfg, start_from, record.folder, target))
+            target, start_from, own = record.folder / "coldstart", policy, cold_start_made_of(cfg)
+
+            def fits() -> bool:
+                return checkpoint is not None or not _misfits("cold start", read_made_of(target), own)
+
+            make_once(
+                target / "config.json",
+                lambda: _train_cold_start(cfg, start_from, record.folder, target, own),
+                is_sound=fits,
+            )
             policy = PretrainedPolicy(str(target))
         if checkpoint is not None:
             check_architecture(checkpoint.identity, policy.config, str(checkpoint.path))
     return policy
 
 
+def _misfits(stage: str, found: MadeOf | None, own: MadeOf) -> bool:
+    differing = misfits(found, own)
+    if differing:
+        _announce("The %s in the folder was made of other %s: it is made again.", stage, " and ".join(differing))
+    return bool(differing)
+
+
+@rank_zero_only
+def _announce(message: str, *values: object) -> None:
+    logger.info(message, *values)
+
+
 def evaluate_before(record: RunRecord, run: Run) -> None:
-    """Evaluate on held-out questions, unless the folder has the result already."""
-    path = record.folder / "evaluation_before.json"
+    """Evaluate on held-out questions, unless the folder has the result of the same evaluation already."""
+    path, own = record.folder / "evaluation_before.json", evaluation_made_of(record.cfg)
+    if record.checkpoint is not None:
+        own = {part: digest for part, digest in own.items() if part != "code"}  # it was measured before code changed
     with record.stage("evaluation before"):
         spare_living_objects()
-        record.report.before = json.loads(path.read_text()) if path.is_file() else _evaluate(run, path)
+        found = _read_evaluation(path)
+        if found is None or _misfits("evaluation before", found.made_of, own):
+            found = _Evaluation(_evaluate(run), evaluation_made_of(record.cfg))
+            _write_json(path, {**found.metrics, "made_of": dict(found.made_of or {})})
+        record.report.before = found.metrics
+
+
+class _Evaluation(NamedTuple):
+    metrics: Mapping[str, float]
+    made_of: MadeOf | None
+
+
+def _read_evaluation(path: Path) -> _Evaluation | None:
+    """Return what an evaluation left; None if there is nothing that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    made_of = found.pop("made_of", None)
+    return _Evaluation(found, made_of or None)
 
 
 def fit(record: RunRecord, run: Run) -> None:
@@ -115,7 +199,8 @@ def fit(record: RunRecord, run: Run) -> None:
 def evaluate_after(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions."""
     with record.stage("evaluation after"):
-        record.report.after = _evaluate(run, record.folder / "evaluation_after.json")
+        record.report.after = _evaluate(run)
+        _write_json(record.folder / "evaluation_after.json", record.report.after)
 
 
 def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
@@ -133,7 +218,7 @@ def _print_report(report: RunReport) -> None:
     Console().print(render_report(report))
 
 
-def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path) -> None:
+def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:
     module, datamodule = build_cold_start(cfg, policy)
     progress = cfg.callbacks.get("progress_bar")
     trainer = L.Trainer(
@@ -149,15 +234,13 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
         fast_dev_run=cfg.trainer.fast_dev_run,
     )
     trainer.fit(module, datamodule=datamodule)
-    writer = FolderWriter(target=target, source=policy, overwrite=True)
+    writer = FolderWriter(target=target, source=policy, overwrite=True, made_of=made_of)
     writer.write_model(trained_weights(module.network))
 
 
-def _evaluate(run: Run, path: Path) -> Mapping[str, float]:
+def _evaluate(run: Run) -> Mapping[str, float]:
     run.trainer.validate(run.module, datamodule=run.datamodule, verbose=False)
-    metrics = {name: value for name, value in _metrics(run).items() if name.startswith("val/")}
-    _write_json(path, metrics)
-    return metrics
+    return {name: value for name, value in _metrics(run).items() if name.startswith("val/")}
 
 
 def _metrics(run: Run) -> dict[str, float]:

@@ -5,10 +5,10 @@ folder is written beside its place and renamed when it is whole.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -40,6 +40,8 @@ class FolderWriter:
     """Gives the architecture and the tokenizer."""
     overwrite: bool = False
     """Also replace a folder that was not written here."""
+    made_of: Mapping[str, str] = field(default_factory=dict)
+    """Digests of what the policy was made of, kept beside it."""
     shard_bytes: int = _SHARD_BYTES
     """Size at which a file of weights is closed and the next begun."""
 
@@ -114,7 +116,8 @@ class FolderWriter:
             with replacing(self.target) as partial:
                 partial.mkdir()
                 yield partial
-                (partial / MARK).write_text(json.dumps({"library": "aepo-lightning", "version": __version__}))
+                mark = {"library": "aepo-lightning", "version": __version__, "made_of": dict(self.made_of)}
+                (partial / MARK).write_text(json.dumps(mark), encoding="utf-8")
         except (OSError, SafetensorError) as error:
             raise DataError(
                 f"{self.target} must be a folder that can be written, but: {error}. Make room or name another one; "
@@ -129,6 +132,16 @@ class FolderWriter:
         except OSError:
             pass  # there is none beside the weights
         return GenerationConfig.from_model_config(self.source.config)
+
+
+def read_made_of(folder: Path) -> dict[str, str] | None:
+    """Return the digests that were kept beside a policy; None where there are none."""
+    try:
+        found = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    made_of = found.get("made_of") if isinstance(found, dict) else None
+    return dict(made_of) if isinstance(made_of, dict) and made_of else None
 
 
 def base_name(policy: PolicySource) -> str:
@@ -167,7 +180,9 @@ class _ShardedFile:
         if number > 1:
             places = {name: file for file, names in zip(files, self._shards, strict=True) for name in names}
             index_file = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
-            (self._folder / "model.safetensors.index.json").write_text(json.dumps(index_file, indent=1))
+            (self._folder / "model.safetensors.index.json").write_text(
+                json.dumps(index_file, indent=1), encoding="utf-8"
+            )
 
     def _close(self) -> None:
         save_file(self._open, self._path(len(self._shards)), {"format": "pt"})

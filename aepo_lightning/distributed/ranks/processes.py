@@ -22,7 +22,7 @@ def machine_id() -> str:
     parts = [socket.gethostname()]
     with suppress(OSError):  # no Linux: the host name must do
         parts += [
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip(),
             str(Path("/proc/self/ns/pid").readlink()),
         ]
     return " ".join(parts)
@@ -107,13 +107,13 @@ def _children() -> list[int]:
     found: list[int] = []
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
-            found += [int(pid) for pid in path.read_text().split()]
+            found += [int(pid) for pid in path.read_text(encoding="utf-8").split()]
     return [pid for pid in found if not _is_over(pid)]
 
 
 def _is_over(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
 

@@ -72,7 +72,7 @@ class CorpusIndex:
     def _make(self) -> None:
         """Open the index, built if need be. Of several processes, one builds and the others wait for it."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with self._folder.with_name(f".{self._folder.name}.lock").open("w") as lock:
+        with self._folder.with_name(f".{self._folder.name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it when its holder dies
             if self._stored_digest() != self.digest:
                 self._build(self.digest)
@@ -119,7 +119,7 @@ class CorpusIndex:
         try:
             if not self._folder.exists() or not any(self._folder.iterdir()):
                 return None
-            stored: str = json.loads((self._folder / _META).read_text())["digest"]
+            stored: str = json.loads((self._folder / _META).read_text(encoding="utf-8"))["digest"]
         except (OSError, ValueError, KeyError, TypeError):
             raise DataError(
                 f"`folder` must be empty or hold an index, but {self._folder} holds other things."
@@ -141,7 +141,7 @@ class CorpusIndex:
                 writer.add_document(tantivy.Document.from_dict(row))
             writer.commit()
             writer.wait_merging_threads()
-            (partial / _META).write_text(json.dumps({"digest": digest}))
+            (partial / _META).write_text(json.dumps({"digest": digest}), encoding="utf-8")
             shutil.rmtree(self._folder, ignore_errors=True)
             partial.rename(self._folder)
         finally:

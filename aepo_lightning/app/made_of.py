@@ -1,0 +1,142 @@
+"""What the product of a stage was made of: its configuration, the files that it read, the code.
+
+A digest of each stands beside the product, and the product serves again only where they fit. Strings that say where
+something is (a server, a cache) are left out of the configuration; files count by their content, under any path.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from glob import glob
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+import aepo_lightning
+from aepo_lightning.app.paths import PATH_KEY
+from aepo_lightning.app.targets import find_targets
+
+MadeOf = Mapping[str, str]
+"""Part (`configuration`, `files`, `code`) to digest."""
+
+_COLD_START = ("seed", "model", "coldstart", "data.task", "tools", "rollout.chat_format")
+_EVALUATION = (*_COLD_START, "evaluation", "data.num_val_questions", "data.seed", "reward", "rollout.sampling")
+_DATA_ENDINGS = (
+    ".json",
+    ".jsonl",
+    ".parquet",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".gz",
+    ".safetensors",
+    ".model",
+    ".jinja",
+    ".bin",
+)
+_WHOLE_BYTES = 1 << 28
+_EDGE_BYTES = 1 << 20
+
+
+def cold_start_made_of(cfg: DictConfig) -> MadeOf:
+    """Return what the cold start of a configuration is made of."""
+    return _made_of(cfg, _COLD_START)
+
+
+def evaluation_made_of(cfg: DictConfig) -> MadeOf:
+    """Return what the evaluation before the training is made of."""
+    return _made_of(cfg, _EVALUATION)
+
+
+def misfits(found: MadeOf | None, own: MadeOf) -> list[str]:
+    """Return the parts in which a product differs from what would be made now; one without digests fits."""
+    return [] if found is None else [part for part in own if found.get(part) != own[part]]
+
+
+def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
+    plain = {section: _plain(cfg, section) for section in sections}
+    data_folder = str(OmegaConf.select(cfg, "data.task.data_dir") or os.environ.get("AEPO_DATA_DIR", "."))
+    paths = [path for name in _paths_in(plain) for path in _matches(name, data_folder)]
+    return {
+        "configuration": _digest(json.dumps(_without_places(plain), sort_keys=True, default=str).encode()),
+        "files": _digest(b"".join(_content(path) for path in paths)),
+        "code": _code(plain),
+    }
+
+
+def _plain(cfg: DictConfig, section: str) -> Any:
+    node = OmegaConf.select(cfg, section)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _without_places(node: Any, key: str = "", is_tool: bool = False) -> Any:
+    """Return the values without paths, and of tools without any text but the names of their parts."""
+    if isinstance(node, dict):
+        return {name: _without_places(value, str(name), is_tool or key == "tools") for name, value in node.items()}
+    if isinstance(node, list):
+        return [_without_places(value, key, is_tool) for value in node]
+    is_place = isinstance(node, str) and key != "_target_" and (is_tool or PATH_KEY.search(key))
+    return None if is_place else node
+
+
+def _paths_in(node: Any, key: str = "") -> Iterator[str]:
+    """Yield every path in a nest of mappings and lists, in order."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _paths_in(value, str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _paths_in(value, key)
+    elif isinstance(node, str) and PATH_KEY.search(key):
+        yield node
+
+
+def _matches(name: str, data_folder: str) -> list[Path]:
+    """Return the files that a path or a pattern stands for, from the working directory or the folder of data.
+
+    Of folders, only those of models count: what else lies beside questions is not read.
+    """
+    for found in (name, os.path.join(data_folder, name)):
+        if os.path.isfile(os.path.join(found, "config.json")):
+            return sorted(each for each in Path(found).iterdir() if each.is_file() and _is_data(each))
+        if matches := [each for each in map(Path, sorted(glob(found, recursive=True))) if each.is_file()]:
+            return [each for each in matches if _is_data(each)]
+    return []
+
+
+def _is_data(path: Path) -> bool:
+    return path.name.endswith(_DATA_ENDINGS)
+
+
+def _content(path: Path) -> bytes:
+    """Return a digest of a file; of a very large one, of its size and its edges."""
+    size, digest = path.stat().st_size, blake2b(digest_size=16)
+    with path.open("rb") as file:
+        if size <= _WHOLE_BYTES:
+            while block := file.read(_EDGE_BYTES):
+                digest.update(block)
+        else:
+            digest.update(str(size).encode() + file.read(_EDGE_BYTES))
+            file.seek(-_EDGE_BYTES, os.SEEK_END)
+            digest.update(file.read())
+    return digest.digest()
+
+
+def _code(plain: Mapping[str, Any]) -> str:
+    """Return a digest of the sources of this library, and of the modules of others that the configuration names."""
+    package = Path(aepo_lightning.__file__).parent
+    sources = sorted(package.rglob("*.py"))
+    for target in sorted(set(find_targets(dict(plain)))):
+        top = target.partition(".")[0]
+        spec = None if top == "aepo_lightning" else find_spec(top)
+        if spec is not None and spec.origin and "site-packages" not in spec.origin and spec.origin != "built-in":
+            sources.append(Path(spec.origin))
+    texts = (path.read_bytes() for path in sources if path.is_file())
+    return _digest(aepo_lightning.__version__.encode() + b"".join(blake2b(text).digest() for text in texts))
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

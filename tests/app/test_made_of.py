@@ -1,0 +1,91 @@
+"""A stage's product serves again only if it was made of the same."""
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from aepo_lightning.app import made_of
+from aepo_lightning.app.made_of import cold_start_made_of, evaluation_made_of, misfits
+
+
+def composed(*overrides):
+    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
+        return compose("train", list(overrides))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return composed()
+
+
+def changed(cfg, key, value):
+    cfg = cfg.copy()
+    node, _, name = key.rpartition(".")
+    parent = cfg
+    for part in node.split(".") if node else ():
+        parent = parent[part]
+    parent[name] = value
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "cold_start", "evaluation"),
+    [
+        ("seed", 1, ["configuration"], ["configuration"]),
+        ("coldstart.num_steps", 3, ["configuration"], ["configuration"]),
+        ("model.architecture.hidden_size", 32, ["configuration"], ["configuration"]),
+        ("data.task.num_places", 4, ["configuration"], ["configuration"]),
+        ("evaluation.num_samples", 3, [], ["configuration"]),
+        ("rollout.sampling.temperature", 0.5, [], ["configuration"]),
+        ("trainer.max_epochs", 3, [], []),
+        ("module.optimizer.lr", 3.0, [], []),
+        ("output_root", "elsewhere", [], []),
+    ],
+)
+def test_a_change_of_what_it_is_made_of_is_seen(plain, key, value, cold_start, evaluation):
+    other = changed(plain, key, value)
+    assert misfits(cold_start_made_of(plain), cold_start_made_of(other)) == cold_start
+    assert misfits(evaluation_made_of(plain), evaluation_made_of(other)) == evaluation
+
+
+def test_the_content_of_files_counts_and_not_their_place(plain, tmp_path, monkeypatch):
+    def with_rows(path, data_dir=None):
+        return changed(
+            changed(plain, "data.task", {"_target_": "x", "path": str(path), "data_dir": data_dir}), "model", {}
+        )
+
+    for name, text in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.jsonl").write_text(text)
+    first = cold_start_made_of(with_rows(tmp_path / "a" / "rows.jsonl"))
+    assert cold_start_made_of(with_rows(tmp_path / "b" / "*.jsonl")) == first
+    assert misfits(first, cold_start_made_of(with_rows("rows.jsonl", str(tmp_path / "b")))) == []
+    monkeypatch.setenv("AEPO_DATA_DIR", str(tmp_path / "b"))
+    assert cold_start_made_of(with_rows("rows.jsonl")) == first
+    assert misfits(first, cold_start_made_of(with_rows(tmp_path / "c" / "rows.jsonl"))) == ["files"]
+
+
+def test_very_large_files_count_by_size_and_edges(tmp_path, monkeypatch):
+    monkeypatch.setattr(made_of, "_WHOLE_BYTES", 8)
+    monkeypatch.setattr(made_of, "_EDGE_BYTES", 2)
+    path, seen = tmp_path / "x.jsonl", set()
+    for text in ("0123456789", "0x23456789", "01234567x9", "01234567890"):
+        path.write_text(text)
+        seen.add(made_of._content(path))
+    assert len(seen) == 4
+
+
+def test_code_counts_that_of_ones_own_parts_too(plain, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rewards_of_mine_for_digests.py").write_text("a = 1\n")
+    cfg = changed(plain, "reward", {"_target_": "rewards_of_mine_for_digests.a"})
+    first = evaluation_made_of(cfg)
+    assert misfits(evaluation_made_of(plain), first) == ["configuration", "code"]
+    (tmp_path / "rewards_of_mine_for_digests.py").write_text("a = 2\n")
+    assert misfits(first, evaluation_made_of(cfg)) == ["code"]
+    monkeypatch.setattr("aepo_lightning.__version__", "999")
+    assert misfits(cold_start_made_of(cfg), cold_start_made_of(plain)) == []
+    assert misfits(evaluation_made_of(plain), first) == ["configuration", "code"]
+
+
+def test_what_has_no_digest_fits():
+    assert misfits(None, {"code": "a"}) == []
