@@ -6,7 +6,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
+from io import TextIOWrapper
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import hydra
 from hydra import compose, initialize_config_module
@@ -19,6 +21,9 @@ from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, single_jobs
+from aepo_lightning.app.paths import expand_paths
+from aepo_lightning.app.sweep import Sweep
+from aepo_lightning.app.words import plain_words, quoted
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
 
@@ -94,15 +99,28 @@ def quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
+def let_any_text_be_printed() -> None:
+    """Write what the encoding of the terminal lacks as escapes: a name in another script must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
     """Make a command line of what runs a composed configuration: `python train.py key=value group=option ...`.
 
-    A mistake of the user ends in one message and exit status 1.
+    A mistake of the user, or a disk that fails, ends in one message and exit status 1. `--multirun` runs each job in a
+    process and a folder of its own and prints a table at the end.
     """
+    sweeps: list[Sweep] = []
 
     @hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=CONFIG_NAME)
     def compose_and_run(cfg: DictConfig) -> None:
         try:
+            expand_paths(cfg)
+            if sweeps and not cfg.plan:
+                sweeps[0].run(cfg)
+                return
             with guarded_process():
                 run(cfg)
         except AepoError as error:
@@ -112,9 +130,22 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
     def main() -> None:
         find_modules_here()
         quieten_libraries()
+        let_any_text_be_printed()
         OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)  # for the text of --help
+        sys.argv[1:] = plain_words(sys.argv[1:])
         if problem := explain_bad_overrides(sys.argv[1:]):
             sys.exit(f"{problem}")
-        compose_and_run()
+        if not Sweep.is_asked_for(sys.argv[1:]):
+            compose_and_run()
+            return
+        sweeps.append(Sweep(sys.argv[1:]))
+        # Hydra writes a file of its own about a sweep, which says nothing that the folders of the runs do not.
+        with TemporaryDirectory() as folder:
+            sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
+            try:
+                compose_and_run()
+            finally:
+                sweeps[0].show()
+        sys.exit(sweeps[0].is_failed)
 
     return main

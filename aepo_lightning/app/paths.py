@@ -92,20 +92,21 @@ def writing(path: Path) -> Iterator[None]:
         raise ConfigError(explain_unwritable(error, path)) from error
 
 
-def explain_unwritable(error: OSError, path: Path) -> str:
-    """Return one message about a disk that is full, a folder that is read-only, a path that cannot be."""
-    place = Path(error.filename) if isinstance(error.filename, str) else path
-    reason = error.strerror or str(error)
+def explain_unwritable(error: OSError, folder: Path) -> str:
+    """Return one message about a disk that is full, a folder that is read-only, a path that cannot be.
+
+    Args:
+        error: With one of the numbers in `UNWRITABLE`.
+        folder: Where it was written, if the error names no file.
+    """
+    place = Path(error.filename) if isinstance(error.filename, str) else folder
+    reason, elsewhere = error.strerror or str(error), "choose another folder with run_dir=... or output_root=..."
     if error.errno in _FULL:
         there = next((each for each in (place, *place.absolute().parents) if each.is_dir()), Path("/"))
         free = f"{shutil.disk_usage(there).free / 1e9:.3g} GB are left there"
-        return f"{place} must be written, but: {reason}; {free}. Make room, or choose another folder with run_dir=..."
+        return f"{place} must be written, but: {reason}; {free}. Make room, or {elsewhere}."
+    if error.errno in _LOCKED and place.exists() and not os.access(place, os.R_OK):
+        return f"{place} must be readable, but: {reason}. Allow it, or name another one."
     if error.errno in _LOCKED:
-        return (
-            f"{place} must be in a folder that can be written, but: {reason}. Allow it, or choose another folder with "
-            "run_dir=... or output_root=..."
-        )
-    return (
-        f"{place} must be a path that can be written, but: {reason}. Correct it, or choose another one with "
-        "run_dir=... or output_root=..."
-    )
+        return f"{place} must be in a folder that can be written, but: {reason}. Allow it, or {elsewhere}."
+    return f"{place} must be a path that can be written, but: {reason}. Correct it, or {elsewhere}."

@@ -26,7 +26,7 @@ from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.living_objects import spare_living_objects
 from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, misfits
 from aepo_lightning.app.occupied_folder import settle_with_folder
-from aepo_lightning.app.paths import writing
+from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
 from aepo_lightning.app.report import RunReport, render_report
 from aepo_lightning.app.run_folder import VARIABLE, choose_run_folder, resolve_checkpoint
 from aepo_lightning.app.run_lock import RunLock
@@ -36,6 +36,7 @@ from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import together
 from aepo_lightning.distributed.first_process import JOB_VARIABLES, is_first_process, make_once
+from aepo_lightning.errors import TrainingError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_of
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
@@ -82,9 +83,16 @@ class RunRecord:
         """Return the record itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        """Close it.
+
+        Raises:
+            TrainingError: In place of an error of the disk.
+        """
         self.close()
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            kept = "What was finished is kept: continue with ckpt_path=last."
+            raise TrainingError(f"{explain_unwritable(error, self.folder)} {kept}") from error
 
 
 def open_run(cfg: DictConfig) -> RunRecord:
@@ -108,7 +116,8 @@ def open_run(cfg: DictConfig) -> RunRecord:
             lock = RunLock(folder)
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
     settled = settle_with_folder(cfg, folder, checkpoint)
-    _save_config(settled, folder)
+    with writing(folder):
+        _save_config(settled, folder)
     # Processes that Lightning starts inherit the choice, so that all ranks write to one folder.
     os.environ[VARIABLE] = str(folder)
     report = RunReport(name=str(cfg.name), algorithm=cfg.algorithm.name, folder=folder)

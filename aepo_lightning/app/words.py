@@ -1,0 +1,63 @@
+"""Words of the command line as people write them, made what Hydra reads.
+
+Hydra has a grammar of its own for values: a path with `=`, an accent or a parenthesis is a syntax error in it, and a
+folder named 007 is the number 7. What stands under the key of a path is a path.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import HydraException
+
+from aepo_lightning.app.paths import PATH_KEY
+
+_PREFIXES = "+~"
+
+
+def plain_words(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with paths quoted where they need it, and without bases in globs.
+
+    Args:
+        words: Flags and overrides. What Hydra understands as it stands is left alone.
+    """
+    return [word if word.startswith("-") else _without_bases(_quoted_path(word)) for word in words]
+
+
+def quoted(value: str | Path) -> str:
+    """Return a value in quotes, which Hydra's grammar reads as it is."""
+    # A backslash means something before a quote, and at the end, only.
+    text = str(value).replace("\\'", "\\\\'").replace("'", "\\'")
+    return f"'{text}\\'" if text.endswith("\\") else f"'{text}'"
+
+
+def parse(word: str) -> Override | None:
+    """Return an override as Hydra reads it; None if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _quoted_path(word: str) -> str:
+    key, sign, value = word.partition("=")
+    name = key.lstrip(_PREFIXES).rpartition(".")[2]
+    if not sign or not value or not (PATH_KEY.search(name) or key == "name"):
+        return word
+    override = parse(word)
+    if override is None:
+        # Lists and quotes that are broken stay broken: the message about them says where.
+        return word if value[0] in "[{'\"" else f"{key}={quoted(value)}"
+    is_number = isinstance(override.value(), (bool, int, float))
+    return f"{key}={quoted(value)}" if is_number else word
+
+
+def _without_bases(word: str) -> str:
+    """Let a glob over the options of a group not take those that begin with `_`, which others are based on."""
+    override = parse(word) if "glob(" in word else None
+    glob = override.value() if override is not None else None
+    if override is None or not isinstance(glob, Glob) or any(each.startswith("_") for each in glob.include):
+        return word
+    include, exclude = ",".join(glob.include), ",".join([*glob.exclude, "_*"])
+    return f"{override.get_key_element()}=glob([{include}],exclude=[{exclude}])"
