@@ -8,6 +8,7 @@ in peft's format. Weights are read, converted and written one after another: no 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,8 +16,10 @@ from typing import Literal
 import torch
 from rich.console import Console
 
+from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.command import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, find_checkpoint, first_policy, load_config, saved_adapter
+from aepo_lightning.app.targets import add_allow
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name
 
@@ -38,6 +41,7 @@ def export(
     adapter: Literal["merged", "separate"] = "merged",
     dtype: str | None = None,
     overwrite: bool = False,
+    allowed: Sequence[str] = (),
 ) -> Export:
     """Write the policy of a checkpoint as a Hugging Face folder.
 
@@ -47,14 +51,16 @@ def export(
         adapter: What becomes of an adapter that was trained.
         dtype: Precision to write, such as `bfloat16`. None keeps that of the checkpoint.
         overwrite: Also replace a folder that is not an export.
+        allowed: What the configuration of the run may call beside the parts of this library.
 
     Raises:
-        ConfigError: If there is no such checkpoint, or the settings do not fit it.
+        ConfigError: If there is no such checkpoint, or the settings do not fit it; if the configuration would call what
+            is not allowed.
         DataError: If the checkpoint is damaged or of another model, or the target cannot be written.
     """
     precision = None if dtype is None else _precision(dtype)
     checkpoint, folder = find_checkpoint(source)
-    cfg = load_config(folder)
+    cfg = load_config(folder, allowed, ("model", "module.adapter"))
     policy = first_policy(cfg, folder)
     writer = FolderWriter(target=target, source=policy, overwrite=overwrite)
     lora = saved_adapter(cfg)
@@ -85,10 +91,19 @@ def main() -> None:
     )
     parser.add_argument("--dtype", help="precision to write, such as bfloat16; default that of the checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="also replace a folder that is not an export")
+    add_allow(parser)
     args = parser.parse_args()
+    find_modules_here()
     quieten_libraries()
     try:
-        done = export(args.source, args.target, adapter=args.adapter, dtype=args.dtype, overwrite=args.overwrite)
+        done = export(
+            args.source,
+            args.target,
+            adapter=args.adapter,
+            dtype=args.dtype,
+            overwrite=args.overwrite,
+            allowed=args.allow,
+        )
     except AepoError as error:
         sys.exit(f"{type(error).__name__}: {error}")
     message = f"{done.target}: the policy of {done.checkpoint} after {done.global_step} optimiser steps"

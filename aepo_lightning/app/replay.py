@@ -16,12 +16,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import load_file
 from torch import Tensor
 
 from aepo_lightning.app.build import build, build_data, find_modules_here
 from aepo_lightning.app.command import quieten_libraries
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
+from aepo_lightning.app.targets import add_allow
 from aepo_lightning.checkpoints import find_checkpoints
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
@@ -29,8 +29,14 @@ from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.lora import LoRA
-from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.policy.publishing.archive import WeightsArchive, read_weights
 from aepo_lightning.rollout import GroupRollout, RolloutJournal, RolloutParts, difference, record_of
+
+_BUILT = (
+    *("model", "engine", "algorithm", "data", "tools", "reward", "rollout", "experience", "publication_check"),
+    "module.adapter",
+)
+"""What a replay builds of a configuration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +64,11 @@ class OfflineTools:
 
 
 def replay_run(
-    folder: Path, names: Sequence[str] = (), question_id: str | None = None, weights: Path | None = None
+    folder: Path,
+    names: Sequence[str] = (),
+    question_id: str | None = None,
+    weights: Path | None = None,
+    allowed: Sequence[str] = (),
 ) -> Iterator[Replay]:
     """Grow trees of a run again and yield how each came out.
 
@@ -67,11 +77,14 @@ def replay_run(
         names: Files of its journal without their ending, such as `train-00012-rank0`. Empty takes all.
         question_id: Only the tree of this question.
         weights: A safetensors file to use instead of what the run kept.
+        allowed: What the configuration in the folder may call beside the parts of this library.
 
     Raises:
-        ConfigError: If the folder has no such trees, or their weights were not kept.
+        ConfigError: If the folder has no such trees, or their weights were not kept; if its configuration would call
+            what is not allowed.
+        DataError: If a file is damaged.
     """
-    cfg = load_config(folder)
+    cfg = load_config(folder, allowed, _BUILT)
     torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
     policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
     engine = build(cfg.engine, policy=policy)
@@ -82,7 +95,7 @@ def replay_run(
         for name, trees in _saved_trees(folder, names, question_id):
             for version in sorted({tree.weights_version for tree in trees}):
                 if version != loaded:
-                    found = load_file(weights) if weights else _find_weights(folder, policy, lora, version)
+                    found = read_weights(weights) if weights else _find_weights(folder, policy, lora, version)
                     engine.load_weights(found.items(), version)
                     loaded = version
                 chosen = [tree for tree in trees if tree.weights_version == version]
@@ -172,6 +185,7 @@ def main() -> None:
     )
     parser.add_argument("--question", help="only the tree of this question id")
     parser.add_argument("--weights", type=Path, help="safetensors file to use instead of what the run kept")
+    add_allow(parser)
     args = parser.parse_args()
     find_modules_here()
     quieten_libraries()
@@ -179,7 +193,7 @@ def main() -> None:
     console = Console()
     try:
         with console.status("replaying") as status:
-            for replay in replay_run(args.folder, args.name, args.question, args.weights):
+            for replay in replay_run(args.folder, args.name, args.question, args.weights, args.allow):
                 replays.append(replay)
                 status.update(f"replaying {replay.name}: {len(replays)} trees")
     except AepoError as error:

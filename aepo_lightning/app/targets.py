@@ -6,6 +6,7 @@ imports `os` makes nothing of `os` a part.
 """
 
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
@@ -64,6 +65,17 @@ def check_targets(cfg: DictConfig, origin: str, allowed: Sequence[str] = (), sec
             f"{origin} must name parts of this library only, but would call {', '.join(bad)}. If you trust what is "
             f"there, allow it: {' '.join(f'--allow {target}' for target in bad)}."
         )
+
+
+def add_allow(parser: ArgumentParser) -> None:
+    """Add the flag with which a user allows more."""
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a function, class or module beside this library that the configuration of the run may call",
+    )
 
 
 def find_targets(node: Any) -> Iterator[str]:
