@@ -1,10 +1,21 @@
 """What stands behind `train.py`: composing parts, planning, the three stages and their report.
 
-main.py         the command: overrides, plan, run
-build.py        configuration to objects; the only place that instantiates
-stages.py       cold start, AEPO, evaluation
-report.py       the closing table
-run_folder.py   where a run writes, and what `ckpt_path=last` means
-plan.py         memory and batch arithmetic without weights; lists the files of its parts
-overrides.py    messages for overrides that do not fit
+command.py          the command line: overrides, one message for a mistake
+words.py            words of a shell as Hydra reads them
+overrides.py        messages for overrides that do not fit
+sweep.py            the jobs of `--multirun`, and their table
+build.py            configuration to objects; the only place that instantiates
+stages.py           cold start, AEPO, evaluation
+run_folder.py       where a run writes, and what `ckpt_path=last` means
+run_lock.py         one run at a time in a folder
+occupied_folder.py  what a run finds in its folder: nothing, what it continues, or what it must not touch
+differences.py      what differs from the saved configuration: applied, ignored, refused
+made_of.py          digests of what a stage's product was made of
+paths.py            paths as a shell reads them, and disks that refuse
+report.py           the closing table
+saved_config.py     configurations on disk, brought to the present form
+saved_run.py        what a run has left in its folder
+targets.py          what a configuration that came with a folder may call
+export.py replay.py the other commands
+plan/               memory and batch arithmetic without weights
 """

@@ -36,9 +36,11 @@ _REFUSED = {
 }
 _ONLY_IN_ITS_FOLDER = ("seed", "data.seed", "data.task.seed")
 """What a new run from a checkpoint of another one may choose."""
+_PENALTY, _TARGET = "algorithm.branch_policy.penalty_per_step", "callbacks.branch_penalty.target_concentration"
 _IGNORED = {
     "coldstart": "the run is past its cold start",
     "model.seed": "the weights come from the checkpoint",
+    _PENALTY: "it moves towards `target_concentration` from where it was",
 }
 _MISSING = object()
 
@@ -76,12 +78,13 @@ def find_differences(saved: DictConfig, wanted: DictConfig, *, trained: bool, ow
             do not fit, so that everything can be applied.
         own_folder: Whether the run goes on in its folder, and is not a new one from its checkpoint.
     """
+    is_penalty_free = any(OmegaConf.select(cfg, _TARGET) is None for cfg in (saved, wanted))
     found = []
     for key, old, new in _unequal(saved, wanted):
         verdict, reason = Verdict.APPLIED, ""
         if trained and (cause := _refusal(key, old, new, own_folder)):
             verdict, reason = Verdict.REFUSED, cause
-        elif trained and own_folder and (section := _section(key)):
+        elif trained and own_folder and (section := _section(key)) and not (section == _PENALTY and is_penalty_free):
             verdict, reason = Verdict.IGNORED, _IGNORED[section]
         found.append(Difference(key=key, saved=old, wanted=new, verdict=verdict, reason=reason))
     return found

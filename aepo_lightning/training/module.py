@@ -5,6 +5,7 @@ One epoch is one rollout iteration and one `training_step` is one optimiser step
 that is passed in.
 """
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -44,7 +45,10 @@ from aepo_lightning.rollout import pass_rates, summarise_trees
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
 from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory, choose_optimizer
+
+logger = logging.getLogger(__name__)
 
 
 class AEPOModule(LightningModule):
@@ -121,6 +125,7 @@ class AEPOModule(LightningModule):
         self._scheduler_factory = scheduler
         self._max_grad_norm = max_grad_norm
         self._defer_gradient_sync = defer_gradient_sync
+        self._settings = ResumedSettings()
         self._val_batches: list[TreeBatch] = []
         self.network: PolicyNetwork | None = None
         self._reference: list[PolicyNetwork] = []
@@ -176,9 +181,17 @@ class AEPOModule(LightningModule):
         """Create optimizer and scheduler from their factories."""
         assert self.network is not None, "`configure_model` runs first"
         optimizer = self._optimizer_factory([p for p in self.network.parameters() if p.requires_grad])
-        if self._scheduler_factory is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+        rates = rates_of(optimizer)
+        scheduler = None if self._scheduler_factory is None else self._scheduler_factory(optimizer)
+        self._settings.made(optimizer, scheduler, rates)
+        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def on_train_start(self) -> None:
+        """Apply what was set otherwise than in the checkpoint that the optimizer was restored from."""
+        configs = self.trainer.lr_scheduler_configs
+        lines = self._settings.apply(self.trainer.optimizers[0], configs[0].scheduler if configs else None)
+        if lines and self.trainer.is_global_zero:
+            logger.info("Set otherwise than in the checkpoint, and applied: %s.", ", ".join(lines))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -222,6 +235,7 @@ class AEPOModule(LightningModule):
         strategy = type(self.trainer.strategy).__name__
         checkpoint[IDENTITY_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
         checkpoint[RANDOM_KEY] = random_states()
+        self._settings.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what belongs to another model, and go on with the saved random generators.
@@ -235,6 +249,7 @@ class AEPOModule(LightningModule):
         check_format(checkpoint.get(IDENTITY_KEY), "The checkpoint")
         check_shapes(checkpoint[IDENTITY_KEY], self.network, "The checkpoint")
         restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
+        self._settings.load(checkpoint)
 
     def on_train_epoch_start(self) -> None:
         """Log what the rollouts of this iteration looked like, where the data are rollouts."""

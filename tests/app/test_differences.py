@@ -58,6 +58,23 @@ def test_each_key_has_its_verdict_once_there_is_a_checkpoint(changes, verdict):
     assert set(verdicts(cfg, trained=False).values()) == {"applied"}, "nothing is trained: all of it can be"
 
 
+@pytest.mark.parametrize(
+    ("targets", "verdict"), [((0.5, 0.5), "ignored"), ((None, 0.5), "applied"), ((0.5, None), "applied")]
+)
+def test_a_penalty_that_moves_on_its_own_is_not_set_again(targets, verdict):
+    def composed(target, penalty):
+        return wanted(
+            algorithm={"branch_policy": {"penalty_per_step": penalty}},
+            callbacks={"branch_penalty": {"target_concentration": target}},
+        )
+
+    saved, new = composed(targets[0], 0.1), composed(targets[1], 0.2)
+    found = find_differences(saved, new, trained=True, own_folder=True)
+    assert {each.key: str(each.verdict) for each in found}["algorithm.branch_policy.penalty_per_step"] == verdict
+    settled = settle(found, saved, new, "x")
+    assert settled.algorithm.branch_policy.penalty_per_step == (0.1 if verdict == "ignored" else 0.2)
+
+
 def test_a_scheduler_may_begin_but_not_change_its_class():
     begun = wanted(module__scheduler={"_target_": "Cosine"})
     assert verdicts(begun) == {"module.scheduler._target_": "applied"}
