@@ -1,7 +1,7 @@
 """Fresh rollouts between epochs, as a LightningDataModule.
 
 `train_dataloader` publishes the weights, rolls out the next questions and returns the optimiser steps of the iteration.
-Which questions and which random numbers come next depends on the iteration counter alone, which is in the checkpoint.
+Which questions come next depends on how many were asked, and random numbers on the iterations; the checkpoint has both.
 With `overlap`, the rollouts of the next iteration are started there too, and grow while the update runs.
 """
 
@@ -22,9 +22,7 @@ from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.reward import Reward
 from aepo_lightning.contracts.tool import Tool, ToolRunner
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
-from aepo_lightning.distributed.collectives import all_reduce
-from aepo_lightning.distributed.ranks import tick
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
@@ -36,9 +34,9 @@ from aepo_lightning.tasks import as_task
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
 from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
-from aepo_lightning.training.lightning_settings import prepare_trainer
+from aepo_lightning.training.lightning_settings import log_every_iteration, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
-from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.metrics import describe_iteration, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
 from aepo_lightning.training.progress import rollout_progress
 from aepo_lightning.training.question_stream import QuestionStream
@@ -114,6 +112,7 @@ class RolloutDataModule(LightningDataModule):
         self.engine = engine
         self.algorithm = algorithm
         self.iteration = 0
+        self.num_asked = 0
         self.trees: list[RolloutTree] = []
         self.metrics: dict[str, float] = {}
         self._build_parts = build_parts(
@@ -124,7 +123,6 @@ class RolloutDataModule(LightningDataModule):
             chat_format=chat_format,
             sampling=sampling or SamplingSettings(),
         )
-        self._branch_policy = algorithm.branch_policy
         self._experience_settings = experience
         self._questions_per_iteration = questions_per_iteration
         self._max_concurrent_questions = max_concurrent_questions
@@ -173,14 +171,12 @@ class RolloutDataModule(LightningDataModule):
 
     @property
     def branch_policy(self) -> BranchPolicy:
-        """The branch policy of the next rollouts: the algorithm's, unless it was replaced."""
-        return self._branch_policy
+        """The branch policy of the next rollouts: the algorithm's, unless it was replaced, which takes a sampler."""
+        return self.algorithm.branch_policy if self._sampler is None else self._sampler.parts.branch_policy
 
     @branch_policy.setter
     def branch_policy(self, branch_policy: BranchPolicy) -> None:
-        self._branch_policy = branch_policy
-        if self._sampler is not None:
-            self._sampler.parts = replace(self._sampler.parts, branch_policy=branch_policy)
+        self.sampler.parts = replace(self.sampler.parts, branch_policy=branch_policy)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
@@ -193,8 +189,7 @@ class RolloutDataModule(LightningDataModule):
             tokenizer: That of the policy.
         """
         if self._sampler is None:
-            parts = replace(self._build_parts(tokenizer), branch_policy=self._branch_policy)
-            self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
+            self._sampler = RolloutSampler(self._build_parts(tokenizer), self._max_concurrent_questions, self._journal)
             self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
             self._experience = ExperienceBuilder(
                 advantage_estimator=self.algorithm.advantage_estimator,
@@ -239,8 +234,7 @@ class RolloutDataModule(LightningDataModule):
         # Resuming at an epoch boundary asks for the loader twice, once with a stale epoch: only the step is reliable.
         if self._collected_at != self._trainer.global_step:
             self._collected_at = self._trainer.global_step
-            self._collect()
-            self.iteration += 1
+            self._collect_next()
         return MinibatchLoader(self._minibatches)
 
     def val_dataloader(self) -> Iterable[TreeBatch]:
@@ -254,20 +248,38 @@ class RolloutDataModule(LightningDataModule):
             pass_at=self._pass_at,
         )
 
+    def _collect_next(self) -> None:
+        """Roll out until there is something to train on: an iteration has nothing if no prompt leaves room."""
+        num_skipped = 0
+        for _ in range(self._stream.num_iterations_per_pass):
+            self._collect()
+            self.iteration, self.num_asked = self.iteration + 1, self.num_asked + self._questions_per_iteration
+            num_skipped += self._num_steps - len(self._minibatches)
+            self.metrics["experience/skipped_steps"] = float(num_skipped)
+            if self._minibatches:
+                log_every_iteration(self._trainer, len(self._minibatches))
+                return
+        raise DataError(
+            f"A prompt must leave room for a response within {self.engine.max_model_len} tokens, but none of the "
+            f"{num_skipped * self._experience_settings.questions_per_step} questions asked last does. Shorten the "
+            "questions or raise `engine.max_model_len`."
+        )
+
     def _collect(self) -> None:
         start = perf_counter()
         self._take_trees()
         rolled_out = perf_counter()
-        age, oldest = staleness(self.trees, self._trainer.global_step)
-        module = self._module
+        module, (age, oldest) = self._module, staleness(self.trees, self._trainer.global_step)
         reference = module.score_reference if module.uses_reference else None
         with module.evaluating():
             self._minibatches = self._experience.build(self.trees, module.score, reference, is_stale=oldest > 0)
-        figures = self._experience.describe(self._minibatches)
-        self.metrics = self._describe(rolled_out - start, perf_counter() - rolled_out)
-        self.metrics |= {f"experience/{name}": value for name, value in figures.items()} | {
-            "rollout/staleness_steps": age
-        }
+        tally = summarise_trees(self.trees, self.sampler.parts.settings.turn_entropy)
+        seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
+        num_tokens = sum(tree.num_generated_tokens for tree in self.trees)
+        self.metrics = describe_iteration(tally, num_tokens, seconds) | {"rollout/staleness_steps": age}
+        self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
+        if self._publication_check is not None:
+            self.metrics |= prefixed("publication", self._publication_check.metrics)
 
     def _take_trees(self) -> None:
         """Get the trees of this iteration and, with overlap, start those of the next one."""
@@ -289,22 +301,12 @@ class RolloutDataModule(LightningDataModule):
             self._overlap.start(self.sampler, self._order(self.iteration + 1), self._weights)
 
     def _order(self, iteration: int) -> RolloutOrder:
+        num_asked = self.num_asked + (iteration - self.iteration) * self._questions_per_iteration
         return RolloutOrder(
-            questions=self._stream.train(iteration, self._trainer.global_rank, self._trainer.world_size),
+            questions=self._stream.train(num_asked, self._trainer.global_rank, self._trainer.world_size),
             seed=derive_seed(self._seed, "train", iteration),
             name=f"train-{iteration:05d}-rank{self._trainer.global_rank}",
         )
-
-    def _describe(self, rollout_s: float, experience_s: float) -> dict[str, float]:
-        tally = summarise_trees(self.trees, self.sampler.parts.settings.turn_entropy)
-        values = {f"rollout/{name}": value for name, value in reduce_tally(tally).items()}
-        generated = all_reduce([float(sum(tree.num_generated_tokens for tree in self.trees))])[0]
-        values["time/rollout_s"] = rollout_s
-        values["time/experience_s"] = experience_s
-        values["rollout/tokens_per_s"] = generated / rollout_s
-        if self._publication_check is not None:
-            values |= {f"publication/{name}": value for name, value in self._publication_check.metrics.items()}
-        return values
 
     @property
     def _stream(self) -> QuestionStream:
@@ -359,23 +361,23 @@ class RolloutDataModule(LightningDataModule):
     def _rollout(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree]:
         is_shown = self._show_progress and self._trainer.global_rank == 0
         with rollout_progress(order.name, len(order.questions), is_shown) as count:
-
-            def advance(_: RolloutTree) -> None:
-                count()
-                tick()
-
-            return sampler.rollout(order.questions, order.seed, order.name, advance, self._weights)
+            return sampler.rollout(order.questions, order.seed, order.name, count, self._weights)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream of questions, as plain values.
 
         A rollout in flight is waited for: the weights that it needs will be gone.
         """
-        return {"iteration": self.iteration} | ({} if self._overlap is None else self._overlap.state())
+        position = {"iteration": self.iteration, "num_asked": self.num_asked}
+        return position | ({} if self._overlap is None else self._overlap.state())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at a saved position."""
+        """Continue at a saved position, with whatever number of questions per iteration this run has.
+
+        A state without `num_asked` is of a run that had as many questions per iteration as this one.
+        """
         self.iteration = int(state_dict["iteration"])
+        self.num_asked = int(state_dict.get("num_asked", self.iteration * self._questions_per_iteration))
         self._forget()
         if self._overlap is not None:
             self._overlap.restore(state_dict)

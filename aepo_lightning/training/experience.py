@@ -71,10 +71,10 @@ class ExperienceBuilder:
         score_reference: Scorer | None = None,
         is_stale: bool = False,
     ) -> list[Minibatch]:
-        """Return one minibatch per optimiser step.
+        """Return one minibatch per optimiser step. A step without a response token on any rank is left out.
 
         Every rank passes its own questions, equally many, and gets equally many minibatches with equally many
-        micro-batches. A group never leaves its rank.
+        micro-batches. A group never leaves its rank. Trajectories have no response where the prompt fills the context.
 
         Args:
             trees: Finished trees of this rank.
@@ -92,7 +92,8 @@ class ExperienceBuilder:
                 f"{self.settings.questions_per_step}."
             )
         own = self.settings.questions_per_step // num_ranks
-        minibatches = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
+        steps = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
+        minibatches = [step for step in steps if step.global_num_tokens]
         is_on_policy = len(minibatches) == 1 and not is_stale
         for minibatch in minibatches:
             self._annotate(minibatch.micro_batches, score, is_on_policy)
@@ -106,8 +107,10 @@ class ExperienceBuilder:
 
         Returns:
             Those of `describe_batches` and, where the trainer has scored the tokens, `max_importance_weight`: the
-            largest pi_old / pi_sampler of a response token.
+            largest pi_old / pi_sampler of a response token. Without minibatches, none.
         """
+        if not minibatches:
+            return {}
         figures = describe_batches(minibatches)
         gaps = [
             float((batch.old_logprobs - batch.sampler_logprobs)[batch.response_mask].max())

@@ -33,6 +33,12 @@ def prepare_trainer(trainer: Trainer, num_steps: int, has_validation: bool = Tru
     trainer.num_sanity_val_steps = 0
     for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop):
         loop.inference_mode = False
-    settings.log_every_n_steps = min(settings.log_every_n_steps, num_steps)
+    log_every_iteration(trainer, num_steps)
     if not has_validation:
         trainer.limit_val_batches = 0  # of a loader without batches Lightning would warn
+
+
+def log_every_iteration(trainer: Trainer, num_steps: int) -> None:
+    """Let iterations of so many optimiser steps leave a point in the logs at least."""
+    settings: Any = trainer
+    settings.log_every_n_steps = min(settings.log_every_n_steps, num_steps)

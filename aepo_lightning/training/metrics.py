@@ -1,5 +1,7 @@
 """Means of rollouts over all ranks."""
 
+from collections.abc import Mapping
+
 from aepo_lightning.distributed.collectives import all_names, all_reduce
 from aepo_lightning.rollout import Tally
 
@@ -11,3 +13,21 @@ def reduce_tally(tally: Tally) -> dict[str, float]:
     sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
     pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
     return {name: total / weight for name, total, weight in pairs if weight}
+
+
+def describe_iteration(tally: Tally, num_tokens: int, seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the figures of an iteration's rollouts over all ranks, under the names that are logged. Collective.
+
+    Args:
+        tally: Of this rank's trees.
+        num_tokens: Tokens that the policy sampled on this rank.
+        seconds: How long the parts of the iteration took; `rollout_s` among them.
+    """
+    values = prefixed("rollout", reduce_tally(tally)) | prefixed("time", seconds)
+    values["rollout/tokens_per_s"] = all_reduce([float(num_tokens)])[0] / seconds["rollout_s"]
+    return values
+
+
+def prefixed(group: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Return values under `group/name`."""
+    return {f"{group}/{name}": value for name, value in values.items()}

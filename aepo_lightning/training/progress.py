@@ -8,14 +8,16 @@ from time import perf_counter
 
 from tqdm.auto import tqdm
 
+from aepo_lightning.distributed.ranks import tick
+
 logger = logging.getLogger(__name__)
 
 _EVERY_S = 30.0
 
 
 @contextmanager
-def rollout_progress(name: str, num_questions: int, is_shown: bool = True) -> Iterator[Callable[[], None]]:
-    """Yield what to call when the tree of a question is finished.
+def rollout_progress(name: str, num_questions: int, is_shown: bool = True) -> Iterator[Callable[..., None]]:
+    """Yield what to call when the tree of a question is finished. Whoever watches the ranks is told of it as well.
 
     Args:
         name: Of the rollout.
@@ -32,8 +34,9 @@ def rollout_progress(name: str, num_questions: int, is_shown: bool = True) -> It
         disable=not (is_shown and sys.stderr.isatty()),
     ) as bar:
 
-        def advance() -> None:
+        def advance(_: object = None) -> None:
             nonlocal last, finished
+            tick()
             finished += 1
             bar.update()
             if is_shown and bar.disable and perf_counter() - last >= _EVERY_S:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
 
+_ENDLESS_PASS = 64
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuestionStream:
@@ -15,13 +17,24 @@ class QuestionStream:
     num_val_questions: int | None = None
     """None asks all."""
 
-    def train(self, iteration: int, rank: int = 0, num_ranks: int = 1) -> list[Question]:
-        """Return a rank's share of the questions of an iteration, under ids that are unique in the run."""
-        first = iteration * self.questions_per_iteration
+    def train(self, num_asked: int, rank: int = 0, num_ranks: int = 1) -> list[Question]:
+        """Return a rank's share of the questions of an iteration, under ids that are unique in the run.
+
+        Args:
+            num_asked: Questions that were asked before it.
+            rank: Whose share.
+            num_ranks: How many ranks share the questions.
+        """
         # Strided, so that every optimiser step has the same questions however many ranks share them.
-        indices = range(first, first + self.questions_per_iteration)[rank::num_ranks]
+        indices = range(num_asked, num_asked + self.questions_per_iteration)[rank::num_ranks]
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
+
+    @property
+    def num_iterations_per_pass(self) -> int:
+        """Iterations that ask every training question at least once; of a task without end, a good many."""
+        available = self.task.num_questions("train")
+        return _ENDLESS_PASS if available is None else -(-available // self.questions_per_iteration)
 
     @property
     def num_val(self) -> int:

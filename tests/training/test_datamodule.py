@@ -201,12 +201,12 @@ def test_no_more_validation_questions_than_there_are(tmp_path):
 
 def test_state_goes_round_as_plain_values(tmp_path):
     datamodule = make_datamodule(make_module().policy)
-    datamodule.iteration = 7
+    datamodule.iteration, datamodule.num_asked = 7, 15
     torch.save(datamodule.state_dict(), tmp_path / "state.pt")
     other = make_datamodule(make_module().policy)
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert other.iteration == 7
-    assert other.state_dict() == {"iteration": 7}
+    assert (other.iteration, other.num_asked) == (7, 15)
+    assert other.state_dict() == {"iteration": 7, "num_asked": 15}
 
 
 def saver(folder):
