@@ -1,6 +1,7 @@
 """Tensor arithmetic that more than one family needs; no configuration, no tokenizer.
 
 masked.py       sums, means and importance ratios over response tokens, safe against NaN outside the mask
+logit_map.py    scale and soft cap of a model's logits
 logprob.py      log-probs and entropies from hidden states, without ever holding all logits
 collectives.py  sums and maxima over ranks
 tree_packing.py, tree_partition.py, tree_attention.py

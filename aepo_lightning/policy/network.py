@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
+from aepo_lightning.policy.output_head import measure_logit_map
 from aepo_lightning.policy.packed import BackEndChoice, packed_states
 
 
@@ -38,13 +39,18 @@ class PolicyNetwork(nn.Module):
         """Wrap a Hugging Face model.
 
         Args:
-            model: Any causal language model with a `model` backbone and an `lm_head` without bias.
+            model: Any causal language model with a `model` backbone and a linear `lm_head`, with or without a bias.
+                What it does to the outputs of the head, a scale or a cap, is found out here.
             chunk_size: Rows of logits that exist at once.
             gradient_checkpointing: Recompute activations in the backward pass.
             packed_attention: Back end of packed batches. None picks the fastest for each.
+
+        Raises:
+            ConfigError: If the model does anything else between its last hidden states and its logits.
         """
         super().__init__()
         self.model = model
+        self._logit_map = measure_logit_map(model)
         self._chunk_size = chunk_size
         self._choose_back_end = BackEndChoice(packed_attention)
         model.config.use_cache = False
@@ -83,8 +89,17 @@ class PolicyNetwork(nn.Module):
         else:
             hidden = packed_states(self.model, packed, self._choose_back_end)[packed.sources]
             targets = packed.targets
-        head = self.model.lm_head.weight
-        scores = chunked_logprob(hidden, head, targets, temperature, chunk_size=self._chunk_size, entropy=mode)
+        head = self.model.lm_head
+        scores = chunked_logprob(
+            hidden,
+            head.weight,
+            targets,
+            temperature,
+            bias=head.bias,
+            logit_map=self._logit_map,
+            chunk_size=self._chunk_size,
+            entropy=mode,
+        )
         logprobs, entropies = scores.logprobs, scores.entropies
         if packed is not None:
             logprobs = logprobs[packed.scored_index]

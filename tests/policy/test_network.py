@@ -9,7 +9,7 @@ from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.policy.network import PolicyNetwork
-from tests.support.builders import reference_scores, tiny_policy
+from tests.support.builders import reference_scores, tiny_policy, with_head_bias
 from tests.support.training import flat, relative_l2
 
 # Two float32 computations of the same sums in another order; the requirement is 1e-4.
@@ -20,13 +20,16 @@ MODELS = {
     "qwen3_tied": {"model_type": "qwen3", "tie_word_embeddings": True},
     "qwen2_tied": {"model_type": "qwen2", "tie_word_embeddings": True},
     "llama": {"model_type": "llama"},
+    "granite": {"model_type": "granite", "logits_scaling": 13.0, "embedding_multiplier": 3.0},
+    "cohere": {"model_type": "cohere", "logit_scale": 0.3},
+    "phi": {"model_type": "phi"},
 }
 ROWS = ([5, 9, 17, 30, 31, 8, 99, 120], [7, 200, 3], [11, 12, 13, 14, 15])
 STARTS = (3, 1, 2)
 
 
 def make_network(policy=None, **options):
-    return PolicyNetwork((policy or tiny_policy()).build_model(), **options)
+    return PolicyNetwork(with_head_bias(policy or tiny_policy()).build_model(), **options)
 
 
 def padded(rows=ROWS, starts=STARTS, pad=0, width=None):
@@ -68,7 +71,7 @@ def test_scores_equal_those_of_a_plain_forward_pass(fields, temperature):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
 def test_scores_equal_those_of_the_engine_that_sampled(fields, temperature):
-    policy = tiny_policy(**fields)
+    policy = with_head_bias(tiny_policy(**fields))
     engine = TransformersEngine(policy, max_num_seqs=4, max_model_len=64)
 
     async def sample():

@@ -52,6 +52,21 @@ def tiny_policy(model_type="qwen3", tokenizer=None, **fields) -> ScratchPolicy:
 
 
 @torch.no_grad()
+def with_head_bias(policy) -> ScratchPolicy:
+    """The same policy, whose head has a bias that is not zero if it has one at all."""
+    build = policy.build_model
+
+    def build_model():
+        model = build()
+        if model.lm_head.bias is not None:
+            torch.nn.init.normal_(model.lm_head.bias, std=2.0, generator=torch.Generator().manual_seed(4))
+        return model
+
+    policy.build_model = build_model
+    return policy
+
+
+@torch.no_grad()
 def reference_scores(model, token_ids, start, temperature=1.0):
     """Log-probs and entropies of `token_ids[start:]` by one plain forward pass without any cache."""
     logits = model(input_ids=torch.tensor([token_ids]), use_cache=False).logits[0, start - 1 : -1]

@@ -2,30 +2,33 @@
 
 from transformers import PreTrainedModel
 
-from aepo_lightning.errors import EngineError
+from aepo_lightning.errors import ConfigError, EngineError
+from aepo_lightning.ops.logit_map import LogitMap
+from aepo_lightning.policy.output_head import measure_logit_map
 
-_LOGIT_SCALES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
-"""Settings that change logits after the output embedding (Gemma, Granite, Cohere), and their neutral values."""
 
+def check_architecture(model: PreTrainedModel, max_model_len: int) -> LogitMap:
+    """Check that a model is a backbone with full causal attention and a linear head.
 
-def check_architecture(model: PreTrainedModel, max_model_len: int) -> None:
-    """Check that a model is a backbone with full causal attention and a plain output embedding.
+    Returns:
+        What the model does to the outputs of its head.
 
     Raises:
         EngineError: If it is not, within `max_model_len` tokens.
     """
     config, name = model.config, type(model).__name__
-    if not (hasattr(model, "model") and hasattr(model, "lm_head")):
-        raise EngineError(f"The model must have a `model` backbone and an `lm_head`, but got {name}. {_ADVICE}")
+    try:
+        logit_map = measure_logit_map(model)
+    except ConfigError as error:
+        raise EngineError(f"The engine refuses {name}. {error}") from error
     implementation = config._attn_implementation
     if implementation != "sdpa":
         raise EngineError(
             f"`attn_implementation` must be 'sdpa' in this engine, but got {implementation!r}. Others read its "
             "attention mask differently. Load the model with 'sdpa'."
         )
-    for field, neutral in _LOGIT_SCALES.items():
-        if getattr(config, field, neutral) != neutral:
-            raise EngineError(f"`{field}` must be {neutral}, but got {getattr(config, field)} ({name}). {_ADVICE}")
+    if (cap := getattr(config, "attn_logit_softcapping", None)) is not None:
+        raise EngineError(f"`attn_logit_softcapping` must be None, but got {cap} ({name}): 'sdpa' has none. {_ADVICE}")
     window = getattr(config, "sliding_window", None)
     window = max_model_len if window is None else window
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention"])
@@ -36,6 +39,7 @@ def check_architecture(model: PreTrainedModel, max_model_len: int) -> None:
             f"`max_model_len` must be at most the attention window of {window} tokens, but got {max_model_len} "
             f"({name}). Lower `max_model_len`."
         )
+    return logit_map
 
 
 _ADVICE = "Use another model, or the vLLM engine."

@@ -77,7 +77,7 @@ class TransformersEngine:
             )
         self._device = torch.device(device)
         self._model = policy.build_model()
-        check_architecture(self._model, max_model_len)
+        self._logit_map = check_architecture(self._model, max_model_len)
         module: nn.Module = self._model  # its own methods are untyped
         module.to(self._device).eval().requires_grad_(False)
         self._eos_token_id = policy.tokenizer.eos_token_id
@@ -241,6 +241,8 @@ class TransformersEngine:
     def _forward(self, requests: list[Request]) -> None:
         hidden = self._hidden_states(requests)
         logits = self._model.lm_head(hidden)
+        if not self._logit_map.is_identity:
+            logits = self._logit_map.apply_(logits.float())
         sampled = self._sample(requests, logits)
         self.counters.num_forward_passes += 1
         self.counters.num_generated_tokens += len(requests)

@@ -4,6 +4,7 @@ import pytest
 
 from aepo_lightning.engines.transformers.architecture import check_architecture
 from aepo_lightning.errors import EngineError
+from aepo_lightning.ops.logit_map import LogitMap
 from tests.support.builders import tiny_policy
 
 
@@ -35,18 +36,14 @@ def test_an_attention_that_reads_masks_differently_is_refused():
         check(attn_implementation="eager")
 
 
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [
-        ({"model_type": "gemma2", "head_dim": 8}, "final_logit_softcapping"),
-        ({"model_type": "granite", "logits_scaling": 2.0}, "logits_scaling"),
-        ({"model_type": "cohere"}, "logit_scale"),
-    ],
-    ids=["gemma2", "granite", "cohere"],
-)
-def test_logits_that_are_more_than_the_output_embedding_are_refused(fields, name):
-    with pytest.raises(EngineError, match=f"`{name}` must be"):
-        check(**fields)
+def test_a_cap_of_attention_scores_is_refused():
+    with pytest.raises(EngineError, match=r"`attn_logit_softcapping` must be None, but got 50.0 \(Gemma2ForCausalLM\)"):
+        check(model_type="gemma2", head_dim=8)
+
+
+def test_a_scaled_head_passes_and_is_measured():
+    policy = tiny_policy(model_type="granite", logits_scaling=8.0)
+    assert check_architecture(policy.build_model(), 128) == LogitMap(scale=0.125)
 
 
 def test_a_model_without_the_usual_parts_is_refused():

@@ -9,7 +9,7 @@ import torch
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import FinishReason, SamplingParams
 from aepo_lightning.engines import TransformersEngine
-from tests.support.builders import reference_scores, tiny_policy
+from tests.support.builders import reference_scores, tiny_policy, with_head_bias
 
 # Two float32 computations of the same sums in another order; the requirement is 1e-4.
 CLOSE = {"abs": 5e-6, "rel": 5e-6}
@@ -19,6 +19,10 @@ MODELS = {
     "qwen3_tied": {"model_type": "qwen3", "tie_word_embeddings": True},
     "qwen2": {"model_type": "qwen2"},
     "llama_tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "granite": {"model_type": "granite", "logits_scaling": 13.0},
+    "cohere": {"model_type": "cohere", "logit_scale": 0.3},
+    "phi": {"model_type": "phi"},
+    "gemma3_capped": {"model_type": "gemma3_text", "head_dim": 8, "final_logit_softcapping": 2.0},
 }
 
 
@@ -58,7 +62,7 @@ def test_the_engine_satisfies_its_protocol():
 @pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_logprobs_and_entropies_equal_a_plain_forward_pass_for_prompts_of_mixed_lengths(fields, temperature):
-    policy = tiny_policy(**fields)
+    policy = with_head_bias(tiny_policy(**fields))
     requests = [(prompt(n, n), params(seed=n, temperature=temperature)) for n in (1, 2, 9, 8, 17, 30)]
     for (tokens, _), generation in zip(requests, generate(make_engine(policy), requests), strict=True):
         assert len(generation.token_ids) == 6 or generation.finish_reason is FinishReason.EOS
