@@ -14,12 +14,12 @@ from pathlib import Path
 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.jail import inside
+from aepo_lightning.tools.jail.hidden import PACKAGE_FOLDERS, cover_private_folders, library_folder, places_inside
 from aepo_lightning.tools.jail.inside.config import DEVICES, JAIL_FOLDER, WORK_FOLDER
 
 _SYSTEM_FOLDERS = ("/bin", "/sbin", "/lib", "/lib64", "/lib32")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 _MODULE = "aepo_lightning.tools.jail.inside.zygote"
-_PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 # One thread: several on every core would exhaust the address space, and a zygote must have one when it forks. The hash
 # seed is fixed because sets of strings would otherwise come out in another order on each worker.
 ENVIRONMENT = {
@@ -50,6 +50,10 @@ class Interpreter:
         """Return what must be mounted beside the system, without folders inside others."""
         wanted = [path for path in dict.fromkeys((self.prefix, *self.site_paths)) if not _is_inside(path, "/usr")]
         return tuple(path for path in wanted if not any(path != other and _is_inside(path, other) for other in wanted))
+
+    def needed(self) -> tuple[str, ...]:
+        """Return all that it is made of, wherever that is mounted."""
+        return (self.executable, self.prefix, *self.site_paths)
 
     def inside(self, path: str) -> str:
         """Return where the jail has one of the folders: packages below `/tmp`, which leads to the work folder, move."""
@@ -97,12 +101,16 @@ def find_interpreter(packages: Iterable[str]) -> Interpreter:
     for name in packages:
         spec = importlib.util.find_spec(name.partition(".")[0])
         paths += [str(Path(folder).parent) for folder in (spec.submodule_search_locations or ())] if spec else []
-    kept = [path for path in dict.fromkeys(paths) if os.path.isdir(path) and Path(path).name in _PACKAGE_FOLDERS]
-    found = Interpreter(
-        executable=os.path.realpath(sys.executable), prefix=os.path.realpath(sys.base_prefix), site_paths=tuple(kept)
-    )
+    kept = [path for path in dict.fromkeys(paths) if os.path.isdir(path) and Path(path).name in PACKAGE_FOLDERS]
+    found = Interpreter(executable=_find_executable(), prefix=os.path.realpath(sys.base_prefix), site_paths=tuple(kept))
     check_interpreter(found)
     return found
+
+
+def _find_executable() -> str:
+    """Return the program of the interpreter, which is not that of an environment that has a copy of it."""
+    base = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
+    return base if os.access(base, os.X_OK) else os.path.realpath(sys.executable)
 
 
 def check_interpreter(interpreter: Interpreter) -> None:
@@ -163,6 +171,12 @@ def readable_folders(interpreter: Interpreter) -> list[str]:
     return ["/usr", *_SYSTEM_FOLDERS, "/etc", "/proc", "/dev", *map(interpreter.inside, interpreter.folders())]
 
 
+def library_places(interpreter: Interpreter) -> list[str]:
+    """Return where the files of this library would appear inside if nothing hid them, its place outside included."""
+    library = library_folder()
+    return list(dict.fromkeys([library, *places_inside(library, _mounted_folders(interpreter))]))
+
+
 def _mounts(interpreter: Interpreter, work_mb: int) -> list[str]:
     sources = {path: interpreter.inside(path) for path in interpreter.folders()} | _own_files()
     mounts = _parents((*sources.values(), "/usr", "/etc/x", "/dev/x", WORK_FOLDER))
@@ -176,6 +190,7 @@ def _mounts(interpreter: Interpreter, work_mb: int) -> list[str]:
         mounts += ["--ro-bind-try", file, file]
     for source, target in sources.items():
         mounts += ["--ro-bind", source, target]
+    mounts += cover_private_folders(_mounted_folders(interpreter), interpreter.needed())
     for device in DEVICES:
         mounts += ["--dev-bind", device, device]
     mounts += ["--proc", "/proc", "--symlink", "/proc/self/fd", "/dev/fd"]
@@ -184,6 +199,12 @@ def _mounts(interpreter: Interpreter, work_mb: int) -> list[str]:
     mounts += ["--perms", "1777", "--size", str(work_mb << 20), "--tmpfs", WORK_FOLDER]
     # Root, /dev and the folders between mounts are one volume in memory without a size: nobody may write to it.
     return [*mounts, "--remount-ro", "/"]
+
+
+def _mounted_folders(interpreter: Interpreter) -> dict[str, str]:
+    """Return the folders of the host that code inside can see, and where."""
+    system = {folder: folder for folder in ("/usr", *_SYSTEM_FOLDERS) if not os.path.islink(folder)}
+    return system | {path: interpreter.inside(path) for path in (*interpreter.folders(), *interpreter.site_paths)}
 
 
 def _own_files() -> dict[str, str]:

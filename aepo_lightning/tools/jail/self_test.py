@@ -1,10 +1,8 @@
 """Attacks that every fresh worker must withstand before it gets a call."""
 
 import json
-from pathlib import Path
 
-import aepo_lightning
-from aepo_lightning.tools.jail.bubblewrap import ENVIRONMENT
+from aepo_lightning.tools.jail.bubblewrap import ENVIRONMENT, library_places
 from aepo_lightning.tools.jail.execution import ExitKind
 from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.settings import PoolSettings
@@ -13,10 +11,15 @@ from aepo_lightning.tools.jail.worker import Worker, WorkerError
 _TIMEOUT_S = 30.0  # the attacks take 20 ms; a machine under load may take its time
 # Each returns normally if the attack succeeds, and raises if the jail holds.
 _ATTACKS = """
-import _thread, ctypes, json, os, resource, socket, threading, time
+import _thread, contextlib, ctypes, json, os, resource, socket, sys, threading, time
 
 def read_password_hashes(): open("/etc/shadow").read()
-def read_this_library(): os.stat(SETTINGS["library"])
+def read_this_library():
+    for folder in (*SETTINGS["library"], *(f"{path}/aepo_lightning" for path in sys.path)):
+        for attempt in (lambda: os.listdir(folder), lambda: open(f"{folder}/__init__.py")):
+            with contextlib.suppress(OSError):
+                return attempt()
+    raise PermissionError
 def read_environment_of_first_process(): open("/proc/1/environ").read()
 def write_to_root(): os.mkdir("/x")
 def write_to_system(): open("/usr/x", "w")
@@ -80,7 +83,7 @@ def self_test(worker: Worker, settings: PoolSettings) -> int:
         WorkerError: If an attack succeeded or the test could not be run. Nothing may run in this worker then.
     """
     known = {
-        "library": str(Path(aepo_lightning.__file__).parent),
+        "library": library_places(worker.interpreter),
         "memory_mb": settings.memory_mb,
         "environment": [*ENVIRONMENT, "PWD", "LC_CTYPE"],
         "uid": worker.facts["uid"],

@@ -55,6 +55,7 @@ class Worker:
 
     def __init__(self, bubblewrap: Bubblewrap, interpreter: Interpreter, settings: PoolSettings) -> None:
         self._settings = settings
+        self.interpreter = interpreter
         self._received = FrameBuffer()
         self._init: int | None = None
         self.facts: dict[str, Any] = {}

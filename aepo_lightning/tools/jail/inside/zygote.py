@@ -137,6 +137,7 @@ def _share_memory() -> None:
     """Arrange memory so that children touch as few of the shared pages as they can: each page touched is copied."""
     for name in [name for name in sys.modules if name.split(".")[0] == _OWN_PACKAGE]:
         del sys.modules[name]  # here and not in each child: looking through all modules touches hundreds of pages
+    sys.modules[_OWN_PACKAGE] = None  # type: ignore[assignment]  # nobody imports it, wherever a copy of it lies
     gc.set_threshold(*_COLLECT_AFTER)
     gc.collect()
     gc.freeze()  # collections in children then leave these objects alone
