@@ -1,8 +1,9 @@
 """A server on loopback that answers as a script says: what the pool's behaviour is tested against, without vLLM."""
 
 import asyncio
+import math
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from aiohttp import web
@@ -15,6 +16,11 @@ from aepo_lightning.engines.vllm_server.publication_files import READ_CHECK
 
 ENTROPY = 1.25
 CODE = int(pack_entropies(torch.tensor([ENTROPY]))[0])
+TEXTS = {
+    "garbage": "<html>bad gateway</html>",
+    "other_json": '{"answer": 42}',
+    "deep_json": "[" * 100_000 + "]" * 100_000,
+}
 UPDATE_STEPS = [
     "/pause",
     "/init_weight_transfer_engine",
@@ -44,7 +50,7 @@ class FakeServer:
         self.calls = []
         self.requests = []
         self.aborted = []
-        self.num_running = self.max_running = 0
+        self.num_running = self.max_running = self.num_flooded = 0
         self.open = threading.Event()
         """Requests of the behaviours `wait` and `wait_and_fail` end when it is set."""
         self.url = ""
@@ -90,11 +96,22 @@ class FakeServer:
                 return web.Response(status=500)
         if behaviour == "close":
             request.transport.close()
-        if behaviour == "garbage":
-            return web.Response(text="<html>bad gateway</html>")
-        if behaviour == "other_json":
-            return web.json_response({"answer": 42})
+        if behaviour in TEXTS:
+            return web.Response(text=TEXTS[behaviour])
+        if behaviour == "elsewhere":
+            return web.Response(status=307, headers={"Location": self.url + "/inference/v1/generate?again"})
+        if behaviour == "flood":
+            return await self._flood(request)
         return web.json_response(self._spoil(behaviour, self._reply(body)))
+
+    async def _flood(self, request):
+        reply = web.StreamResponse()
+        await reply.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await reply.write(b" " * 65_536)
+                self.num_flooded += 65_536
+        return reply
 
     def _reply(self, body):
         sampling = body["sampling_params"]
@@ -119,8 +136,9 @@ class FakeServer:
             "logprobs": {"content": content},
             "weight_versions": [{"version": self.version, "start": 0, "end": number}],
         }
-        usage = {"completion_tokens": number, "prompt_tokens_details": {"cached_tokens": start // 32 * 32}}
-        return {"choices": [choice], "usage": usage}
+        usage = {"prompt_tokens": start, "completion_tokens": number}
+        usage["prompt_tokens_details"] = {"cached_tokens": start // 32 * 32}
+        return {"request_id": "generate-tokens-" + body["request_id"], "choices": [choice], "usage": usage}
 
     def _spoil(self, behaviour, reply):
         choice = reply["choices"][0]
@@ -135,6 +153,10 @@ class FakeServer:
             "no_logprobs": lambda: choice.update(logprobs=None),
             "few_logprobs": lambda: content.pop(),
             "not_a_number": lambda: content[-1].update(logprob=-9999.0),
+            "a_nan_of_json": lambda: content[-1].update(logprob=math.nan),
+            "a_float_token": lambda: choice["token_ids"].append(float(choice["token_ids"].pop())),
+            "of_another_request": lambda: reply.update(request_id="generate-tokens-other"),
+            "no_versions": lambda: choice.pop("weight_versions"),
             "plain_rank": lambda: content[-1].update(rank=3),
             "outside": lambda: (
                 choice["token_ids"].append(choice["token_ids"].pop() + 10**5),

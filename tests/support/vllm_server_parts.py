@@ -91,5 +91,6 @@ def until(condition):
 
 
 def server_engine(*endpoints, policy=None, **settings):
-    defaults = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 16, "ready_timeout_s": 0.0, "health_interval_s": 30.0}
+    defaults = {"max_model_len": MAX_MODEL_LEN, "max_num_seqs": 16, "health_interval_s": 30.0}
+    defaults |= {"ready_timeout_s": 0.0, "outage_timeout_s": 0.0}
     return VLLMServerEngine(policy or vllm_policy(), endpoints=list(endpoints), **(defaults | settings))

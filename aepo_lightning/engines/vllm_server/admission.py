@@ -9,8 +9,8 @@ from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery, parse_answer, request_body
-from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, ServerClient, ServerSettings
-from aepo_lightning.engines.vllm_server.pool import Endpoint
+from aepo_lightning.engines.vllm_server.endpoint import Endpoint
+from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, Fault, ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.publication_files import Publication, UntouchedError, push
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ class Admission:
             RequestError: If it refuses the query.
         """
         style = self.style  # of the request and of its answer, even if a fallback comes between them
-        answer = parse_answer(await endpoint.client.generate(request_body(query, style)), query, style)
+        body = request_body(query, style)
+        answer = parse_answer(await endpoint.client.generate(body), body, query, style)
         self._check_versions(answer.versions)
         return answer
 
@@ -97,7 +98,7 @@ class Admission:
             raise EndpointError(
                 f"serves sequences of {longest} tokens, fewer than the engine's `max_model_len` of "
                 f"{self.style.max_model_len}. Start it with `--max-model-len {self.style.max_model_len}`",
-                is_final=True,
+                Fault.FINAL,
             )
 
     async def _update(self, endpoint: Endpoint) -> None:
@@ -117,30 +118,38 @@ class Admission:
         endpoint.version = newest
 
     def _check_versions(self, versions: set[str] | frozenset[str]) -> None:
-        if stale := set(versions) - set(self._accepted):
-            advice = " Restart it" if self._accepted[-1] == _OWN_WEIGHTS else ""
-            raise EndpointError(
-                f"has the weights {sorted(stale)}, but must have one of {list(self._accepted)}.{advice}",
-                is_final=bool(advice),
-            )
+        if not (stale := set(versions) - set(self._accepted)):
+            return
+        advice, fault = "", Fault.ANSWER
+        if self._accepted[-1] == _OWN_WEIGHTS:
+            advice, fault = " Restart it", Fault.FINAL
+        elif self._publication is None:
+            fault = Fault.BUSY  # the rank that publishes gives it the newest
+        raise EndpointError(
+            f"has the weights {sorted(stale)}, but must have one of {list(self._accepted)}.{advice}", fault
+        )
 
     async def _try_out(self, endpoint: Endpoint, problem: str) -> None:
         """Ask for one token; shows whether tokens can be had at all, and with exact entropies."""
         params = SamplingParams(max_tokens=1, temperature=0.0, num_top_logprobs=NUM_TOP - 1)
         query, style = TokenQuery(token_ids=[0], params=params, max_tokens=1), self.style
         timeout_s = max(self._settings.health_timeout_s, self._settings.ready_timeout_s)  # may compile something first
-        reply = await endpoint.client.generate(request_body(query, style), timeout_s)
+        body = request_body(query, style)
+        reply = await endpoint.client.generate(body, timeout_s)
         try:
-            answer = parse_answer(reply, query, style)
+            answer = parse_answer(reply, body, query, style)
         except EndpointError:
             # Without our sampler the same reply still holds the top log-probs.
-            answer = parse_answer(reply, query, replace(style, is_exact=False))
+            answer = parse_answer(reply, body, query, replace(style, is_exact=False))
             self._fall_back(f"{endpoint.client.url} does not report entropies{problem}. {LAUNCH_ADVICE}")
         self._check_versions(answer.versions)
 
 
 async def _version(client: ServerClient) -> str:
-    return str((await client.get("/weight_info"))["weight_version"])
+    version = (await client.get("/weight_info"))["weight_version"]
+    if not isinstance(version, str):
+        raise EndpointError(f"names its weights {version!r:.80}, which is no text. {LAUNCH_ADVICE}", Fault.FINAL)
+    return version
 
 
 async def _install(client: ServerClient) -> str:

@@ -31,8 +31,9 @@ from aepo_lightning.engines.vllm.launch import rank
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm_server.admission import Admission
 from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery
+from aepo_lightning.engines.vllm_server.endpoint import Endpoint
 from aepo_lightning.engines.vllm_server.http import ServerClient, ServerSettings
-from aepo_lightning.engines.vllm_server.pool import Endpoint, ServerPool
+from aepo_lightning.engines.vllm_server.pool import ServerPool
 from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
 from aepo_lightning.errors import ConfigError, EngineError, boundary
@@ -65,7 +66,7 @@ class VLLMServerEngine:
             max_staleness: How many publications the weights of an endpoint may be behind. Only an endpoint that could
                 not read the newest files lags.
             weights_dir: A folder that this process writes and all servers read. None: this machine's memory.
-            settings: Fields of `ServerSettings`: retries, deadlines, health checks, `sleep_level`, `api_key`.
+            settings: Fields of `ServerSettings`: retries, deadlines, health checks, outages, `sleep_level`, `api_key`.
 
         Raises:
             ConfigError: If there are no endpoints or one comes twice, or a number has no meaning.

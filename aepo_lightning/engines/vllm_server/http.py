@@ -3,40 +3,63 @@
 import asyncio
 import json
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum, auto
+from typing import Any, NoReturn
 
 import aiohttp
 
 from aepo_lightning.errors import ConfigError, EngineError
 
 _GENERATE = "/inference/v1/generate"
-_ID_PREFIX = "generate-tokens-"
+ID_PREFIX = "generate-tokens-"
 """What a server puts before the request ids that clients choose."""
 _REQUEST_FAULTS = (400, 413, 422)
+_BUSY = (408, 425, 429, 502, 503, 504)
 _FINAL = (401, 403, 404, 405)
 _KEEP_ALIVE_S = 3.0
 """Below the 5 s after which servers close idle connections: a request must not meet a connection that is closing."""
 _ABORT_TIMEOUT_S = 5.0
 _CLOSE_TIMEOUT_S = 0.5
 _EXCERPT = 200
+_CHUNK_BYTES = 1 << 16
+_QUICK = 1 << 20
+"""Bytes that answers to anything but requests for tokens stay far below."""
 
 LAUNCH_ADVICE = "Start servers with `python -m aepo_lightning.engines.vllm_server.launch MODEL`."
+
+
+class Fault(Enum):
+    """What an endpoint did wrong, as far as it matters for what to do next."""
+
+    ANSWER = auto()
+    """What it answered cannot be used."""
+    INTERNAL = auto()
+    """It failed at what it was asked."""
+    SILENT = auto()
+    """It did not answer, or not to the end, and may still be working on the request."""
+    BUSY = auto()
+    """It cannot be reached, is overloaded, or waits for something. What it was asked is not the cause."""
+    FINAL = auto()
+    """It is not what the pool needs, such as a server that lacks a route."""
 
 
 class EndpointError(EngineError):
     """One endpoint cannot serve; another may, or this one later."""
 
-    def __init__(self, message: str, *, is_final: bool = False, is_unanswered: bool = False) -> None:
+    def __init__(self, message: str, fault: Fault = Fault.ANSWER) -> None:
         """Describe what went wrong.
 
         Args:
             message: What happened, without the address.
-            is_final: Whether waiting cannot help, such as with a server that lacks a route.
-            is_unanswered: Whether the server may still be working on the request.
+            fault: Its kind.
         """
         super().__init__(message)
-        self.is_final = is_final
-        self.is_unanswered = is_unanswered
+        self.fault = fault
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the endpoint may be well again by itself."""
+        return self.fault in (Fault.BUSY, Fault.SILENT, Fault.INTERNAL)
 
 
 class RequestError(EngineError):
@@ -48,11 +71,16 @@ class ServerSettings:
     """How patient a pool is with its servers."""
 
     max_retries: int = 3
-    """Further attempts, on other endpoints where there are any, after a request failed."""
+    """Further attempts, on other endpoints where there are any, after a request failed. A server that is overloaded or
+    cannot be reached uses up none."""
     request_timeout_s: float = 600.0
     """For one answer, waiting in the server's queue included."""
     ready_timeout_s: float = 120.0
     """How long the first use waits for servers that are still starting."""
+    outage_timeout_s: float = 600.0
+    """How long to wait for a server to come back when none is left."""
+    max_answer_bytes: int = 256 << 20
+    """Longer answers are refused while they come in."""
     health_timeout_s: float = 10.0
     health_interval_s: float = 5.0
     update_timeout_s: float = 600.0
@@ -65,10 +93,13 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
-        for name in ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s", "chunk_bytes"):
+        for name in ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
-        for name in ("max_retries", "ready_timeout_s"):
+        for name in ("chunk_bytes", "max_answer_bytes"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
+        for name in ("max_retries", "ready_timeout_s", "outage_timeout_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"`{name}` must not be negative, but got {getattr(self, name)}.")
         if self.sleep_level not in (0, 1, 2):
@@ -120,7 +151,7 @@ class ServerClient:
             self._abort(body["request_id"])
             raise
         except EndpointError as error:
-            if error.is_unanswered:
+            if error.fault is Fault.SILENT:
                 self._abort(body["request_id"])
             raise
 
@@ -134,7 +165,7 @@ class ServerClient:
 
     def _abort(self, request_id: str) -> None:
         # A server notices a closed connection by itself, but a proxy before it may not pass that on.
-        body = {"request_ids": [_ID_PREFIX + request_id]}
+        body = {"request_ids": [ID_PREFIX + request_id]}
         task = asyncio.ensure_future(self._send("POST", "/inference/v1/abort_requests", _ABORT_TIMEOUT_S, body))
         self._aborts.add(task)
         task.add_done_callback(self._forget_abort)
@@ -146,26 +177,43 @@ class ServerClient:
 
     async def _send(self, method: str, path: str, timeout_s: float, body: dict[str, Any] | None = None) -> Any:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
+        headers = {} if body is None or "request_id" not in body else {"X-Request-Id": body["request_id"]}
         try:
-            async with self._open().request(method, self.url + path, json=body, timeout=timeout) as reply:
-                status, content = reply.status, await reply.read()
+            async with self._open().request(
+                method, self.url + path, json=body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as reply:
+                status, content = reply.status, await self._read(reply, path)
         except TimeoutError as error:
-            raise EndpointError(f"did not answer {path} within {timeout_s:g} s", is_unanswered=True) from error
+            raise EndpointError(f"did not answer {path} within {timeout_s:g} s", Fault.SILENT) from error
+        except aiohttp.ClientConnectorError as error:
+            raise EndpointError(f"broke the connection of {path}: {error!r}", Fault.BUSY) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise EndpointError(f"broke the connection of {path}: {error!r}", is_unanswered=True) from error
+            raise EndpointError(f"broke the connection of {path}: {error!r}", Fault.SILENT) from error
         if status != 200:
             raise _status_error(status, path, content)
         try:
-            return json.loads(content) if content else {}
-        except ValueError as error:
+            return json.loads(content, parse_constant=_refuse_constant) if content else {}
+        except (ValueError, RecursionError) as error:
             raise EndpointError(f"answered {path} with something that is not JSON: {_excerpt(content)}") from error
+
+    async def _read(self, reply: aiohttp.ClientResponse, path: str) -> bytes:
+        limit = self._settings.max_answer_bytes if path == _GENERATE else min(self._settings.max_answer_bytes, _QUICK)
+        content = bytearray()
+        async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
+            content += chunk
+            if len(content) > limit:
+                reply.close()
+                raise EndpointError(f"answered {path} with more than {limit} bytes (`max_answer_bytes`)")
+        return bytes(content)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             key = self._settings.api_key
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-                headers={"Authorization": f"Bearer {key}"} if key else {},
+                # A compressed answer may be a thousand times larger than what comes in.
+                headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+                auto_decompress=False,
             )
         return self._session
 
@@ -173,10 +221,18 @@ class ServerClient:
 def _status_error(status: int, path: str, content: bytes) -> EngineError:
     if path == _GENERATE and status in _REQUEST_FAULTS:
         return RequestError(f"The server refused the request with status {status}: {_excerpt(content)}")
-    advice = f". {LAUNCH_ADVICE}" if status in _FINAL else ""
-    return EndpointError(
-        f"answered {path} with status {status}: {_excerpt(content)}{advice}", is_final=status in _FINAL
-    )
+    advice, fault = "", Fault.ANSWER
+    if status in _FINAL:
+        advice, fault = f". {LAUNCH_ADVICE}", Fault.FINAL
+    elif status in _BUSY:
+        fault = Fault.BUSY
+    elif status >= 500:
+        fault = Fault.INTERNAL
+    return EndpointError(f"answered {path} with status {status}: {_excerpt(content)}{advice}", fault)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _excerpt(content: bytes) -> str:

@@ -3,13 +3,19 @@
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.engines.vllm_server.answer import TokenAnswer
-from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, ServerClient, ServerSettings
+from aepo_lightning.engines.vllm_server.endpoint import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    LOOK_GROWTH,
+    Endpoint,
+    Failures,
+)
+from aepo_lightning.engines.vllm_server.http import LAUNCH_ADVICE, EndpointError, Fault, ServerSettings
+from aepo_lightning.engines.vllm_server.publication_files import UntouchedError
 from aepo_lightning.engines.vllm_server.routes import PrefixRoutes
 from aepo_lightning.errors import EngineError, boundary
 
@@ -19,31 +25,7 @@ _LOAD_FACTOR = 1.25
 """How far above the mean a prefix may load the endpoint that it belongs to."""
 _LOAD_SLACK = 4
 """Requests that an endpoint may always have, however idle the others are."""
-_BACKOFF_S = 0.05
-
-
-@dataclass(slots=True, eq=False)
-class Endpoint:
-    """One server and what is known about it."""
-
-    client: ServerClient
-    index: int
-    slots: asyncio.Semaphore
-    """One for each request that the server may work on at once."""
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held while the server is checked or its weights change."""
-    down: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the server fell silent: what still waits for it goes elsewhere."""
-    is_usable: bool = False
-    is_known: bool = False
-    """Whether the server was looked at since it last failed."""
-    is_final: bool = False
-    """Whether waiting for it is useless."""
-    version: str = ""
-    """Name of its weights."""
-    num_in_flight: int = 0
-    num_served: int = 0
-    last_error: str = "it was not checked yet"
+_REMIND_S = 60.0
 
 
 class ServerPool:
@@ -72,6 +54,7 @@ class ServerPool:
         self._is_started = False
         self._starting: asyncio.Task[None] | None = None
         self._round: asyncio.Task[None] | None = None
+        self._outage: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
         self.is_watching = True
         """False keeps the health checks quiet, while the servers sleep."""
@@ -90,24 +73,25 @@ class ServerPool:
             prefer: The endpoint that has the keys and values already.
 
         Raises:
-            EngineError: If no endpoint is left, or the request failed too often.
+            EngineError: If no endpoint is left and none comes back in time, or the request failed too often.
             RequestError: If the request itself was refused.
         """
         await self.start()
-        failed: list[Endpoint] = []
-        while len(failed) <= self._settings.max_retries:
-            endpoint = await self._choose(tokens, failed, prefer)
+        failures = Failures(self._settings)
+        while True:
+            endpoint = await self._choose(tokens, failures.endpoints, prefer)
             try:
                 answer = await self._attempt(endpoint, send)
             except EndpointError as error:
-                failed.append(endpoint)
                 self.take_out(endpoint, error)
-                await asyncio.sleep(_BACKOFF_S * 2 ** len(failed))
+                failures.add(endpoint, error, _now())
+                if failures.are_too_many(_now()):
+                    raise EngineError(f"A request failed {failures.number} times. {self._report()}") from error
+                await asyncio.sleep(failures.pause_s)
                 continue
             if answer is not None:
                 self.routes.record(tokens + answer.token_ids, endpoint.index)
                 return answer, endpoint
-        raise EngineError(f"A request failed {len(failed)} times. {self._report()}")
 
     async def start(self) -> None:
         """Wait until every server is ready or the patience for starting ones ends, once; then watch over them.
@@ -122,7 +106,7 @@ class ServerPool:
         await asyncio.shield(self._starting)
 
     async def refresh(self) -> None:
-        """Admit every endpoint anew, because what is asked of them changed.
+        """Admit every endpoint anew, because what is asked of them changed; wait for one if none is left.
 
         Raises:
             EngineError: If none is usable afterwards.
@@ -134,13 +118,12 @@ class ServerPool:
         if not self._is_started:
             await self.start()
             return
-        await self._admit_all()
-        self._check_all()
+        await self._wait_for_one()
+        self._warn_about_missing()
 
     def forget(self) -> None:
         """Look at every endpoint again before its next use."""
         self.routes.clear()
-        self._is_started = False
         self.is_watching = True
         for endpoint in self.endpoints:
             endpoint.is_usable = False
@@ -156,21 +139,23 @@ class ServerPool:
         if endpoint.is_usable:
             logger.warning("%s was taken out of the pool: it %s", endpoint.client.url, error)
         endpoint.is_usable = endpoint.is_known = False
-        endpoint.is_final, endpoint.last_error = error.is_final, f"it {error}"
+        is_known_good = endpoint.was_usable and not isinstance(error, UntouchedError)
+        endpoint.may_return = error.may_pass or is_known_good
+        endpoint.is_final, endpoint.last_error = error.fault is Fault.FINAL, f"it {error}"
         if is_silent:
             endpoint.down.set()
 
     async def close(self) -> None:
         """End the health checks and close the connections."""
-        for task in self._watchers:
+        tasks = [*self._watchers, *([self._outage] if self._outage else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._watchers, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(endpoint.client.close() for endpoint in self.endpoints))
 
     async def _choose(self, tokens: list[int], failed: list[Endpoint], prefer: Endpoint | None) -> Endpoint:
-        if not any(endpoint.is_usable for endpoint in self.endpoints):
-            await self._admit_all()
-            self._check_any()
+        while not self._has_any():
+            await self._wait_for_one()
         usable = [endpoint for endpoint in self.endpoints if endpoint.is_usable]
         usable = [endpoint for endpoint in usable if endpoint not in failed] or usable
         if prefer in usable:
@@ -211,7 +196,8 @@ class ServerPool:
                 self.take_out(endpoint, _endpoint_error(problem), is_silent=True)
                 return
             endpoint.down = asyncio.Event()
-            endpoint.is_usable, endpoint.is_final = True, False
+            endpoint.is_usable = endpoint.was_usable = True
+            endpoint.is_final = False
 
     async def _admit_all(self) -> None:
         """Check every endpoint that is out; callers at the same time share one round of checks."""
@@ -220,14 +206,15 @@ class ServerPool:
         await asyncio.shield(self._round)
 
     async def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + self._settings.ready_timeout_s
+        deadline = _now() + self._settings.ready_timeout_s
         await self._admit_all()
-        while time.monotonic() < deadline and any(not (e.is_usable or e.is_final) for e in self.endpoints):
+        while _now() < deadline and any(not (e.is_usable or e.is_final) for e in self.endpoints):
             await asyncio.sleep(min(1.0, self._settings.health_interval_s))
             await self._admit_all()
         if not self._watchers:
             self._watchers = [asyncio.create_task(self._watch(endpoint)) for endpoint in self.endpoints]
-        self._check_all()
+        self._warn_about_missing()
+        self._check_any()
         self._is_started = True
 
     async def _watch(self, endpoint: Endpoint) -> None:
@@ -244,29 +231,68 @@ class ServerPool:
             for problem in problems:
                 self.take_out(endpoint, _endpoint_error(problem), is_silent=True)
 
-    def _check_all(self) -> None:
+    async def _wait_for_one(self) -> None:
+        """Return when an endpoint is usable; callers at the same time wait together.
+
+        Raises:
+            EngineError: If none comes back in time, or there is no reason to wait.
+        """
+        if self._outage is None or self._outage.done():
+            self._outage = asyncio.create_task(self._look_for_one())
+            self._outage.add_done_callback(_forget_error)
+        await asyncio.shield(self._outage)
+
+    async def _look_for_one(self) -> None:
+        began, limit_s, reminded = _now(), self._settings.outage_timeout_s, -math.inf
+        pause_s = FIRST_PAUSE_S
+        await self._admit_all()
+        while not self._has_any():
+            left = began + limit_s - _now()
+            if left <= 0 or not any(endpoint.may_return for endpoint in self.endpoints):
+                raise EngineError(f"No vLLM server is left after {_now() - began:.0f} s of waiting. {self._report()}")
+            if _now() - reminded >= _REMIND_S:
+                reminded = _now()
+                logger.warning("No vLLM server is left. Waiting up to %.0f s for one. %s", left, self._lines())
+            await asyncio.sleep(min(pause_s, left))
+            pause_s = min(pause_s * LOOK_GROWTH, LONGEST_PAUSE_S)
+            if not self._has_any():  # the health checks may have found one
+                await self._admit_all()
+        if reminded >= began:
+            back = ", ".join(endpoint.client.url for endpoint in self.endpoints if endpoint.is_usable)
+            logger.warning("After %.1f s there is a vLLM server again: %s.", _now() - began, back)
+
+    def _has_any(self) -> bool:
+        return any(endpoint.is_usable for endpoint in self.endpoints)
+
+    def _warn_about_missing(self) -> None:
         for endpoint in self.endpoints:
             if not endpoint.is_usable:
                 logger.warning("%s is not in the pool: %s", endpoint.client.url, endpoint.last_error)
-        self._check_any()
 
     def _check_any(self) -> None:
-        if not any(endpoint.is_usable for endpoint in self.endpoints):
+        if not self._has_any():
             raise EngineError(f"No vLLM server is left. {self._report()}")
 
-    def _report(self) -> str:
+    def _lines(self) -> str:
         lines = [f"\n  {endpoint.client.url}: {endpoint.last_error}" for endpoint in self.endpoints]
+        return f"What each endpoint did last:{''.join(lines)}"
+
+    def _report(self) -> str:
         return (
-            f"What each endpoint did last:{''.join(lines)}\nLook at the servers' logs and restart those that ended; "
+            f"{self._lines()}\nLook at the servers' logs and restart those that ended; "
             f"check the addresses in `endpoints`. {LAUNCH_ADVICE}"
         )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _endpoint_error(problem: Exception) -> EndpointError:
     if isinstance(problem, EndpointError):
         return problem
     # What it answered has another form than that of the servers known here, or it refused a request for one token.
-    return EndpointError(f"is not a server that this engine knows: {problem!r}. {LAUNCH_ADVICE}", is_final=True)
+    return EndpointError(f"is not a server that this engine knows: {problem!r:.200}. {LAUNCH_ADVICE}", Fault.FINAL)
 
 
 async def _unless(endpoint: Endpoint, task: "asyncio.Future[TokenAnswer]") -> TokenAnswer:
@@ -277,11 +303,16 @@ async def _unless(endpoint: Endpoint, task: "asyncio.Future[TokenAnswer]") -> To
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise EndpointError(endpoint.last_error.removeprefix("it "))
+        raise EndpointError(endpoint.last_error.removeprefix("it "), Fault.SILENT)
     finally:
         task.cancel()
         down.cancel()
         await asyncio.gather(task, down, return_exceptions=True)
+
+
+def _forget_error(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waits for it has it too, if anybody still does
 
 
 async def _together(work: Sequence[Awaitable[None]]) -> None:

@@ -19,6 +19,7 @@ from aepo_lightning.errors import EngineError
 READ_CHECK = "aepo_check_file"
 """Method of `extension.Extension` that tells whether a worker can read a file."""
 _MEMORY = Path("/dev/shm")
+_EXCERPT = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +127,11 @@ async def _check_readable(client: ServerClient, path: str) -> None:
     try:
         reply = await client.post("/collective_rpc", {"method": READ_CHECK, "args": [path]})
     except EndpointError as error:
-        raise UntouchedError(str(error), is_final=error.is_final) from error
-    problems = [result["problem"] for result in reply.get("results", []) if result["problem"]]
+        raise UntouchedError(str(error), error.fault) from error
+    results = reply.get("results")
+    if not results:
+        raise UntouchedError(f"did not say whether it can read published weights: {json.dumps(reply)[:_EXCERPT]}")
+    problems = [result["problem"] for result in results if result["problem"]]
     if problems:
         raise UntouchedError(
             f"cannot read published weights: {json.dumps(problems[0])}. Set `weights_dir` to a folder that the "

@@ -25,7 +25,8 @@ FAILURES = [
         "no_tokens",
         "no_logprobs",
     ),
-    *("few_logprobs", "not_a_number", "plain_rank", "outside", "aborted", "stale"),
+    *("few_logprobs", "not_a_number", "plain_rank", "outside", "aborted", "stale", "elsewhere", "deep_json"),
+    *("a_nan_of_json", "a_float_token", "of_another_request", "no_versions"),
 ]
 
 

@@ -100,6 +100,8 @@ def test_a_server_that_cannot_take_our_sampler_leaves_estimates_and_a_warning(al
         ({"max_staleness": -1}, "`max_staleness` at least 0"),
         ({"max_retries": -1}, "`max_retries` must not be negative, but got -1"),
         ({"request_timeout_s": 0.0}, "`request_timeout_s` must be positive, but got 0.0"),
+        ({"outage_timeout_s": -1.0}, "`outage_timeout_s` must not be negative, but got -1.0"),
+        ({"max_answer_bytes": 0}, "`max_answer_bytes` must be positive, but got 0"),
         ({"sleep_level": 3}, "`sleep_level` must be 0, 1 or 2, but got 3"),
     ],
     ids=str,
