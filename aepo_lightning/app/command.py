@@ -1,6 +1,8 @@
 """The command line of `train.py`: check the overrides, compose the configuration, turn errors into one message."""
 
+import locale
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,6 +31,7 @@ from aepo_lightning.errors import AepoError
 
 CONFIG_MODULE = "aepo_lightning.conf"
 CONFIG_NAME = "train"
+_UTF8_MODE = "PYTHONUTF8"
 
 _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.13
@@ -99,8 +102,16 @@ def quieten_libraries() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def let_any_text_be_printed() -> None:
-    """Write what the encoding of the terminal lacks as escapes: a name in another script must not end a run."""
+def speak_utf8() -> None:
+    """Read and write text and names of files as UTF-8, whatever the locale says.
+
+    Python decides that when it starts, so under another encoding it starts again. What a terminal lacks is printed as
+    escapes.
+    """
+    encodings = {locale.getpreferredencoding(False), sys.getfilesystemencoding()}
+    if {each.lower().replace("-", "") for each in encodings} != {"utf8"} and os.environ.get(_UTF8_MODE) != "1":
+        os.environ[_UTF8_MODE] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -128,9 +139,9 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
             sys.exit(f"{type(error).__name__}: {error}")
 
     def main() -> None:
+        speak_utf8()
         find_modules_here()
         quieten_libraries()
-        let_any_text_be_printed()
         OmegaConf.register_new_resolver("config_groups", config_groups, replace=True)  # for the text of --help
         sys.argv[1:] = plain_words(sys.argv[1:])
         if problem := explain_bad_overrides(sys.argv[1:]):

@@ -63,9 +63,14 @@ class Difference:
     verdict: Verdict
     reason: str = ""
 
+    @property
+    def change(self) -> str:
+        """The key with both values, in words."""
+        return f"{self.key}: {_shown(self.saved)} -> {_shown(self.wanted)}"
+
     def __str__(self) -> str:
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.verdict:<8}  {self.key}: {_shown(self.saved)} -> {_shown(self.wanted)}{reason}"
+        return f"{self.verdict:<8}  {self.change}{reason}"
 
 
 def find_differences(saved: DictConfig, wanted: DictConfig, *, trained: bool, own_folder: bool) -> list[Difference]:
@@ -108,8 +113,8 @@ def settle(differences: Sequence[Difference], saved: DictConfig, wanted: DictCon
     return settled
 
 
-def listing(differences: Sequence[Difference]) -> str:
-    """Return the differences as lines, the longest lists cut."""
+def listing(differences: Sequence[Difference | str]) -> str:
+    """Return differences, or what has changed of them, as lines; long lists are cut."""
     lines = [f"  {each}" for each in differences[:_MOST_LINES]]
     more = len(differences) - _MOST_LINES
     return "\n".join((*lines, f"  and {more} more") if more > 0 else lines)

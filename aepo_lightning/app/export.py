@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from aepo_lightning.app.build import find_modules_here
-from aepo_lightning.app.command import quieten_libraries
+from aepo_lightning.app.command import quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, find_checkpoint, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.errors import AepoError, ConfigError
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="precision to write, such as bfloat16; default that of the checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="also replace a folder that is not an export")
     add_allow(parser)
+    speak_utf8()
     args = parser.parse_args()
     find_modules_here()
     quieten_libraries()

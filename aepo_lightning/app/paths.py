@@ -100,7 +100,7 @@ def explain_unwritable(error: OSError, folder: Path) -> str:
         folder: Where it was written, if the error names no file.
     """
     place = Path(error.filename) if isinstance(error.filename, str) else folder
-    reason, elsewhere = error.strerror or str(error), "choose another folder with run_dir=... or output_root=..."
+    reason, elsewhere = error.strerror or str(error), "set run_dir=... or output_root=... to another folder"
     if error.errno in _FULL:
         there = next((each for each in (place, *place.absolute().parents) if each.is_dir()), Path("/"))
         free = f"{shutil.disk_usage(there).free / 1e9:.3g} GB are left there"

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from aepo_lightning.app.build import build, build_data, find_modules_here
-from aepo_lightning.app.command import quieten_libraries
+from aepo_lightning.app.command import quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.checkpoints import find_checkpoints
@@ -186,6 +186,7 @@ def main() -> None:
     parser.add_argument("--question", help="only the tree of this question id")
     parser.add_argument("--weights", type=Path, help="safetensors file to use instead of what the run kept")
     add_allow(parser)
+    speak_utf8()
     args = parser.parse_args()
     find_modules_here()
     quieten_libraries()

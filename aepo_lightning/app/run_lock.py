@@ -41,7 +41,8 @@ class RunLock:
             OSError: If the file cannot be written.
         """
         self._path = folder / LOCK
-        self._file: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._file: int | None = None
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self)
         try:
             self._take(folder)

@@ -168,7 +168,10 @@ class PretrainedPolicy:
             reason = str(error).strip().partition("\n")[0]
             if self._is_folder:
                 raise DataError(f"{name} must be a model that can be read, but is not: {reason} Repair it.") from error
+            here = Path(name)
+            hint = f" There is a folder {here.parent} here, but no {here.name} in it." if here.parent.is_dir() else ""
+            hint = " It is a file: name the folder that it lies in." if here.is_file() else hint if "/" in name else ""
             raise ConfigError(
-                f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason} "
+                f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason}{hint} "
                 f"Correct it. Without a network, `hf download {name} --local-dir FOLDER` elsewhere and name FOLDER."
             ) from error

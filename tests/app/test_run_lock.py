@@ -31,6 +31,11 @@ def test_a_lock_that_nobody_refers_to_is_free(tmp_path):
     RunLock(tmp_path).release()
 
 
+def test_a_folder_that_is_not_there_has_no_lock(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        RunLock(tmp_path / "gone")
+
+
 def hold(folder, pipe):
     lock = RunLock(folder)
     child = os.fork()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from aepo_lightning.contracts.policy import PolicySource, StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
@@ -105,6 +106,23 @@ def test_a_saved_policy_says_where_its_weights_are_and_a_drawn_one_has_none(fold
 def test_a_mistyped_folder_is_refused_at_once(name):
     with pytest.raises(ConfigError, match=r"`name_or_path` must be a folder or .* there is no such folder"):
         PretrainedPolicy(name)
+
+
+def test_a_mistyped_path_that_could_be_a_name_on_the_hub_is_told_what_is_there(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("no connection")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "weights.safetensors").touch()
+    for name, hint in (
+        ("models/qwen", "There is a folder models here, but no qwen in it"),
+        ("weights.safetensors", "It is a file: name the folder that it lies in"),
+        ("qwen", "no connection Correct it"),
+    ):
+        with pytest.raises(ConfigError, match=hint):
+            _ = PretrainedPolicy(name).config
 
 
 def test_a_folder_may_start_from_home(folder, monkeypatch):
