@@ -4,7 +4,8 @@
     random_state.py   the random generators of every rank
     files.py          complete or not, put in place atomically, which one is the last
     verification.py   corrupt, cut, foreign: what cannot be loaded is refused with its name and a better one
-    sharded_io.py     loads a sharded folder where nothing is sharded
+    sharded_index.py  what a sharded folder holds, read without running what is in it
+    sharded_io.py     loads a sharded folder where nothing is sharded, and nowhere before it was checked
 
 `aepo_lightning.callbacks.AtomicCheckpoint` writes them, `AEPOModule` adds the identity and the generators.
 """
@@ -20,8 +21,8 @@ from aepo_lightning.checkpoints.identity import (
     describe,
 )
 from aepo_lightning.checkpoints.random_state import random_states, restore_random_states
-from aepo_lightning.checkpoints.sharded_io import EitherCheckpointIO
-from aepo_lightning.checkpoints.verification import CheckpointSummary, verify_checkpoint
+from aepo_lightning.checkpoints.sharded_io import EitherCheckpointIO, check_before_loading
+from aepo_lightning.checkpoints.verification import CheckpointSummary, check_shards, verify_checkpoint
 
 __all__ = [
     "IDENTITY_KEY",
@@ -31,8 +32,10 @@ __all__ = [
     "CheckpointSummary",
     "EitherCheckpointIO",
     "check_architecture",
+    "check_before_loading",
     "check_format",
     "check_shapes",
+    "check_shards",
     "describe",
     "find_checkpoints",
     "find_last",

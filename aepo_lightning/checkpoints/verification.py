@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from aepo_lightning.checkpoints.files import find_checkpoints
 from aepo_lightning.checkpoints.identity import IDENTITY_KEY, check_format
+from aepo_lightning.checkpoints.sharded_index import INDEX, StoredEntry, check_values, read_index
 from aepo_lightning.errors import DataError
 
 _META = "meta.pt"
-_INDEX = ".metadata"
 # What reading a damaged file raises: cut archives, foreign bytes, a pickle that ends early or names unknown things.
 _UNREADABLE = (
     OSError,
+    MemoryError,
+    OverflowError,
+    TypeError,
     EOFError,
     RuntimeError,
     ValueError,
@@ -49,14 +51,14 @@ class CheckpointSummary:
 def verify_checkpoint(path: Path) -> CheckpointSummary:
     """Check that a checkpoint is whole and of this format.
 
-    Every byte of a file is checked against its checksum. Of a sharded folder the state is, and the sizes of the shards
-    against the index.
+    Every byte of a file is checked against its checksum. Of a sharded folder the state is, and what `check_shards`
+    looks at.
 
     Raises:
         DataError: If it is not. The damaged file is named, and the next best checkpoint.
     """
     if path.is_dir():
-        _check_shards(path)
+        check_shards(path)
     state = _read_state(path, path / _META if path.is_dir() else path)
     check_format(state.get(IDENTITY_KEY), str(path))
     return CheckpointSummary(
@@ -77,28 +79,37 @@ def _read_state(path: Path, file: Path) -> dict[str, Any]:
     raise _unusable(path, file, reason)
 
 
-def _check_shards(path: Path) -> None:
-    for name in (_INDEX, _META):
+def check_shards(path: Path) -> None:
+    """Check a sharded folder before torch reads it: it is whole, and nothing in it runs code when it is loaded.
+
+    The sizes of the shards are compared with the index.
+
+    Raises:
+        DataError: If it is not. The file is named, and the next best checkpoint.
+    """
+    for name in (INDEX, _META):
         if not (path / name).is_file():
             raise _unusable(path, path / name, "it is missing")
+    shards: dict[str, list[StoredEntry]] = {}
     try:
-        sizes = _shard_sizes(path)
+        for entry in read_index(path):
+            shards.setdefault(entry.file, []).append(entry)
     except _UNREADABLE as error:
-        raise _unusable(path, path / _INDEX, _cannot_be_read(error)) from error
-    for name, size in sorted(sizes.items()):
-        shard = path / name
-        found = shard.stat().st_size if shard.is_file() else None
-        if found is None or found < size:
-            held = "it is missing" if found is None else f"it has {found} bytes instead of {size}"
-            raise _unusable(path, shard, held)
+        raise _unusable(path, path / INDEX, _cannot_be_read(error)) from error
+    for name, entries in sorted(shards.items()):
+        _check_shard(path, path / name, entries)
 
 
-def _shard_sizes(path: Path) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for stored in FileSystemReader(path).read_metadata().storage_data.values():
-        end = stored.offset + stored.length
-        sizes[stored.relative_path] = max(end, sizes.get(stored.relative_path, 0))
-    return sizes
+def _check_shard(path: Path, shard: Path, entries: list[StoredEntry]) -> None:
+    size = max(entry.offset + entry.length for entry in entries)
+    found = shard.stat().st_size if shard.is_file() else None
+    if found is None or found < size:
+        held = "it is missing" if found is None else f"it has {found} bytes instead of {size}"
+        raise _unusable(path, shard, held)
+    try:
+        check_values(path, shard.name, entries)
+    except _UNREADABLE as error:
+        raise _unusable(path, shard, _cannot_be_read(error)) from error
 
 
 def _as_state(found: Any) -> dict[str, Any]:

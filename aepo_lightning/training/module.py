@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from aepo_lightning.checkpoints import (
     IDENTITY_KEY,
     RANDOM_KEY,
+    check_before_loading,
     check_format,
     check_shapes,
     describe,
@@ -146,8 +147,9 @@ class AEPOModule(LightningModule):
         return self.policy_loss.correction
 
     def setup(self, stage: str) -> None:
-        """Silence one warning of Lightning that is wrong here."""
+        """Have checkpoints checked before they are loaded, and silence one warning of Lightning that is wrong here."""
         del stage
+        check_before_loading(self.trainer.strategy)
         # An engine in this process may set up a process group of its own, and everything logged is reduced already.
         warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
 
