@@ -131,7 +131,7 @@ class RolloutTree:
     tool_entropies: list[float] = field(default_factory=list)
     """Entropies that pre-monitoring measured after each tool result of the probe."""
     decisions: list[BranchDecision] = field(default_factory=list)
-    """Every branch decision, in the order in which they were taken."""
+    """Every branch decision; of a finished tree, chain by chain in the order of their turns."""
     unused_calls: list[UnusedCall] = field(default_factory=list)
     num_discarded_tokens: int = 0
     """Tokens that were generated but belong to no trajectory, such as those of a discarded probe."""
@@ -143,6 +143,8 @@ class RolloutTree:
     """Optimiser steps that the weights had seen when the tree was grown."""
     stamp: str = ""
     """Names the weights and settings under which the tree was grown. Trees under another stamp are not taken over."""
+    question_digest: str = ""
+    """Names prompt, answers and documents of the question. Trees of another one under its id are not taken over."""
 
     def add(self, parent_id: int | None, source: SegmentSource, token_ids: list[int], **fields: object) -> Segment:
         """Append a segment below `parent_id` and return it.

@@ -11,7 +11,10 @@ independent.py   no branches: as evaluation samples
 turn_entropy.py  how uncertain the policy was when a turn began
 seeds.py         random numbers from where they are used
 plain.py         trees as plain values
+order.py         one order for what chance brought in another
 journal.py       finished trees and steps on disk
+checked_lines.py JSON lines with checksums
+signature.py     names for settings and questions, by which the journal knows them again
 statistics.py    trees in numbers
 """
 

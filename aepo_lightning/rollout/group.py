@@ -18,6 +18,7 @@ from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.tool import ToolCall
 from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree, UnusedCall
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
+from aepo_lightning.rollout.order import put_in_order
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
 from aepo_lightning.rollout.seeds import derive_uniform
@@ -81,7 +82,7 @@ class GroupRollout:
         return tree
 
     async def grow(self) -> RolloutTree:
-        """Grow the tree to exactly `budget` scored leaves and return it."""
+        """Grow the tree to exactly `budget` scored leaves and return it, in an order that no timing decides."""
         budget = self._settings.budget
         async with asyncio.TaskGroup() as self._tasks:
             if self._parts.allocator.needs_probe:
@@ -98,7 +99,7 @@ class GroupRollout:
                 for _ in range(1 if self._settings.top_up == "sequential" else missing):
                     self._start_root(LeafOrigin.TOP_UP)
         assert len(self.tree.leaves) == budget, "every committed chain ends in one leaf"
-        self.tree.leaves.sort(key=lambda leaf: leaf.seed_path)
+        put_in_order(self.tree)
         return self.tree
 
     async def _run_probe(self) -> None:

@@ -17,7 +17,8 @@ from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
-from aepo_lightning.rollout.steps import RolloutParts, signature
+from aepo_lightning.rollout.signature import question_digest, signature
+from aepo_lightning.rollout.steps import RolloutParts
 
 
 class RolloutSampler:
@@ -62,7 +63,8 @@ class RolloutSampler:
             name: Under which the journal keeps the trees.
             on_tree: Called with each tree as soon as it is finished, for progress.
             weights: What the engine generates with. If the journal has trees and steps of a rollout that was cut off,
-                under the same name, seed, settings and weights, they are taken over instead of made again.
+                under the same name, seed, settings and weights, of the same questions in the same words, they are
+                taken over instead of made again.
 
         Raises:
             ValueError: If two questions have the same id.
@@ -95,7 +97,8 @@ class RolloutSampler:
                 await self.parts.tools.start()
             if self.journal is None:
                 return await growth.run(questions, None)
-            with self.journal.open(name, seed, growth.stamp) as session:
+            digests = {each.question_id: question_digest(each, self.parts.chat_format) for each in questions}
+            with self.journal.open(name, seed, growth.stamp, digests) as session:
                 trees = await growth.run(questions, session)
                 session.is_complete = True
                 return trees
@@ -137,7 +140,6 @@ class _Growth:
             tree = await self._rollout(question, session).grow()
         tree.weights_version = self.weights.version
         if session is not None:
-            tree.stamp = session.stamp
             session.add(tree)
         self.on_tree(tree)
         return tree

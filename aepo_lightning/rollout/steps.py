@@ -6,7 +6,6 @@ The one place of the sampler that talks to engine, tools and reward. Steps that 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.chat_format import ChatFormat
@@ -51,15 +50,6 @@ class RolloutParts:
         """
         settings = replace(self.settings, budget=num_samples, turn_entropy=TurnEntropy())
         return replace(self, allocator=Independent(), branch_policy=Independent(), settings=settings)
-
-
-def signature(parts: RolloutParts) -> str:
-    """Return a digest of everything but weights, seed and question that decides what a rollout gives."""
-    settings = (parts.settings, parts.allocator, parts.branch_policy, type(parts.engine).__name__, parts.reward)
-    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
-    limits = (parts.engine.max_model_len, tools, type(parts.chat_format).__name__, parts.chat_format.stop)
-    # Objects without a representation of their own show their address, which no other process repeats.
-    return blake2b(repr((*settings, *limits, parts.chat_format.vocab_size)).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

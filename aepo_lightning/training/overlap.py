@@ -134,7 +134,7 @@ class OverlappedRollouts:
 
 def _from_journal(sampler: RolloutSampler, order: RolloutOrder, stamp: str) -> list[RolloutTree] | None:
     journal = sampler.journal
-    kept = {} if journal is None else {tree.question.question_id: tree for tree in journal.read(order.name)}
+    kept = {} if journal is None else {tree.question.question_id: tree for tree in journal.read_sound(order.name)}
     found = [kept.get(question.question_id) for question in order.questions]
     trees = [tree for tree in found if tree is not None and (tree.seed, tree.stamp) == (order.seed, stamp)]
     if len(trees) < len(found):

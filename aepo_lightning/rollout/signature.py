@@ -1,0 +1,137 @@
+"""Names for what decides a rollout, so that a run that goes on knows which of the saved trees are still its own.
+
+A name is a digest of a description. The description of an object is its class and its settings: the fields of a
+dataclass, of any other object its arguments as far as it keeps them, and its words and switches. It holds no address
+and no state, so that another process describes the same settings in the same words.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import partial
+from hashlib import blake2b
+from pathlib import PurePath
+from types import CodeType
+from typing import Any
+
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.tool import BranchingToolRunner
+from aepo_lightning.rollout.steps import RolloutParts
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+_WORDS = (bool, str, bytes, type(None), Enum, PurePath)
+"""What an object keeps beside its arguments counts if it is of these types: numbers may be counters."""
+_MOST_ITEMS = 4096
+_DEEPEST = 12
+_ADDRESS = re.compile("0x[0-9a-fA-F]+")
+_SAMPLE = (Message(role="user", content="?"),)
+
+
+def signature(parts: RolloutParts) -> str:
+    """Return a digest of everything but weights, seed and question that decides what a rollout gives.
+
+    That is every setting of the sampler, the algorithm, the reward, the tools and their runtime, the context of the
+    engine, and what the chat format writes around a question and around results.
+    """
+    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
+    rules = (parts.settings, parts.allocator, parts.branch_policy, parts.reward, parts.tools, tools)
+    engine = (type(parts.engine).__name__, parts.engine.max_model_len)
+    return _digest(rules, engine, _frames(parts.chat_format))
+
+
+def question_digest(question: Question, chat_format: ChatFormat) -> str:
+    """Return a digest of what is asked: the prompt in tokens, the accepted answers, the documents and the metadata."""
+    prompt = chat_format.encode_prompt(question.messages)
+    return _digest(prompt, question.messages, question.answers, question.documents, question.metadata)
+
+
+def _frames(chat_format: ChatFormat) -> tuple[object, ...]:
+    """Return what a chat format writes: its settings show in a prompt and in results."""
+    prompt, results = chat_format.encode_prompt(_SAMPLE), chat_format.encode_results(["?", "?"])
+    return describe(chat_format), chat_format.stop, chat_format.vocab_size, prompt, results
+
+
+def _digest(*values: object) -> str:
+    return blake2b(describe(values).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def describe(value: object, above: tuple[int, ...] = ()) -> str:
+    """Return the type and the settings of a value as text, the same in every process.
+
+    Args:
+        value: Anything.
+        above: Identities of what it lies within.
+    """
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, (type, Enum, PurePath)):
+        return _name(value) if isinstance(value, type) else str(value)
+    if id(value) in above or len(above) > _DEEPEST:
+        return f"<{_name(type(value))}>"
+    above = (*above, id(value))
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        return _describe_collection(value, above)
+    inner = {name: describe(each, above) for name, each in _settings(value)}
+    if not inner and type(value).__repr__ is not object.__repr__:
+        return _ADDRESS.sub("", repr(value))
+    return f"{_name(value if inspect.isroutine(value) else type(value))}({inner})"
+
+
+def _describe_collection(value: Collection[Any], above: tuple[int, ...]) -> str:
+    items = list(value.items() if isinstance(value, Mapping) else value)
+    step = -(-len(items) // _MOST_ITEMS)  # of a large corpus, a sample
+    described = [describe(each, above) for each in items[:: max(1, step)]]
+    is_ordered = isinstance(value, (list, tuple))
+    return f"{len(items)}[{', '.join(described if is_ordered else sorted(described))}]"
+
+
+def _settings(value: Any) -> Iterator[tuple[str, object]]:
+    """Yield what an object or a function was made of, by name."""
+    if is_dataclass(value):
+        yield from ((field.name, getattr(value, field.name)) for field in fields(value) if field.init)
+    elif isinstance(value, partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif inspect.ismethod(value):
+        yield from (("self", value.__self__), ("function", value.__func__))
+    elif inspect.isfunction(value):
+        yield "code", _code(value.__code__)
+        yield "defaults", (value.__defaults__, value.__kwdefaults__)
+        yield "closure", [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+    elif not inspect.isroutine(value):
+        yield from _kept(value)
+
+
+def _kept(value: Any) -> Iterator[tuple[str, object]]:
+    """Yield what an object keeps of its arguments, under their names or with an underscore, and its words."""
+    arguments = _parameters(type(value))
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ())]
+    for name in sorted({*getattr(value, "__dict__", {}), *slots}):
+        each = getattr(value, name, None)
+        if name.lstrip("_") in arguments or isinstance(each, _WORDS):
+            yield name, each
+
+
+def _parameters(kind: Callable[..., Any]) -> frozenset[str]:
+    try:
+        return frozenset(inspect.signature(kind).parameters)
+    except (TypeError, ValueError):  # of a class that is not written in Python
+        return frozenset()
+
+
+def _code(code: CodeType) -> tuple[object, ...]:
+    constants = [_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    return code.co_code, code.co_names, constants
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
+
+
+def _name(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
