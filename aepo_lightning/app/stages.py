@@ -40,6 +40,7 @@ from aepo_lightning.errors import TrainingError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_of
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
+from aepo_lightning.training.lightning_settings import check_options
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +101,10 @@ def open_run(cfg: DictConfig) -> RunRecord:
 
     Raises:
         ConfigError: If the folder cannot be written, is in use, or holds another run; if a setting differs that must
-            not; if what `ckpt_path` names is not there.
+            not; if what `ckpt_path` names is not there; if the trainer has an option for training of another kind.
         DataError: If the checkpoint is damaged.
     """
+    check_options(cfg.trainer)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     if cfg.trainer.accelerator == "cpu":

@@ -18,7 +18,13 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.tiled_mlp import tile_gated_mlps
-from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory
+from aepo_lightning.training.optimizers import (
+    OptimizerFactory,
+    SchedulerFactory,
+    build_optimizer,
+    build_scheduler,
+    check_factories,
+)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -123,8 +129,12 @@ class ColdStartModule(LightningModule):
             optimizer: Called with the parameters.
             scheduler: Called with the optimizer; stepped once per optimiser step.
             max_grad_norm: Gradients are scaled down to this L2 norm.
+
+        Raises:
+            ConfigError: If optimizer or scheduler are of a kind that cannot be stepped here.
         """
         super().__init__()
+        check_factories(optimizer, scheduler)
         self.automatic_optimization = False
         self.policy = policy
         self.network = PolicyNetwork(policy.build_model())
@@ -134,11 +144,16 @@ class ColdStartModule(LightningModule):
         self._max_grad_norm = max_grad_norm
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Create optimizer and scheduler from their factories."""
-        optimizer = self._optimizer_factory(self.network.parameters())
+        """Create optimizer and scheduler from their factories.
+
+        Raises:
+            ConfigError: If one of them cannot be stepped here.
+        """
+        optimizer = build_optimizer(self._optimizer_factory, self.network.parameters())
         if self._scheduler_factory is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._scheduler_factory(optimizer)}}
+        scheduler = build_scheduler(self._scheduler_factory, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:
         """Take one step on the mean cross-entropy of the demonstrator's tokens."""

@@ -1,10 +1,59 @@
 """What Lightning must be told where rollouts are made between epochs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from aepo_lightning.errors import ConfigError
+
+_REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
+    "gradient_clip_val": ((None, 0), "The module scales gradients itself: set `module.max_grad_norm`."),
+    "gradient_clip_algorithm": ((None,), "The module scales gradients by their norm: set `module.max_grad_norm`."),
+    "accumulate_grad_batches": (
+        (None, 1),
+        "An optimiser step is one batch of the loader, over as many micro-batches as it takes: set "
+        "`experience.questions_per_step` and `experience.max_tokens_per_micro_batch`.",
+    ),
+    "reload_dataloaders_every_n_epochs": (
+        (None, 0, 1),
+        "Every epoch has rollouts of its own; to train longer on the same ones ask for more `questions_per_iteration`.",
+    ),
+}
+"""What `Trainer` takes but this training has no use for: values that change nothing, and what does it here."""
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse options of the trainer for training of another kind: where Lightning takes the optimiser steps.
+
+    Args:
+        options: By the names of `Trainer`, possibly among others.
+
+    Raises:
+        ConfigError: If one is set; the message says what does the same here.
+    """
+    for name, (harmless, advice) in _REFUSED.items():
+        if (value := options.get(name)) not in harmless:
+            choices = "".join(f" or {each}" for each in harmless if each)
+            found = getattr(value, "value", value)  # of an enumeration, the word that was given
+            raise ConfigError(f"`{name}` must be left out{choices}, but got {found}. {advice}")
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Do what `check_options` does for a trainer that was built, whichever way its options came.
+
+    Raises:
+        ConfigError: If an option, or a callback that stands for one, has no place in this training.
+    """
+    check_options({name: getattr(trainer, name, None) for name in _REFUSED})
+    callbacks: Any = trainer  # its attribute is not declared
+    for callback in callbacks.callbacks:
+        if isinstance(callback, GradientAccumulationScheduler):
+            raise ConfigError(
+                f"`callbacks` must not have {type(callback).__name__}, but got one. "
+                f"{_REFUSED['accumulate_grad_batches'][1]}"
+            )
 
 
 def prepare_trainer(trainer: Trainer, num_steps: int, has_validation: bool = True) -> None:
@@ -23,12 +72,8 @@ def prepare_trainer(trainer: Trainer, num_steps: int, has_validation: bool = Tru
         ConfigError: If the trainer wants its loaders read again after some other number of epochs.
     """
     settings: Any = trainer  # some of its public attributes are not declared
-    if settings.reload_dataloaders_every_n_epochs not in (0, 1):
-        raise ConfigError(
-            "`reload_dataloaders_every_n_epochs` must be left out or 1, but got "
-            f"{settings.reload_dataloaders_every_n_epochs}. Every epoch has rollouts of its own; to train longer on "
-            "the same ones ask for more `questions_per_iteration`."
-        )
+    name = "reload_dataloaders_every_n_epochs"
+    check_options({name: getattr(settings, name)})
     settings.reload_dataloaders_every_n_epochs = 1
     trainer.num_sanity_val_steps = 0
     for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule
+from lightning import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -44,10 +44,18 @@ from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.rollout import pass_rates, summarise_trees
 from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import reduce_tally
 from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
-from aepo_lightning.training.optimizers import OptimizerFactory, SchedulerFactory, choose_optimizer
+from aepo_lightning.training.optimizers import (
+    OptimizerFactory,
+    SchedulerFactory,
+    build_optimizer,
+    build_scheduler,
+    check_factories,
+    choose_optimizer,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +106,8 @@ class AEPOModule(LightningModule):
                 traffic, but keeps whole float32 gradients on every GPU.
 
         Raises:
-            ConfigError: If `max_grad_norm` or `lr` is not positive, or `lr` stands beside `optimizer`.
+            ConfigError: If `max_grad_norm` or `lr` is not positive, `lr` stands beside `optimizer`, or optimizer or
+                scheduler are of a kind that cannot be stepped here.
         """
         super().__init__()
         if not max_grad_norm > 0:
@@ -124,6 +133,7 @@ class AEPOModule(LightningModule):
         )
         self._optimizer_factory = choose_optimizer(lr, optimizer)
         self._scheduler_factory = scheduler
+        check_factories(self._optimizer_factory, scheduler)
         self._max_grad_norm = max_grad_norm
         self._defer_gradient_sync = defer_gradient_sync
         self._settings = ResumedSettings()
@@ -145,6 +155,15 @@ class AEPOModule(LightningModule):
     def importance_correction(self) -> ImportanceCorrection:
         """How token losses are corrected for the difference to the engine."""
         return self.policy_loss.correction
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add none. This is the first that Lightning calls, so options that do not fit are refused here.
+
+        Raises:
+            ConfigError: If the trainer has an option for training of another kind.
+        """
+        check_trainer(self.trainer)
+        return []
 
     def setup(self, stage: str) -> None:
         """Have checkpoints checked before they are loaded, and silence one warning of Lightning that is wrong here."""
@@ -180,11 +199,15 @@ class AEPOModule(LightningModule):
             self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Create optimizer and scheduler from their factories."""
+        """Create optimizer and scheduler from their factories.
+
+        Raises:
+            ConfigError: If one of them cannot be stepped here.
+        """
         assert self.network is not None, "`configure_model` runs first"
-        optimizer = self._optimizer_factory([p for p in self.network.parameters() if p.requires_grad])
+        optimizer = build_optimizer(self._optimizer_factory, (p for p in self.network.parameters() if p.requires_grad))
         rates = rates_of(optimizer)
-        scheduler = None if self._scheduler_factory is None else self._scheduler_factory(optimizer)
+        scheduler = None if self._scheduler_factory is None else build_scheduler(self._scheduler_factory, optimizer)
         self._settings.made(optimizer, scheduler, rates)
         return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 

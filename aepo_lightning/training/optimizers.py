@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import LBFGS, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aepo_lightning.errors import ConfigError
 
@@ -31,3 +31,69 @@ def choose_optimizer(lr: float | None, optimizer: OptimizerFactory | None) -> Op
     if not rate > 0:
         raise ConfigError(f"`lr` must be positive, but got {rate}.")
     return partial(AdamW, lr=rate, weight_decay=0.0)
+
+
+def check_factories(optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
+    """Refuse a class that no run can use, as far as the factories show which they build, before there is a model.
+
+    Raises:
+        ConfigError: If the optimizer takes a step in several evaluations, or the scheduler waits for a metric.
+    """
+    _check_optimizer(_built_by(optimizer))
+    if scheduler is not None:
+        _check_scheduler(_built_by(scheduler))
+
+
+def build_optimizer(factory: OptimizerFactory, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """Return the optimizer of some parameters.
+
+    Raises:
+        ConfigError: If the factory returns something else, or an optimizer that cannot be stepped here.
+    """
+    built: object = factory(list(parameters))
+    _check_optimizer(type(built))
+    if not isinstance(built, Optimizer):
+        raise ConfigError(f"`optimizer` must return a torch optimizer, but got {_shown(built)}. {_PARTIAL}")
+    return built
+
+
+def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer) -> LRScheduler:
+    """Return the scheduler of an optimizer.
+
+    Raises:
+        ConfigError: If the factory returns something else, or a scheduler that cannot be stepped here.
+    """
+    built: object = factory(optimizer)
+    _check_scheduler(type(built))
+    if not isinstance(built, LRScheduler):
+        raise ConfigError(f"`scheduler` must return a torch LRScheduler, but got {_shown(built)}. {_PARTIAL}")
+    return built
+
+
+_PARTIAL = "Name its class with `_partial_: true`, or pass a function that builds it."
+
+
+def _built_by(factory: object) -> object:
+    """Return the class that a factory calls, where it shows: a class, or `partial` of one."""
+    return factory.func if isinstance(factory, partial) else factory
+
+
+def _check_optimizer(kind: object) -> None:
+    if isinstance(kind, type) and issubclass(kind, LBFGS):
+        raise ConfigError(
+            f"`optimizer` must step once for each batch, but got {kind.__name__}, which evaluates the loss several "
+            "times in a step. Use torch.optim.AdamW or another of its kind."
+        )
+
+
+def _check_scheduler(kind: object) -> None:
+    if isinstance(kind, type) and issubclass(kind, ReduceLROnPlateau):
+        raise ConfigError(
+            f"`scheduler` must be one that steps without a metric, but got {kind.__name__}: it is stepped after every "
+            "optimiser step, when no metric of this policy is known. Use one that follows the steps, such as "
+            "torch.optim.lr_scheduler.CosineAnnealingLR or LinearLR."
+        )
+
+
+def _shown(value: object) -> str:
+    return type(value).__name__

@@ -1,0 +1,121 @@
+"""What Lightning would refuse, or step in another way, is refused here first, in words that say what does it here."""
+
+from functools import partial
+
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR
+
+from aepo_lightning.app import stages
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.training.coldstart import ColdStartModule
+from aepo_lightning.training.lightning_settings import check_options
+from tests.support.training import FixedData, built_module, make_module, make_trainer, small_policy
+
+OPTIONS = {
+    "clip": ({"gradient_clip_val": 1.0}, "`gradient_clip_val` must be left out, but got 1.0.* `module.max_grad_norm`"),
+    "clip by": ({"gradient_clip_algorithm": "value"}, "`gradient_clip_algorithm` must be left out, but got value"),
+    "accumulate": (
+        {"accumulate_grad_batches": 4},
+        "`accumulate_grad_batches` must be left out or 1, but got 4.* `experience.questions_per_step`",
+    ),
+    "schedule": (
+        {"callbacks": [GradientAccumulationScheduler({0: 2})]},
+        "must not have GradientAccumulationScheduler.* `experience.questions_per_step`",
+    ),
+    "reload": (
+        {"reload_dataloaders_every_n_epochs": 2},
+        "`reload_dataloaders_every_n_epochs` must be left out or 1, but got 2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("method", ["fit", "validate"])
+def test_options_of_a_trainer_are_refused_before_anything_else(tmp_path, options, message, method):
+    trainer = make_trainer(tmp_path, logger=False, **options)
+    with pytest.raises(ConfigError, match=message):
+        getattr(trainer, method)(make_module(), datamodule=FixedData([]))
+
+
+def test_an_option_from_the_environment_is_refused_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("PL_TRAINER_GRADIENT_CLIP_VAL", "0.5")
+    trainer = make_trainer(tmp_path, logger=False)
+    with pytest.raises(ConfigError, match=r"`gradient_clip_val` must be left out, but got 0\.5"):
+        trainer.fit(make_module(), datamodule=FixedData([]))
+
+
+@pytest.mark.parametrize("name", ["clip", "clip by", "accumulate", "reload"])
+def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
+    options, message = OPTIONS[name]
+    words = [f"++trainer.{key}={value}" for key, value in options.items()]
+    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
+        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *words])
+    with pytest.raises(ConfigError, match=message):
+        stages.open_run(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"gradient_clip_val": None}, {"gradient_clip_val": 0.0}, {"devices": 2}], ids=str
+)
+def test_options_that_change_nothing_are_left_alone(options):
+    check_options(options | {"accumulate_grad_batches": 1, "reload_dataloaders_every_n_epochs": 0})
+
+
+# Optimisers and schedulers ------------------------------------------------------------------------------------------
+
+PLATEAU = r"`scheduler` must be one that steps without a metric, but got ReduceLROnPlateau.* LinearLR"
+
+
+class Plateau(ReduceLROnPlateau):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": partial(ReduceLROnPlateau, patience=3)}, PLATEAU),
+        ({"scheduler": ReduceLROnPlateau}, PLATEAU),
+        ({"scheduler": partial(Plateau)}, "metric, but got Plateau"),
+        ({"optimizer": partial(torch.optim.LBFGS, lr=1.0)}, "`optimizer` must step once for each batch, but got LBFGS"),
+    ],
+    ids=["partial", "class", "subclass", "LBFGS"],
+)
+def test_a_kind_that_cannot_be_stepped_is_refused_before_there_is_a_model(options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_module(**options)
+    with pytest.raises(ConfigError, match=message):
+        ColdStartModule(small_policy(), **({"optimizer": partial(SGD, lr=1.0)} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": lambda optimizer: ReduceLROnPlateau(optimizer)}, PLATEAU),
+        ({"scheduler": lambda _: "cosine"}, "`scheduler` must return a torch LRScheduler, but got str. Name its class"),
+        ({"scheduler": lambda optimizer: [LinearLR(optimizer)]}, "but got list"),
+        ({"optimizer": lambda parameters: list(parameters)}, "`optimizer` must return a torch optimizer, but got list"),
+        ({"optimizer": lambda parameters: torch.optim.LBFGS(parameters)}, "but got LBFGS"),
+    ],
+    ids=["plateau", "word", "list", "no optimizer", "LBFGS"],
+)
+def test_what_a_function_builds_is_refused_before_anything_is_rolled_out(options, message):
+    with pytest.raises(ConfigError, match=message):
+        built_module(**options).configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        partial(CosineAnnealingLR, T_max=10),
+        lambda optimizer: SequentialLR(optimizer, [LinearLR(optimizer), CosineAnnealingLR(optimizer, 9)], [1]),
+        lambda optimizer: ChainedScheduler([LinearLR(optimizer), CosineAnnealingLR(optimizer, 9)]),
+    ],
+    ids=["cosine", "sequential", "chained"],
+)
+def test_schedulers_that_follow_the_steps_are_taken(scheduler):
+    assert built_module(scheduler=scheduler).configure_optimizers()["lr_scheduler"]["scheduler"].get_last_lr()
