@@ -1,6 +1,11 @@
-"""Trajectories as text that people can read."""
+"""Trajectories as text that people can read.
+
+What the policy, a tool, a web page or a row of the data wrote is shown as it is and does nothing: it forges no heading,
+link or HTML of the page around it, and sends no commands to the terminal that shows the file.
+"""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +18,13 @@ from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
 
 Decoder = Callable[[Sequence[int]], str]
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Categories of characters that command a terminal, turn text around, are seen by nobody or cannot be written."""
+_JOINERS = "\u200c\u200d"
+"""Of these, what words of many languages and pictures are written with."""
+_PLAIN = re.compile(r"(?!.*www\.)[\w ;:,.'()%+=-]*", re.IGNORECASE)
+"""Text that means nothing in Markdown where it stands within a line."""
 
 
 class RolloutLogger(L.Callback):
@@ -74,9 +86,9 @@ def describe_tree(tree: RolloutTree, decode: Decoder, num_trajectories: int) -> 
     shown = [ranked[position * (len(ranked) - 1) // max(number - 1, 1)] for position in range(number)]
     question = tree.question
     parts = [
-        f"## Question {question.question_id}",
+        f"## Question {_inline(question.question_id)}",
         _fenced(question.messages[-1].content),
-        f"Accepted answers: {'; '.join(question.answers)}",
+        f"Accepted answers: {'; '.join(map(_inline, question.answers))}",
         *(_describe_leaf(tree, index, decode) for index in shown),
     ]
     return "\n\n".join(parts) + "\n"
@@ -95,7 +107,7 @@ def _describe_leaf(tree: RolloutTree, index: int, decode: Decoder) -> str:
 def _describe_reward(leaf: Leaf) -> str:
     assert leaf.reward is not None, "trees are scored before they are trained on"
     verdict = "correct" if leaf.reward.is_correct else "not correct"
-    reason = f" ({leaf.reward.reason})" if leaf.reward.reason else ""
+    reason = f" ({_inline(leaf.reward.reason)})" if leaf.reward.reason else ""
     return f"reward {leaf.reward.reward:.3f}, {verdict}{reason}"
 
 
@@ -104,7 +116,7 @@ def _describe_segment(segment: Segment) -> str:
     if segment.source is SegmentSource.POLICY and segment.entropies:
         facts.append(f"mean entropy {sum(segment.entropies) / len(segment.entropies):.3f} nats")
     if segment.tool_call is not None and segment.tool_result is not None:
-        facts.append(f"{segment.tool_call.tool}: {segment.tool_result.status}")
+        facts.append(f"{_inline(segment.tool_call.tool)}: {segment.tool_result.status}")
     if segment.is_branch_point:
         facts.append("**branch point**")
     return ", ".join(facts)
@@ -112,6 +124,37 @@ def _describe_segment(segment: Segment) -> str:
 
 def _fenced(text: str) -> str:
     """Return a code block whose fence is longer than any run of backticks inside it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    shown = _visible(text, keep="\n\t")
+    fence = "`" * max(3, _longest_run(shown) + 1)
+    return f"{fence}text\n{shown}\n{fence}"
+
+
+def _inline(text: str) -> str:
+    """Return text for within a line: as it is if it means nothing there, else as code."""
+    shown = _visible(text)
+    if _PLAIN.fullmatch(shown) and "_" not in shown and shown.strip() == shown:
+        return shown
+    ticks = "`" * (_longest_run(shown) + 1)
+    # The spaces are not shown. They keep apart what begins or ends with a backtick.
+    return f"{ticks} {shown} {ticks}" if shown.startswith("`") or shown.endswith("`") else f"{ticks}{shown}{ticks}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def _visible(text: str, keep: str = "") -> str:
+    """Return text with characters that cannot be seen written as Python writes them.
+
+    Args:
+        text: Of anybody.
+        keep: Characters that stay as they are.
+    """
+    return "".join(
+        char if char in keep or char in _JOINERS or unicodedata.category(char) not in _HIDDEN else _escaped(char)
+        for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", errors="surrogatepass").decode("ascii")

@@ -1,4 +1,9 @@
+import unicodedata
+from dataclasses import replace
+
+import markdown
 import pytest
+from markdown_it import MarkdownIt
 
 from aepo_lightning.callbacks import RolloutLogger
 from aepo_lightning.callbacks.rollout_logger import describe_tree
@@ -100,6 +105,83 @@ def test_shows_trajectories_from_best_to_worst(number, shown):
 def test_a_fence_is_longer_than_the_backticks_inside():
     text = describe_tree(make_tree(), lambda _: "```python\nx\n```", 1)
     assert "````text\n```python\nx\n```\n````" in text
+
+
+HOSTILE = {
+    "heading": "a\n# Iteration 99\n\nreward 1.000",
+    "carriage return": "a\r# Iteration 99\r\rb",
+    "setext": "a\n===\nb\n---",
+    "fence": "```\n# out\n~~~\n# out\n````\n# out",
+    "longer fence": "`" * 40 + "\n# out",
+    "html": "<script>alert(1)</script><img src=x onerror=alert(1)><h1>x</h1> &lt;",
+    "comment": "<!-- the rest is hidden",
+    "link": "[click](http://evil.example) ![x](http://evil.example/x.png) <http://evil.example>",
+    "reference": "[a]\n\n[a]: http://evil.example\n",
+    "plain link": "see www.evil.example or http://evil.example or a@evil.example",
+    "escape": "\x1b]0;title\x07\x1b[2J\x9b31m\x08\x7f",
+    "hyperlink": "\x1b]8;;http://evil.example\x1b\\\\click\x1b]8;;\x1b\\\\",
+    "turned": "\u202egnp.exe \u2066x\u2069 \u200bnothing \U000e0041",
+    "unwritable": "\ud800 \x00 \u2028 \x85",
+    "ticks": "`` ` ```",
+    "backslash": "\\",
+    "emphasis": "**bold** _a_ ~~b~~ # |",
+    "blank": " ",
+}
+
+
+def spoilt(text):
+    """A tree whose every part that somebody else writes is a text."""
+    tree = make_tree()
+    message = Message(role="user", content=text)
+    tree.question = replace(tree.question, question_id=text, messages=(message,), answers=(text, "e5"))
+    tree.segments[2].tool_call = ToolCall(tool=text, text=text)
+    for leaf in tree.leaves:
+        leaf.reward = replace(leaf.reward, reason=text)
+    return tree
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_what_others_wrote_does_nothing_to_the_page_or_the_terminal(text, tmp_path):
+    written = describe_tree(spoilt(text), lambda _: text, 2)
+    (tmp_path / "trajectories.md").write_text(written, encoding="utf-8")
+    assert not [char for char in written if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl")]
+    tokens = MarkdownIt("commonmark").enable("table").parse(written)
+    inline = [child.type for token in tokens for child in token.children or ()]
+    kinds = [token.type for token in tokens] + inline
+    assert kinds.count("heading_open") == 3
+    assert kinds.count("fence") == 1 + 3 * 2
+    foreign = {"html_block", "html_inline", "link_open", "image", "em_open", "table_open", "code_block"}
+    assert not foreign & set(kinds)
+    # Bold are the sources of the segments and the branch point; a link without brackets stands in code.
+    assert kinds.count("strong_open") == 2 * 3 + 2
+    plain = "".join(child.content for token in tokens for child in token.children or () if child.type == "text")
+    assert not any(word in plain for word in ("http", "www", "@"))
+    page = markdown.markdown(written, extensions=["fenced_code", "tables"])  # as TensorBoard shows it
+    assert page.count("<h") == 3
+    assert not any(mark in page for mark in ("<a ", "<img", "<script", "<em", "<table", "<!--"))
+
+
+@pytest.mark.parametrize("text", ["12:trail-train-3", "e5", "3.14 (about)", "\u4e2d\u6587 \u0646\u0647"])
+def test_harmless_text_stays_as_it_is(text):
+    assert f"## Question {text}\n" in describe_tree(spoilt(text), decode, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a_b", "`a_b`"),
+        ("a`b", "``a`b``"),
+        ("`", "`` ` ``"),
+        ("a\nb", "`a\\nb`"),
+        ("\u0646\u200c\u0647", "`\u0646\u200c\u0647`"),
+        ("", ""),
+    ],
+    ids=repr,
+)
+def test_other_text_stands_in_code(text, shown):
+    assert f"### Trajectory 2 of 2: reward 1.000, correct{f' ({shown})' * bool(text)}\n" in describe_tree(
+        spoilt(text), decode, 1
+    )
 
 
 def test_writes_every_n_epochs_to_the_loggers_and_to_the_file(make_run, tmp_path):
