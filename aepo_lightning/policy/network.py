@@ -10,12 +10,13 @@ from typing import Literal
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
 from aepo_lightning.policy.output_head import measure_logit_map
-from aepo_lightning.policy.packed import BackEndChoice, packed_states
+from aepo_lightning.policy.packed import BackEndChoice, attend_with, check_packing, exact_attention, packed_states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,6 +25,15 @@ class TokenScores:
 
     logprobs: Float[Tensor, "batch response"]
     entropies: Float[Tensor, "batch response"]
+
+
+def _has_noise(module: nn.Module) -> bool:
+    """Whether a module computes something random where it is trained, by the numbers that it keeps."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    numbers = {name: value for name, value in vars(module).items() if type(value) in (int, float)}
+    # Routers with jitter sample experts even where it is zero.
+    return any("jitter" in name or ("drop" in name and value > 0) for name, value in numbers.items())
 
 
 class PolicyNetwork(nn.Module):
@@ -53,9 +63,23 @@ class PolicyNetwork(nn.Module):
         self._logit_map = measure_logit_map(model)
         self._chunk_size = chunk_size
         self._choose_back_end = BackEndChoice(packed_attention)
+        self._has_checked_packing = False
+        self._attention = exact_attention(model)
         model.config.use_cache = False
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.train(model.training)
+
+    @override
+    def train(self, mode: bool = True) -> "PolicyNetwork":
+        """Set the mode, but keep whatever has dropout or a noisy router in evaluation.
+
+        Rollouts are sampled without noise, so that importance ratios would be those of another policy.
+        """
+        super().train(mode)
+        for module in filter(_has_noise, self.modules()):
+            module.training = False
+        return self
 
     def forward(
         self,
@@ -79,14 +103,18 @@ class PolicyNetwork(nn.Module):
                 numbers stand in every row that has it.
 
         Raises:
-            TrainingError: If rows are packed and the architecture cannot run them.
+            TrainingError: If rows are packed and the architecture cannot run them, or computes something else then.
         """
         mode: EntropyMode = entropy
         if packed is None:
+            attend_with(self.model, self._attention)
             states = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
             hidden = states[:, :-1][response_mask]
             targets = input_ids[:, 1:][response_mask]
         else:
+            if not self._has_checked_packing:
+                check_packing(self.model, self._attention, input_ids.device)
+                self._has_checked_packing = True
             hidden = packed_states(self.model, packed, self._choose_back_end)[packed.sources]
             targets = packed.targets
         head = self.model.lm_head

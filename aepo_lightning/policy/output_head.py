@@ -138,7 +138,7 @@ class _Probe:
 
         name = type(model).__name__
         ids = torch.zeros(1, len(self.hidden), dtype=torch.long)
-        logits = torch.empty(0)
+        logits: Tensor = torch.empty(0)
         with ExitStack() as stack, boundary(refuse), torch.no_grad():
             stack.enter_context(_replaced_forward(model.model, self._backbone))
             stack.enter_context(_replaced_forward(model.lm_head, self._head))

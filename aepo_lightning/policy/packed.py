@@ -25,6 +25,7 @@ from aepo_lightning.ops.tree_attention import (
     pick_back_end,
     why_not_varlen,
 )
+from aepo_lightning.ops.tree_packing import pack_rows
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ def packed_states(
     """Return the last hidden state of every packed token.
 
     Args:
-        model: A causal language model with a `model` backbone. From the first call on it attends through our
-            implementation, which is transformers' `sdpa` for whatever is not packed.
+        model: A causal language model with a `model` backbone. It then attends through our implementation, which
+            builds no mask for what is not packed: see `attend_with`.
         packed: What to run.
         choose: Says how attention is computed, once the queries of the first layer are there.
 
@@ -70,8 +71,7 @@ def packed_states(
             its rotary embeddings depend on the longest row, or a layer does not attend through transformers' attention
             interface.
     """
-    if model.config._attn_implementation != IMPLEMENTATION:
-        model.set_attn_implementation(IMPLEMENTATION)
+    attend_with(model, IMPLEMENTATION)
     _refuse_moving_rope(model, int(packed.position_ids.max()) + 1)
     attention = _LayerAttention(packed, choose)
     states: Tensor = model.model(
@@ -80,13 +80,73 @@ def packed_states(
         use_cache=False,
         packed_attention=attention,
     ).last_hidden_state
-    if attention.num_calls != model.config.num_hidden_layers:
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if attention.num_calls != num_layers:
         # Whatever mixed tokens in the other layers knew nothing of the paths.
         raise TrainingError(
-            f"Each of {model.config.num_hidden_layers} layers must attend through transformers' attention interface, "
+            f"Each of {num_layers} layers must attend through transformers' attention interface, "
             f"but {attention.num_calls} of {type(model).__name__} did. {_ADVICE}"
         )
     return states[0]
+
+
+def attend_with(model: PreTrainedModel, implementation: str) -> None:
+    """Have a model attend through an implementation, with the masks that transformers builds for it.
+
+    Args:
+        model: The model.
+        implementation: A name of transformers, or ours.
+    """
+    if model.config._attn_implementation != implementation:
+        model.set_attn_implementation(implementation)
+
+
+def exact_attention(model: PreTrainedModel) -> str:
+    """Return the implementation that computes a model's attention: its own, or `eager` where that drops a cap.
+
+    transformers' `sdpa` takes a cap of attention scores, as Gemma 2 has one, and ignores it.
+    """
+    own: str = model.config._attn_implementation
+    if own == "sdpa" and getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        logger.info("%s caps its attention scores and attends through 'eager'.", type(model).__name__)
+        return "eager"
+    return own
+
+
+@torch.no_grad()
+def check_packing(model: PreTrainedModel, implementation: str, device: torch.device) -> None:
+    """Compare last hidden states of a small tree with those of its rows, padded. Collective where it is sharded.
+
+    A layer may mix tokens beside its attention, as state spaces and convolutions do, or take positions from somewhere
+    else. The numbers then belong to no trajectory.
+
+    Args:
+        model: A causal language model with a `model` backbone.
+        implementation: How it attends where nothing is packed.
+        device: Where it computes.
+
+    Raises:
+        TrainingError: If they differ, or the model cannot run packed tokens.
+    """
+    count, length = 6, 4
+    ids = torch.arange(1, count * length + 1).view(count, length) % len(model.lm_head.weight)
+    ids[:, 0] = 0  # what they share
+    mask = torch.ones(count, length - 1, dtype=torch.bool)
+    packed = pack_rows(ids, torch.full((count,), length), mask).to(device)
+    attend_with(model, implementation)
+    expected = model.model(input_ids=ids.to(device), use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+    found = packed_states(model, packed, lambda *_: "dense")[packed.sources][packed.scored_index]
+    is_narrow = expected.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
+    most = 0.1 if is_narrow else 1e-3
+    # The median, as rounding may lead single tokens to other experts.
+    distances = (found - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp(min=1e-6)
+    difference = float(distances.median())
+    if not difference <= most:
+        raise TrainingError(
+            f"Last hidden states of packed tokens must be those of padded rows, but those of {type(model).__name__} "
+            f"differ by {difference:.2g} of their norm, where rounding may make {most:g}: something beside its "
+            f"attention mixes tokens or places them. {_ADVICE}"
+        )
 
 
 def _refuse_moving_rope(model: PreTrainedModel, longest: int) -> None:

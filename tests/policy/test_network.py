@@ -221,3 +221,46 @@ def test_the_log_names_the_back_end_of_each_kind_of_batch_once(caplog):
         "Packed batches (tree) run on the 'segment' attention back end.",
         "Packed batches (flat) run on the 'segment' attention back end.",
     ]
+
+
+def logprobs_by_transformers(model, ids, temperature=1.0):
+    log_p = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[:, :-1].double() / temperature, -1)
+    return log_p.gather(-1, ids[:, 1:, None])[..., 0].float()
+
+
+NOISY = {
+    "qwen3": {"attention_dropout": 0.5},
+    "seed_oss": {"model_type": "seed_oss", "attention_dropout": 0.5, "residual_dropout": 0.5, "head_dim": 8},
+    "phimoe": {"model_type": "phimoe", "num_local_experts": 4, "router_jitter_noise": 0.3, "input_jitter_noise": 0.3},
+    "mixtral": {"model_type": "mixtral", "num_local_experts": 4, "router_jitter_noise": 0.3},
+    "phi": {"model_type": "phi", "resid_pdrop": 0.5, "embd_pdrop": 0.5},
+}
+
+
+@pytest.mark.parametrize("fields", NOISY.values(), ids=NOISY)
+def test_training_mode_computes_without_dropout_and_router_noise(fields):
+    policy = with_head_bias(tiny_policy(**fields))
+    ids = torch.tensor([[5, 9, 17, 30, 31, 8, 99, 120]])
+    mask = torch.ones(1, 7, dtype=torch.bool)
+    expected = logprobs_by_transformers(policy.build_model().eval(), ids)
+    network = PolicyNetwork(policy.build_model())  # a new model is in training mode
+    torch.testing.assert_close(network(ids, mask).logprobs, expected, **CLOSE)
+    torch.testing.assert_close(network.train()(ids, mask).logprobs, expected, **CLOSE)
+    assert network.training
+
+
+def test_a_model_without_noise_is_in_training_mode_altogether():
+    assert all(module.training for module in make_network().train().modules())
+
+
+def test_a_cap_of_attention_scores_is_computed():
+    policy = tiny_policy(model_type="gemma2", head_dim=8, attn_logit_softcapping=0.3, sliding_window=64)
+    ids = torch.tensor([[5, 9, 17, 30, 31, 8, 99, 120]])
+    mask = torch.ones(1, 7, dtype=torch.bool)
+    model = policy.build_model()
+    by_sdpa = logprobs_by_transformers(model, ids)  # which transformers picks, and which drops the cap
+    found = PolicyNetwork(model)(ids, mask).logprobs
+    model = policy.build_model()
+    model.set_attn_implementation("eager")
+    torch.testing.assert_close(found, logprobs_by_transformers(model, ids), **CLOSE)
+    assert (found - by_sdpa).abs().max() > 0.1

@@ -18,7 +18,8 @@ def loss_and_gradients(model):
     ids = torch.arange(24).view(2, 12)
     loss = model(input_ids=ids, use_cache=False).logits.log_softmax(-1)[..., 3].mean()
     loss.backward()
-    return loss.detach(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    used = [(name, each) for name, each in model.named_parameters() if each.grad is not None]
+    return loss.detach(), {name: parameter.grad.clone() for name, parameter in used}
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "llama"])
@@ -44,6 +45,24 @@ def test_parameters_keep_their_names():
 def test_other_mlps_are_left_alone(options):
     model = make_model(**options)
     assert tile_gated_mlps(model).num_found == 0
+
+
+MULTIPLIERS = {
+    "mlp_multipliers": [0.5, 3.0],
+    "mamba_n_heads": 4,
+    "mamba_d_head": 8,
+    "mamba_d_ssm": 32,
+    "mamba_d_state": 8,
+}
+
+
+def test_mlps_of_the_same_parts_that_multiply_in_between_are_left_alone():
+    model = make_model("falcon_h1", **MULTIPLIERS)
+    loss, gradients = loss_and_gradients(model)
+    assert tile_gated_mlps(model).num_found == 0
+    tiled_loss, tiled_gradients = loss_and_gradients(model)
+    assert torch.equal(tiled_loss, loss)
+    torch.testing.assert_close(tiled_gradients, gradients)
 
 
 def test_autocast_takes_the_plain_way():

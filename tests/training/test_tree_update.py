@@ -128,7 +128,9 @@ def test_scoring_reference_and_update_run_the_packed_tokens_only(packing):
     (minibatch,) = build_experience(module, branched_trees(), packing=packing)
     (batch,) = minibatch.micro_batches
     module.policy_loss(module.network, batch, minibatch)
-    assert seen == 3 * [len(batch.packed.input_ids)]
+    num_tokens = len(batch.packed.input_ids)
+    trial = [24, 19]  # the tree that each network is tried with, padded and packed
+    assert seen == [*trial, num_tokens, *trial, num_tokens, num_tokens]
 
 
 def test_a_batch_moves_with_its_packed_tokens():
