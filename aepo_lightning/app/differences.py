@@ -37,11 +37,12 @@ _REFUSED = {
 _ONLY_IN_ITS_FOLDER = ("seed", "data.seed", "data.task.seed")
 """What a new run from a checkpoint of another one may choose."""
 _PENALTY, _TARGET = "algorithm.branch_policy.penalty_per_step", "callbacks.branch_penalty.target_concentration"
-_IGNORED = {
+IGNORED = {
     "coldstart": "the run is past its cold start",
     "model.seed": "the weights come from the checkpoint",
     _PENALTY: "it moves towards `target_concentration` from where it was",
 }
+"""Nodes that keep their saved values once there is a checkpoint, and why."""
 _MISSING = object()
 
 
@@ -90,7 +91,7 @@ def find_differences(saved: DictConfig, wanted: DictConfig, *, trained: bool, ow
         if trained and (cause := _refusal(key, old, new, own_folder)):
             verdict, reason = Verdict.REFUSED, cause
         elif trained and own_folder and (section := _section(key)) and not (section == _PENALTY and is_penalty_free):
-            verdict, reason = Verdict.IGNORED, _IGNORED[section]
+            verdict, reason = Verdict.IGNORED, IGNORED[section]
         found.append(Difference(key=key, saved=old, wanted=new, verdict=verdict, reason=reason))
     return found
 
@@ -121,7 +122,7 @@ def listing(differences: Sequence[Difference | str]) -> str:
 
 
 def _section(key: str) -> str:
-    return next((section for section in _IGNORED if key == section or key.startswith(f"{section}.")), "")
+    return next((section for section in IGNORED if key == section or key.startswith(f"{section}.")), "")
 
 
 def _refusal(key: str, old: Any, new: Any, own_folder: bool) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from aepo_lightning.app.differences import find_differences, listing, settle
+from aepo_lightning.app.differences import IGNORED, find_differences, listing, settle
 from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.app.targets import find_targets
@@ -72,15 +72,14 @@ def _settle(cfg: DictConfig, origin: Path, *, trained: bool, own_folder: bool) -
 
 def _read(cfg: DictConfig, folder: Path) -> DictConfig:
     """Read a saved configuration, of which parts may be built: none but those of the library and of this start."""
-    return load_config(folder, allowed=list(find_targets(OmegaConf.to_container(cfg))), sections=("coldstart",))
+    return load_config(folder, allowed=list(find_targets(OmegaConf.to_container(cfg))), sections=tuple(IGNORED))
 
 
 def _holds_a_run(cfg: DictConfig, folder: Path) -> ConfigError:
     try:
-        differences = find_differences(_read(cfg, folder), cfg, trained=False, own_folder=True)
-        differing = (
-            f"what differs, saved -> now:\n{listing(differences)}" if differences else "with this configuration."
-        )
+        found = find_differences(_read(cfg, folder), cfg, trained=False, own_folder=True)
+        changes = [each.change for each in found]
+        differing = f"what differs, saved -> now:\n{listing(changes)}" if changes else "with this configuration."
     except ConfigError as error:
         differing = f"its configuration cannot be compared: {error}"
     return ConfigError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from aepo_lightning.errors import ConfigError
 
@@ -53,18 +54,27 @@ def check_targets(cfg: DictConfig, origin: str, allowed: Sequence[str] = (), sec
         sections: Dotted keys of the nodes that will be built. Empty looks at all.
 
     Raises:
-        ConfigError: If there is one; all are named.
+        ConfigError: If there is one; all are named. If a value cannot be read, so that nobody knows what it names.
     """
-    plain = OmegaConf.to_container(cfg)
-    nodes = [OmegaConf.select(cfg, section) for section in sections]
-    roots = [OmegaConf.to_container(node) for node in nodes if isinstance(node, DictConfig)] if sections else [plain]
-    found = dict.fromkeys(target for root in roots for target in find_targets(root))
+    nodes = [OmegaConf.select(cfg, section) for section in sections] if sections else [cfg]
+    found = dict.fromkeys(target for node in nodes for target in find_targets(_resolved(node, origin)))
     bad = [target for target in found if not is_allowed(target, allowed)]
     if bad:
         raise ConfigError(
             f"{origin} must name parts of this library only, but would call {', '.join(bad)}. If you trust what is "
             f"there, allow it: {' '.join(f'--allow {target}' for target in bad)}."
         )
+
+
+def _resolved(node: Any, origin: str) -> Any:
+    """Return plain values: what a reference stands for, and what a resolver makes, is what would be built."""
+    try:
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except OmegaConfBaseException as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"{origin} must have values that can be read here, but: {reason}. Set what it names."
+        ) from error
 
 
 def add_allow(parser: ArgumentParser) -> None:

@@ -1,7 +1,6 @@
 """A folder is new, continued, or refused."""
 
 import logging
-from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
@@ -50,7 +49,10 @@ def test_a_new_folder_takes_any_configuration(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({}, "holds a run already; with this configuration"), ({"model__architecture__hidden_size": 96}, "64 -> 96")],
+    [
+        ({}, "holds a run already; with this configuration"),
+        ({"model__architecture__hidden_size": 96}, "\n  model.architecture.hidden_size: 64 -> 96\n"),
+    ],
 )
 def test_a_folder_that_holds_a_run_is_refused_unless_it_is_continued(folder, changes, said):
     with pytest.raises(
@@ -116,9 +118,10 @@ def test_other_processes_of_the_job_leave_the_judgement_to_the_first(folder, mon
     assert caplog.text == ""
 
 
-def test_what_a_foreign_folder_would_have_called_is_refused(tmp_path):
-    evil = {"_target_": "os.system", "command": "touch /tmp/evil"}
-    save_config(wanted(coldstart__optimizer=evil), tmp_path / "config.yaml")
-    with pytest.raises(ConfigError, match=r"would call os\.system"):
+@pytest.mark.parametrize("key", ["coldstart__optimizer", "coldstart__num_steps", "model__seed"])
+def test_what_a_foreign_folder_would_have_called_is_refused(tmp_path, key):
+    evil = {"_target_": "os.mkdir", "path": str(tmp_path / "mark")}
+    save_config(wanted(**{key: evil}), tmp_path / "config.yaml")
+    with pytest.raises(ConfigError, match=r"would call os\.mkdir"):
         settle_with_folder(wanted(ckpt_path="last"), tmp_path, checkpoint(tmp_path))
-    assert not Path("/tmp/evil").exists()
+    assert not (tmp_path / "mark").exists()

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from aepo_lightning.app.export import export
 from aepo_lightning.app.replay import replay_run
 from aepo_lightning.app.saved_config import save_config
-from aepo_lightning.app.targets import check_targets, is_allowed
+from aepo_lightning.app.targets import check_targets, find_targets, is_allowed
 from aepo_lightning.errors import ConfigError
 from tests.conf.test_configs import all_options
 from tests.support.paths import CONF
@@ -69,9 +69,9 @@ def test_nothing_else_is(target):
 
 def test_every_option_of_this_library_passes():
     for group, option in all_options():
-        cfg = OmegaConf.load(CONF / group / f"{option}.yaml")
-        if group != "tools" or option != "mcp":
-            check_targets(cfg, option)
+        targets = list(find_targets(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))))
+        if (group, option) != ("tools", "mcp"):
+            assert all(map(is_allowed, targets)), (group, option)
 
 
 @pytest.mark.parametrize("allowed", ["rewards_of_mine.correct", "rewards_of_mine"])
@@ -95,6 +95,31 @@ def test_only_what_will_be_built_is_looked_at_and_all_of_it_is_named():
     with pytest.raises(ConfigError, match=r"would call os\.system, a\.b\. .*: --allow os\.system --allow a\.b\."):
         check_targets(cfg, "x")
     check_targets(cfg, "x", allowed=["os.system", "a.b"])
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        "${elsewhere}",
+        {"deep": ["${elsewhere}"]},
+        {"_target_": "${elsewhere._target_}"},
+        {"_target_": "os.${name}"},
+        "${oc.create:{_target_:os.system}}",
+    ],
+    ids=str,
+)
+def test_what_stands_elsewhere_is_found(reward):
+    cfg = OmegaConf.create({"elsewhere": {"_target_": "os.system"}, "name": "system", "reward": reward})
+    for sections in (["reward"], []):
+        with pytest.raises(ConfigError, match=r"would call os\.system"):
+            check_targets(cfg, "x", sections=sections)
+
+
+def test_what_cannot_be_read_is_not_built():
+    cfg = OmegaConf.create({"model": 1, "reward": {"_target_": "${oc.env:NOT_SET_HERE}"}})
+    check_targets(cfg, "x", sections=["model"])
+    with pytest.raises(ConfigError, match=r"x must have values that can be read here, but: .*NOT_SET_HERE"):
+        check_targets(cfg, "x", sections=["reward"])
 
 
 @pytest.mark.parametrize("section", ["model", "reward", "tools.search", "engine.inner"])
