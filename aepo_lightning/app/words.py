@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from aepo_lightning.app.paths import PATH_KEY
 
 _PREFIXES = "+~"
+_QUOTES = ("'", '"')
 
 
 def plain_words(words: Sequence[str]) -> list[str]:
@@ -22,7 +23,8 @@ def plain_words(words: Sequence[str]) -> list[str]:
     Args:
         words: Flags and overrides. What Hydra understands as it stands is left alone.
     """
-    return [word if word.startswith("-") else _without_bases(_quoted_path(word)) for word in words]
+    is_sweep = any(word in ("-m", "--multirun") for word in words)
+    return [word if word.startswith("-") else _without_bases(_quoted_path(word, is_sweep)) for word in words]
 
 
 def quoted(value: str | Path) -> str:
@@ -40,17 +42,29 @@ def parse(word: str) -> Override | None:
         return None
 
 
-def _quoted_path(word: str) -> str:
+def _quoted_path(word: str, is_sweep: bool) -> str:
     key, sign, value = word.partition("=")
     name = key.lstrip(_PREFIXES).rpartition(".")[2]
     if not sign or not value or not (PATH_KEY.search(name) or key == "name"):
         return word
     override = parse(word)
     if override is None:
-        # Lists and quotes that are broken stay broken: the message about them says where.
-        return word if value[0] in "[{'\"" else f"{key}={quoted(value)}"
+        if value[0] == "[" and value[-1] != "]":
+            return word
+        candidate = f"{key}={_quoted_value(value, is_sweep)}"
+        # What is broken in another way stays as it is: the message about it says where.
+        return candidate if parse(candidate) is not None else word
     is_number = isinstance(override.value(), (bool, int, float))
     return f"{key}={quoted(value)}" if is_number else word
+
+
+def _quoted_value(value: str, is_sweep: bool) -> str:
+    """Return a path, a list of paths, or the paths of a sweep, each in quotes."""
+    if value[0] == "[" and value[-1] == "]":
+        return f"[{_quoted_value(value[1:-1], True)}]" if len(value) > 2 else value
+    if is_sweep and "," in value:
+        return ",".join(each if each[:1] in _QUOTES else quoted(each) for each in map(str.strip, value.split(",")))
+    return value if value[0] in _QUOTES else quoted(value)
 
 
 def _without_bases(word: str) -> str:

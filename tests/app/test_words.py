@@ -38,6 +38,24 @@ def test_a_path_is_read_as_it_was_written(path, key):
     assert plain_words([word]) == [word]
 
 
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["data.task.path=[ä.jsonl, b=c.jsonl]"], ["ä.jsonl", "b=c.jsonl"]),
+        (["data.task.path=[ä.jsonl,'b.jsonl']"], ["ä.jsonl", "b.jsonl"]),
+        (["data.task.path=ä,b.jsonl"], "ä,b.jsonl"),
+    ],
+    ids=str,
+)
+def test_lists_of_paths_are_read_as_they_were_written(words, values):
+    assert parse(*plain_words(words)).value() == values
+
+
+def test_paths_of_a_sweep_are_one_value_each():
+    (_, word) = plain_words(["-m", "model.name_or_path=modelle/ä,b=c"])
+    assert list(parse(word).sweep_string_iterator()) == ["'modelle/ä'", "'b=c'"]
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_quotes_keep_any_text(path):
     assert parse(f"run_dir={quoted(path)}").value() == path
