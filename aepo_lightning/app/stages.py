@@ -41,6 +41,7 @@ from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_o
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.training.lightning_settings import check_options
+from aepo_lightning.training.optimizers import check_factories
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +102,12 @@ def open_run(cfg: DictConfig) -> RunRecord:
 
     Raises:
         ConfigError: If the folder cannot be written, is in use, or holds another run; if a setting differs that must
-            not; if what `ckpt_path` names is not there; if the trainer has an option for training of another kind.
+            not; if what `ckpt_path` names is not there; if trainer, optimizer or scheduler are for another kind of
+            training.
         DataError: If the checkpoint is damaged.
     """
     check_options(cfg.trainer)
+    check_factories(build(cfg.module.get("optimizer")), build(cfg.module.get("scheduler")))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     if cfg.trainer.accelerator == "cpu":

@@ -33,7 +33,7 @@ def choose_optimizer(lr: float | None, optimizer: OptimizerFactory | None) -> Op
     return partial(AdamW, lr=rate, weight_decay=0.0)
 
 
-def check_factories(optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
+def check_factories(optimizer: OptimizerFactory | None, scheduler: SchedulerFactory | None) -> None:
     """Refuse a class that no run can use, as far as the factories show which they build, before there is a model.
 
     Raises:

@@ -60,6 +60,22 @@ def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    "word",
+    [
+        "module.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true}",
+        "module.optimizer={_target_: torch.optim.LBFGS, _partial_: true}",
+    ],
+    ids=["scheduler", "optimizer"],
+)
+def test_kinds_in_a_configuration_are_refused_before_the_cold_start(tmp_path, word):
+    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
+        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", word])
+    with pytest.raises(ConfigError, match=r"but got (ReduceLROnPlateau|LBFGS)"):
+        stages.open_run(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     "options", [{}, {"gradient_clip_val": None}, {"gradient_clip_val": 0.0}, {"devices": 2}], ids=str
 )
 def test_options_that_change_nothing_are_left_alone(options):
