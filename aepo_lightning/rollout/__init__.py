@@ -28,6 +28,7 @@ from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
+from aepo_lightning.rollout.signature import question_digest
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
@@ -49,6 +50,7 @@ __all__ = [
     "difference",
     "pass_at_k",
     "pass_rates",
+    "question_digest",
     "record_of",
     "run_in_event_loop",
     "summarise_trees",

@@ -368,16 +368,12 @@ class RolloutDataModule(LightningDataModule):
 
         A rollout in flight is waited for: the weights that it needs will be gone.
         """
-        position = {"iteration": self.iteration, "num_asked": self.num_asked}
+        position = {"iteration": self.iteration} | self._stream.state(self.num_asked)
         return position | ({} if self._overlap is None else self._overlap.state())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at a saved position, with whatever number of questions per iteration this run has.
-
-        A state without `num_asked` is of a run that had as many questions per iteration as this one.
-        """
-        self.iteration = int(state_dict["iteration"])
-        self.num_asked = int(state_dict.get("num_asked", self.iteration * self._questions_per_iteration))
+        """Continue at a saved position, with whatever number of questions per iteration this run has."""
+        self.iteration, self.num_asked = int(state_dict["iteration"]), self._stream.position(state_dict)
         self._forget()
         if self._overlap is not None:
             self._overlap.restore(state_dict)

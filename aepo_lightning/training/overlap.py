@@ -21,7 +21,7 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
-from aepo_lightning.rollout import RolloutSampler
+from aepo_lightning.rollout import RolloutSampler, question_digest
 
 logger = logging.getLogger(__name__)
 
@@ -135,14 +135,20 @@ class OverlappedRollouts:
 def _from_journal(sampler: RolloutSampler, order: RolloutOrder, stamp: str) -> list[RolloutTree] | None:
     journal = sampler.journal
     kept = {} if journal is None else {tree.question.question_id: tree for tree in journal.read_sound(order.name)}
-    found = [kept.get(question.question_id) for question in order.questions]
-    trees = [tree for tree in found if tree is not None and (tree.seed, tree.stamp) == (order.seed, stamp)]
-    if len(trees) < len(found):
+    chat_format = sampler.parts.chat_format
+    trees = [
+        tree
+        for question in order.questions
+        if (tree := kept.get(question.question_id)) is not None
+        and (tree.seed, tree.stamp) == (order.seed, stamp)
+        and tree.question_digest == question_digest(question, chat_format)
+    ]
+    if len(trees) < len(order.questions):
         logger.warning(
             "The journal has %d of the %d trees of %s that the checkpoint waited for, so they are grown again with the "
             "present weights: this iteration is not that of the run which was stopped.",
             len(trees),
-            len(found),
+            len(order.questions),
             order.name,
         )
         return None

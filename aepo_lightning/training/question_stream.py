@@ -1,9 +1,15 @@
 """Which questions an iteration and an evaluation ask, and which of them are this rank's."""
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any
 
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _ENDLESS_PASS = 64
 
@@ -29,6 +35,37 @@ class QuestionStream:
         indices = range(num_asked, num_asked + self.questions_per_iteration)[rank::num_ranks]
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
+
+    def state(self, num_asked: int) -> dict[str, Any]:
+        """Return a position as plain values: how many questions were asked, and the last of them."""
+        last = None if not num_asked else _names(self.task.question("train", num_asked - 1))
+        return {"num_asked": num_asked, "last_asked": last}
+
+    def position(self, state: Mapping[str, Any]) -> int:
+        """Return how many questions were asked before a saved position.
+
+        That is 0 if the questions are others than those of the run which saved it: its last one is not in its place,
+        neither by its id nor by its text. A place in other data says nothing, so all of them are asked.
+
+        Args:
+            state: What `state` returned, and the `iteration`. Without `num_asked` every iteration had as many questions
+                as they have here.
+        """
+        num_asked = int(state.get("num_asked", int(state["iteration"]) * self.questions_per_iteration))
+        last = state.get("last_asked")
+        if last is None or not num_asked:
+            return num_asked
+        found = _names(self.task.question("train", num_asked - 1))
+        if any(own == other for own, other in zip(found, last, strict=True)):
+            return num_asked
+        logger.warning(
+            "The last question that the checkpoint asked, its number %d, was %r, but here it is %r. The data are other "
+            "ones, so the run goes on with their first question.",
+            num_asked - 1,
+            last[0],
+            found[0],
+        )
+        return 0
 
     @property
     def num_iterations_per_pass(self) -> int:
@@ -56,3 +93,9 @@ class QuestionStream:
             ConfigError: If the task has no end and no number was asked for.
         """
         return [self.task.question("val", index) for index in range(self.num_val)[rank::num_ranks]]
+
+
+def _names(question: Question) -> list[str]:
+    """Return what a question is known by: its id, and a digest of its last message."""
+    text = question.messages[-1].content if question.messages else ""
+    return [question.question_id, blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()]

@@ -26,6 +26,12 @@ def run_of(folder, max_epochs, task=None, callbacks=(), log_every_n_steps=1, **o
     return run, recorder
 
 
+def position(datamodule):
+    state = datamodule.state_dict()
+    assert (state["iteration"], state["num_asked"]) == (datamodule.iteration, datamodule.num_asked)
+    return datamodule.iteration, datamodule.num_asked
+
+
 def asked(*recorders):
     return [int(name.split(":")[0]) for recorder in recorders for names in recorder.questions for name in names]
 
@@ -39,15 +45,51 @@ def test_another_number_of_questions_per_iteration_goes_on_where_the_run_was(tmp
     after.fit(ckpt_path=tmp_path / "last.ckpt")
     assert asked(seen, more) == list(range(first + then))
     assert after.trainer.global_step == first + then
-    assert after.datamodule.state_dict() == {"iteration": 2, "num_asked": first + then}
+    assert position(after.datamodule) == (2, first + then)
 
 
 def test_a_state_of_iterations_alone_is_of_as_many_questions_each():
     datamodule = make_datamodule(make_module().policy, questions_per_iteration=6)
     datamodule.load_state_dict({"iteration": 3})
-    assert datamodule.state_dict() == {"iteration": 3, "num_asked": 18}
+    assert position(datamodule) == (3, 18)
     datamodule.load_state_dict({"iteration": 3, "num_asked": 7})
-    assert datamodule.state_dict() == {"iteration": 3, "num_asked": 7}
+    assert position(datamodule) == (3, 7)
+
+
+class Renamed:
+    """The same questions under other ids."""
+
+    def question(self, split, index):
+        return replace(TASK.question(split, index), question_id=f"other-{index}")
+
+    def num_questions(self, split):
+        return TASK.num_questions(split)
+
+
+class Reworded(Renamed):
+    """The same ids with other texts."""
+
+    def question(self, split, index):
+        question = TASK.question(split, index)
+        return replace(question, messages=(Message(role="user", content="x"), *question.messages[:-1]))
+
+
+class Others(Renamed):
+    """Other questions under other ids."""
+
+    def question(self, split, index):
+        return replace(Renamed.question(self, split, index), messages=TASK.question(split, index + 1).messages)
+
+
+@pytest.mark.parametrize(("task", "expected"), [(Renamed, 6), (Reworded, 6), (Others, 0)])
+def test_a_position_in_other_data_is_none(task, expected, caplog):
+    datamodule = make_datamodule(make_module().policy)
+    datamodule.iteration, datamodule.num_asked = 3, 6
+    state = datamodule.state_dict()
+    datamodule.task = task()
+    datamodule.load_state_dict(state)
+    assert position(datamodule) == (3, expected)
+    assert ("was 'trail-train-5', but here it is 'other-5'" in caplog.text) is (expected == 0)
 
 
 class WithLongQuestions:
@@ -79,7 +121,7 @@ def test_steps_without_room_for_a_response_are_left_out_and_counted(tmp_path, pl
     run.fit()
     assert run.trainer.global_step == steps
     assert run.logger.values("experience/skipped_steps") == skipped
-    assert run.datamodule.state_dict() == {"iteration": iterations, "num_asked": 2 * iterations}
+    assert position(run.datamodule) == (iterations, 2 * iterations)
     assert len(run.logger.values("train/loss")) >= 2
 
 
