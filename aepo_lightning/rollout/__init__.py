@@ -14,12 +14,13 @@ plain.py         trees as plain values
 order.py         one order for what chance brought in another
 journal.py       finished trees and steps on disk
 checked_lines.py JSON lines with checksums
-signature.py     names for settings and questions, by which the journal knows them again
+description.py   names for settings and questions, by which the journal knows them again
 statistics.py    trees in numbers
 """
 
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.rollout.description import question_digest
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.journal import RolloutJournal
@@ -28,7 +29,6 @@ from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
-from aepo_lightning.rollout.signature import question_digest
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
 from aepo_lightning.rollout.turn_entropy import TurnEntropy

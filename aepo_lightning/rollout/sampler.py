@@ -15,10 +15,10 @@ from aepo_lightning.contracts.tool import BranchingToolRunner
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.rollout.description import question_digest
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
-from aepo_lightning.rollout.signature import question_digest, signature
-from aepo_lightning.rollout.steps import RolloutParts
+from aepo_lightning.rollout.steps import RolloutParts, signature
 
 
 class RolloutSampler:

@@ -11,7 +11,7 @@ from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import Generation, SamplingParams, StopReason
-from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import (
     BranchingToolRunner,
@@ -23,6 +23,7 @@ from aepo_lightning.contracts.tool import (
     ToolStatus,
 )
 from aepo_lightning.rollout.chain import Chain
+from aepo_lightning.rollout.description import digest_of
 from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.seeds import derive_seed
@@ -50,6 +51,24 @@ class RolloutParts:
         """
         settings = replace(self.settings, budget=num_samples, turn_entropy=TurnEntropy())
         return replace(self, allocator=Independent(), branch_policy=Independent(), settings=settings)
+
+
+def signature(parts: RolloutParts) -> str:
+    """Return a digest of everything but weights, seed and question that decides what a rollout gives.
+
+    That is every setting of the sampler, the algorithm, the reward, the tools and their runtime, the context of the
+    engine, and what the chat format writes around a question and around results.
+    """
+    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
+    rules = (parts.settings, parts.allocator, parts.branch_policy, parts.reward, parts.tools, tools)
+    engine = (type(parts.engine).__name__, parts.engine.max_model_len)
+    chat_format = parts.chat_format
+    frames = (chat_format.encode_prompt(_SAMPLE), chat_format.encode_results(["?", "?"]))
+    return digest_of(rules, engine, chat_format, chat_format.stop, chat_format.vocab_size, frames)
+
+
+_SAMPLE = (Message(role="user", content="?"),)
+"""A question without a system message: what the chat format says by itself shows in its prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

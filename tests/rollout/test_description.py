@@ -11,7 +11,8 @@ import pytest
 
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.rewards import PaperReward, as_reward
-from aepo_lightning.rollout.signature import describe, question_digest, signature
+from aepo_lightning.rollout.description import describe, question_digest
+from aepo_lightning.rollout.steps import signature
 from aepo_lightning.tools import DocumentSearch, ToolRuntime, tool
 from tests.support.builders import ScriptedEngine, calls_then_answer, make_parts, make_question
 
@@ -101,7 +102,7 @@ def test_the_same_settings_have_one_name():
 
 @pytest.mark.slow
 def test_another_process_gives_the_same_name():
-    code = "from tests.rollout.test_signature import *; print([signature_of(name) for name in CHANGES])"
+    code = "from tests.rollout.test_description import *; print([signature_of(name) for name in CHANGES])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str([signature_of(name) for name in CHANGES])
 

@@ -17,9 +17,7 @@ from types import CodeType
 from typing import Any
 
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.question import Message, Question
-from aepo_lightning.contracts.tool import BranchingToolRunner
-from aepo_lightning.rollout.steps import RolloutParts
+from aepo_lightning.contracts.question import Question
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _WORDS = (bool, str, bytes, type(None), Enum, PurePath)
@@ -27,34 +25,16 @@ _WORDS = (bool, str, bytes, type(None), Enum, PurePath)
 _MOST_ITEMS = 4096
 _DEEPEST = 12
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
-_SAMPLE = (Message(role="user", content="?"),)
-
-
-def signature(parts: RolloutParts) -> str:
-    """Return a digest of everything but weights, seed and question that decides what a rollout gives.
-
-    That is every setting of the sampler, the algorithm, the reward, the tools and their runtime, the context of the
-    engine, and what the chat format writes around a question and around results.
-    """
-    tools = parts.tools.specs if isinstance(parts.tools, BranchingToolRunner) else parts.tools.tool_names
-    rules = (parts.settings, parts.allocator, parts.branch_policy, parts.reward, parts.tools, tools)
-    engine = (type(parts.engine).__name__, parts.engine.max_model_len)
-    return _digest(rules, engine, _frames(parts.chat_format))
 
 
 def question_digest(question: Question, chat_format: ChatFormat) -> str:
     """Return a digest of what is asked: the prompt in tokens, the accepted answers, the documents and the metadata."""
     prompt = chat_format.encode_prompt(question.messages)
-    return _digest(prompt, question.messages, question.answers, question.documents, question.metadata)
+    return digest_of(prompt, question.messages, question.answers, question.documents, question.metadata)
 
 
-def _frames(chat_format: ChatFormat) -> tuple[object, ...]:
-    """Return what a chat format writes: its settings show in a prompt and in results."""
-    prompt, results = chat_format.encode_prompt(_SAMPLE), chat_format.encode_results(["?", "?"])
-    return describe(chat_format), chat_format.stop, chat_format.vocab_size, prompt, results
-
-
-def _digest(*values: object) -> str:
+def digest_of(*values: object) -> str:
+    """Return a digest of the descriptions of some values, the same in every process."""
     return blake2b(describe(values).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
