@@ -1,8 +1,8 @@
 """Names for what decides a rollout, so that a run that goes on knows which of the saved trees are still its own.
 
 A name is a digest of a description. The description of an object is its class and its settings: the fields of a
-dataclass, of any other object its arguments as far as it keeps them, and its words and switches. It holds no address
-and no state, so that another process describes the same settings in the same words.
+dataclass, of any other object its arguments as far as it keeps them, and its words. It holds no address and no state,
+so that another process describes the same settings in the same words.
 """
 
 import inspect
@@ -20,8 +20,8 @@ from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.question import Question
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_WORDS = (bool, str, bytes, type(None), Enum, PurePath)
-"""What an object keeps beside its arguments counts if it is of these types: numbers may be counters."""
+_WORDS = (str, bytes, Enum, PurePath)
+"""What an object keeps beside its arguments counts if it is of these types: numbers and switches may be its state."""
 _MOST_ITEMS = 4096
 _DEEPEST = 12
 _ADDRESS = re.compile("0x[0-9a-fA-F]+")
@@ -54,7 +54,7 @@ def describe(value: object, above: tuple[int, ...] = ()) -> str:
     above = (*above, id(value))
     if isinstance(value, (Mapping, list, tuple, set, frozenset)):
         return _describe_collection(value, above)
-    inner = {name: describe(each, above) for name, each in _settings(value)}
+    inner = ", ".join(f"{name}={describe(each, above)}" for name, each in _settings(value))
     if not inner and type(value).__repr__ is not object.__repr__:
         return _ADDRESS.sub("", repr(value))
     return f"{_name(value if inspect.isroutine(value) else type(value))}({inner})"
@@ -103,7 +103,7 @@ def _parameters(kind: Callable[..., Any]) -> frozenset[str]:
 
 def _code(code: CodeType) -> tuple[object, ...]:
     constants = [_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
-    return code.co_code, code.co_names, constants
+    return code.co_code.hex(), code.co_names, constants
 
 
 def _is_filled(cell: Any) -> bool:
