@@ -1,12 +1,26 @@
-"""Event loops: one for work that a caller waits for, and one in a thread that outlives such calls."""
+"""Event loops: for work that a caller waits for, in a thread that outlives such calls, and work with a deadline.
+
+A deadline holds whatever the work does: work that does not stop when told to is left behind.
+"""
 
 import asyncio
+import inspect
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
+from aepo_lightning.errors import boundary
+
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_GRACE_S = 1.0
+"""How long cancelled work may tidy up."""
 
 
 class LoopThread:
@@ -97,3 +111,122 @@ def _run_alone(work: Coroutine[Any, Any, ResultT]) -> ResultT:
     # `asyncio.run` spells out a task with its result when it puts the handler of SIGINT back.
     asyncio.run(keep())
     return results[0]
+
+
+class CutOffError(TimeoutError):
+    """The deadline has passed."""
+
+
+async def cut_off(work: Coroutine[Any, Any, T], deadline_s: float | None, name: str) -> T:
+    """Return what work returns, if it does so before its deadline.
+
+    Args:
+        work: Runs in a task of its own. Cancelling the caller cancels it.
+        deadline_s: When to cancel it; None is never. If it has not ended a second later, nobody waits for it any more.
+        name: Whose work it is, for the log.
+
+    Raises:
+        CutOffError: If the deadline has passed.
+        Exception: What the work raised. Its own cancellation and attempts to end the process count as failures, too.
+    """
+    task = asyncio.ensure_future(_contain(work))
+    is_in_time = False
+    try:
+        await asyncio.wait({task}, timeout=deadline_s)
+        is_in_time = task.done()
+    finally:
+        if not task.done():
+            await _stop(task, name)
+    if not is_in_time:
+        raise CutOffError(f"it took longer than {deadline_s:g} s.")
+    if task.cancelled():
+        raise RuntimeError("it cancelled itself.")
+    error = task.exception()
+    if error is None or isinstance(error, Exception):
+        return task.result()
+    raise RuntimeError(f"it raised {error!r}.") from error
+
+
+async def _contain(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except SystemExit as error:  # the loop would pass it on, and the run would end
+        raise RuntimeError("it tried to end the process.") from error
+
+
+async def _stop(task: asyncio.Task[Any], name: str) -> None:
+    task.cancel()
+    try:
+        await asyncio.wait({task}, timeout=_GRACE_S)
+    finally:
+        if task.done():
+            task.cancelled() or task.exception()  # nobody else asks
+        else:
+            # The end of the event loop must not wait for it either, nor wonder.
+            asyncio._unregister_task(task)
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            logger.warning("A call of %s goes on after it was cancelled; nobody waits for it any more.", name)
+
+
+async def call_in_thread(function: Callable[[], T], name: str) -> T:
+    """Return what a function returns that is called in a thread of its own: a pool fills up with those that hang.
+
+    A thread cannot be stopped. Where the caller is cancelled, the function runs on until it returns, and the process
+    may end before it does.
+
+    Args:
+        function: What to call.
+        name: Of the thread.
+
+    Raises:
+        Exception: What the function raised. Attempts to end the process count as failures, too.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(failures: list[Exception], values: list[T]) -> None:
+        if answer.cancelled():
+            return
+        if values:
+            answer.set_result(values[0])
+        elif isinstance(failures[0], StopIteration):  # no future takes it
+            answer.set_exception(RuntimeError("it raised StopIteration."))
+        else:
+            answer.set_exception(failures[0])
+
+    def work() -> None:
+        failures: list[Exception] = []
+        values: list[T] = []
+        with boundary(failures.append):
+            try:
+                values.append(function())
+            except SystemExit as error:  # ends a thread without a word
+                raise RuntimeError("it tried to end the process.") from error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, failures, values)
+
+    threading.Thread(target=work, name=name, daemon=True).start()
+    return await answer
+
+
+async def call_function(function: Callable[[Any], Any], argument: Any, name: str) -> Any:
+    """Return what a user's function returns, whichever kind it is.
+
+    Args:
+        function: Awaited here if it is a coroutine function, also one that is partly applied or the call of an object;
+            called in a thread of its own otherwise. What the thread gives may be awaitable and is awaited here.
+        argument: What it is called with.
+        name: Of the thread.
+    """
+    if is_coroutine_function(function):
+        return await function(argument)
+    answer = await call_in_thread(partial(function, argument), name)
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Return whether a call gives a coroutine, of a function, of what is partly applied, and of an object."""
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    return inspect.iscoroutinefunction(inner if inspect.isroutine(inner) else type(inner).__call__)

@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 PATH = re.compile(r"(?<![\w./-])((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|sbatch|sh|md))\b")
 DOTTED = re.compile(r"\baepo_lightning(?:\.\w+)+")
 PLACE = re.compile(r"`((?:[\w-]+/)*\w+\.py)`\s`([\w.]+)`")
-OF_THE_READER = {"conf/tools/calculator.yaml", "conf/tools/mine.yaml", "config.yaml", "my_tools.py"}
+OF_THE_READER = {"conf/tools/calculator.yaml", "conf/tools/mine.yaml", "config.yaml", "my_tools.py", "my_rewards.py"}
 TEXTS = sorted([ROOT / "README.md", ROOT / "examples/README.md", *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(
     path

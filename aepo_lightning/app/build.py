@@ -98,6 +98,7 @@ def build_data(cfg: DictConfig, engine: Engine, algorithm: Algorithm, folder: Pa
         chat_format=partial(build_chat_format, cfg),
         sampling=build(cfg.rollout.sampling),
         experience=build(cfg.experience),
+        scoring=build(cfg.rollout.scoring),
         publication_check=build(cfg.publication_check),
         journal=RolloutJournal(folder / "rollouts"),
         weights_archive=WeightsArchive(folder / "rollouts" / "weights", cfg.rollout.keep_weights),

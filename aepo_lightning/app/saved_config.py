@@ -176,10 +176,20 @@ def _name_tools(plain: dict[Any, Any]) -> None:
         plain["tools"][name if name not in plain["tools"] else f"{name}_{len(plain['tools'])}"] = tool
 
 
+def _keep_scoring(plain: dict[Any, Any]) -> None:
+    """Compare answers as they were compared, and call rewards without a deadline."""
+    settings = {"_target_": "aepo_lightning.rollout.ScoringSettings", "deadline_s": float("inf"), "on_error": "stop"}
+    plain["rollout"].setdefault("scoring", settings)
+    reward = plain.get("reward", {})
+    if reward.get("_target_") == "aepo_lightning.rewards.PaperReward":
+        reward.setdefault("match", "words")
+
+
 _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
     _name_share_of_fixed_budget,
     _give_parts_their_targets,
     _name_tools,
     _keep_prompts,
+    _keep_scoring,
 )
 """What brings a configuration from each form to the next."""

@@ -1,6 +1,6 @@
 """What is asked: questions, the tasks that they come from, and worked demonstrations for the cold start."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -66,6 +66,38 @@ class Task(Protocol):
 
     def num_questions(self, split: Split) -> int | None:
         """Return the size of a split, or None if it has no end."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objection:
+    """What is wrong with a question."""
+
+    problem: str
+    """What it must do, what was found, and what to do."""
+    rest: Question | None = None
+    """What is left of the question without what is wrong. None if that is nothing."""
+
+
+OnObjection = Literal["error", "drop", "keep"]
+"""Refuse the file with the place of each fault, drop what is wrong, or take it as it is."""
+
+
+@runtime_checkable
+class StoredTask(Task, Protocol):
+    """A task whose questions are all known at the start and can be looked through before the first rollout."""
+
+    @property
+    def on_bad_gold(self) -> OnObjection:
+        """What happens to accepted answers that would not earn the full reward."""
+        ...
+
+    def sieve(self, look: Callable[[Question], Objection | None], reason: str, action: OnObjection) -> None:
+        """Look through all questions and act on objections; rows that are dropped are counted under `reason`."""
+        ...
+
+    def summary(self) -> list[str]:
+        """Return one line for each file: rows, kept, dropped by reason."""
         ...
 
 

@@ -58,6 +58,11 @@ class Leaf:
     num_tool_calls: int = 0
     reward: RewardOutput | None = None
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether its reward could be computed."""
+        return self.reward is not None and self.reward.is_scored
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchDecision:
@@ -217,6 +222,16 @@ class RolloutTree:
         if any(reward is None for reward in scored):
             raise ValueError(f"Every leaf of question {self.question.question_id!r} must be scored first.")
         return [reward.reward for reward in scored if reward is not None]
+
+    @property
+    def scored_leaves(self) -> list[tuple[Leaf, float]]:
+        """Leaves whose reward could be computed, in order, each with it; all of them if none could.
+
+        Raises:
+            ValueError: If a leaf has not been scored.
+        """
+        pairs = list(zip(self.leaves, self.rewards, strict=True))
+        return [pair for pair in pairs if pair[0].is_scored] or pairs
 
     @property
     def branch_depths(self) -> list[int]:

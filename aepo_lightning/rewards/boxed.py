@@ -1,6 +1,9 @@
 r"""Finds the answer that a policy put into `\boxed{...}`."""
 
+import re
+
 _OPENING = r"\boxed{"
+_BRACE = re.compile("[{}]")
 
 
 def last_boxed(text: str) -> str | None:
@@ -19,8 +22,8 @@ def last_boxed(text: str) -> str | None:
     if not opening:
         return None
     depth = 1
-    for position, character in enumerate(tail):
-        depth += (character == "{") - (character == "}")
+    for brace in _BRACE.finditer(tail):
+        depth += 1 if brace.group() == "{" else -1
         if depth == 0:
-            return tail[:position]
+            return tail[: brace.start()]
     return None

@@ -1,16 +1,18 @@
 """Token F1 and exact match between two short answers, after SQuAD normalisation.
 
 Punctuation disappears before the comparison, so these are measures for words, not for mathematics: `-5` and `5` are
-equal here, `1/2` and `0.5` are not.
+equal here, `1/2` and `0.5` are not. `typed.py` compares numbers as numbers.
 """
 
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_VERDICTS = frozenset({"yes", "no", "noanswer"})
+VERDICTS = frozenset({"yes", "no", "noanswer"})
+"""Answers of which a part is worth nothing."""
 
 
 def normalize_answer(text: str) -> str:
@@ -25,8 +27,13 @@ def normalize_answer(text: str) -> str:
     References:
         SQuAD, arXiv:1606.05250, evaluation script.
     """
-    words = text.lower().translate(_DROP_PUNCTUATION)
-    return " ".join(_ARTICLES.sub(" ", words).split())
+    return " ".join(split_words(text.lower()))
+
+
+def split_words(lowered: str, keep_articles: bool = False) -> list[str]:
+    """Return the words of a text in lower case, without ASCII punctuation and, unless they are kept, articles."""
+    words = lowered.translate(_DROP_PUNCTUATION)
+    return (words if keep_articles else _ARTICLES.sub(" ", words)).split()
 
 
 def exact_match(prediction: str, answer: str) -> bool:
@@ -63,9 +70,13 @@ def token_f1(prediction: str, answer: str) -> float:
         SQuAD, arXiv:1606.05250, section 6.1; the verdict rule is that of HotpotQA, arXiv:1809.09600.
     """
     normal_prediction, normal_answer = normalize_answer(prediction), normalize_answer(answer)
-    if normal_prediction != normal_answer and _VERDICTS & {normal_prediction, normal_answer}:
+    if normal_prediction != normal_answer and VERDICTS & {normal_prediction, normal_answer}:
         return 0.0
-    predicted, accepted = normal_prediction.split(), normal_answer.split()
+    return bag_f1(normal_prediction.split(), normal_answer.split())
+
+
+def bag_f1(predicted: Sequence[str], accepted: Sequence[str]) -> float:
+    """Return the harmonic mean of precision and recall over words, in [0, 1]. 0 if either side has none."""
     num_common = sum((Counter(predicted) & Counter(accepted)).values())
     if num_common == 0:
         return 0.0

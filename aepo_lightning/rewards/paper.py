@@ -2,17 +2,21 @@ r"""The reward of the paper: format first, then token F1, then a bonus for using
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, token_f1
+from aepo_lightning.rewards.typed import typed_f1, typed_match
 
 _EXECUTED = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR, ToolStatus.TIMEOUT})
 _MALFORMED_REWARD = -1.0
+_RULES = {"typed": (typed_f1, typed_match), "words": (token_f1, exact_match)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,18 +34,25 @@ class PaperReward:
         python_tag: Name of the Python tool.
         bonus_from_executed_calls: Count a tool as used only if one of its calls reached the tool (whether it answered,
             answered nothing, failed or ran out of time). False is the official rule.
+        match: How an answer is compared with the accepted ones. `typed`: numbers as numbers, choices as choices, the
+            rest as words. `words`: all as words without punctuation, as the released reward function does it, where 3.5
+            accepts 35 and nothing earns the reward of A or +.
 
     Raises:
-        ConfigError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same.
+        ConfigError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same, or
+            `match` is an unknown word.
 
     References:
         AEPO, arXiv:2510.14545, eq. 8. `r_M` and the token F1 as accuracy follow the released reward function.
+        Departure: `match`.
     """
 
     multi_tool_bonus: float = 0.1
     search_tag: str = "search"
     python_tag: str = "python"
     bonus_from_executed_calls: bool = False
+    match: Literal["typed", "words"] = "typed"
+    is_immediate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
@@ -58,6 +69,8 @@ class PaperReward:
             raise ConfigError(
                 f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
             )
+        if self.match not in _RULES:
+            raise ConfigError(f"`match` must be one of {', '.join(_RULES)}, but got {self.match!r}.")
 
     async def __call__(self, sample: RewardInput) -> RewardOutput:
         """Return what the trajectory is worth; see `score`."""
@@ -83,16 +96,32 @@ class PaperReward:
         boxed = last_boxed(text[text.find("<answer>") : text.find("</answer>")])
         if boxed is None:
             return _malformed(r"The braces of the last \boxed{...} do not close inside the answer.")
-        f1 = max(token_f1(boxed, answer) for answer in sample.question.answers)
+        measure, is_same = _RULES[self.match]
+        f1 = max(measure(boxed, answer) for answer in sample.question.answers)
         bonus = self.multi_tool_bonus if f1 > 0 and self._used_both_tools(sample) else 0.0
         return RewardOutput(
             reward=f1 + bonus,
-            is_correct=any(exact_match(boxed, answer) for answer in sample.question.answers),
+            is_correct=any(is_same(boxed, answer) for answer in sample.question.answers),
             is_well_formed=True,
             f1=f1,
             answer=boxed.strip(),
             reason="" if f1 > 0 else "The answer shares no word with an accepted answer.",
         )
+
+    def gold_problem(self, question: Question, answer: str) -> str | None:
+        r"""Return why a response that gives exactly this answer would not earn the full reward, or None if it would.
+
+        Such as an answer whose braces do not close, so that no `\boxed{...}` holds it, or one with a tag in it.
+        """
+        boxed = rf"\boxed{{{answer}}}"
+        # Every text is the same as itself by the typed rule; what is left is whether it can stand in a box.
+        if self.match == "typed" and answer.strip() and "<" not in answer and last_boxed(boxed) == answer:
+            return None
+        text = f"<think> </think><answer>{boxed}</answer>"
+        output = self.score(RewardInput(question=replace(question, answers=(answer,)), response_text=text))
+        if output.f1 >= 1.0 and output.is_correct:
+            return None
+        return f"a response that gives exactly it earns {output.reward:g}. {output.reason}".rstrip()
 
     def _check(self, sample: RewardInput) -> None:
         question, num_calls, num_results = sample.question, len(sample.tool_calls), len(sample.tool_results)

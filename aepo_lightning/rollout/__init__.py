@@ -4,6 +4,7 @@ sampler.py       many questions at once
 group.py         one question: pre-monitoring, global samples, branches, top-up
 chain.py         the state of one chain
 steps.py         what a chain asks of engine, tools and reward
+scoring.py       a reward called with a deadline, and its answer checked
 record.py        steps that were taken before: recovery and replay
 penalty.py       whether it was the penalty that kept a chain from branching
 settings.py      numbers and switches
@@ -27,6 +28,7 @@ from aepo_lightning.rollout.journal import RolloutJournal
 from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
+from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
@@ -43,6 +45,7 @@ __all__ = [
     "RolloutSampler",
     "RolloutSettings",
     "SamplingSettings",
+    "ScoringSettings",
     "Tally",
     "TurnEntropy",
     "derive_seed",

@@ -62,17 +62,20 @@ def summarise_trees(trees: Iterable[RolloutTree], turn_entropy: TurnEntropy | No
 
 
 def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
-    rewards = tree.rewards
+    rewards = [reward for _, reward in tree.scored_leaves]
     tally.share("zero_variance_groups_fraction", float(max(rewards) == min(rewards)), 1)
     for leaf in tree.leaves:
         assert leaf.reward is not None, "`tree.rewards` has checked it"
+        tally.add("unscored_fraction", float(not leaf.is_scored))
+        tally.add("truncated_fraction", float(leaf.stop_reason is StopReason.LENGTH))
+        tally.add("call_limit_fraction", float(leaf.stop_reason is StopReason.CALL_LIMIT))
+        tally.add("num_tool_calls", leaf.num_tool_calls)
+        if not leaf.is_scored:
+            continue
         tally.add("reward", leaf.reward.reward)
         tally.add("f1", leaf.reward.f1)
         tally.add("correct_fraction", float(leaf.reward.is_correct))
         tally.add("format_error_fraction", float(not leaf.reward.is_well_formed))
-        tally.add("truncated_fraction", float(leaf.stop_reason is StopReason.LENGTH))
-        tally.add("call_limit_fraction", float(leaf.stop_reason is StopReason.CALL_LIMIT))
-        tally.add("num_tool_calls", leaf.num_tool_calls)
         if leaf.origin is LeafOrigin.BRANCH:
             tally.add("branch_reward", leaf.reward.reward)
         else:

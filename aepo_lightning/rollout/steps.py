@@ -26,6 +26,7 @@ from aepo_lightning.rollout.chain import Chain
 from aepo_lightning.rollout.description import digest_of
 from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
+from aepo_lightning.rollout.scoring import ScoringSettings, score
 from aepo_lightning.rollout.seeds import derive_seed
 from aepo_lightning.rollout.settings import RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
@@ -42,6 +43,7 @@ class RolloutParts:
     allocator: BudgetAllocator = field(default_factory=Independent)
     branch_policy: BranchPolicy = field(default_factory=Independent)
     settings: RolloutSettings = field(default_factory=RolloutSettings)
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
 
     def for_evaluation(self, num_samples: int) -> "RolloutParts":
         """Return the same engine, tools and reward for independent samples.
@@ -179,15 +181,14 @@ class ChainSteps:
 
     async def score(self, chain: Chain, prompt_length: int, stop_reason: StopReason) -> RewardOutput:
         """Return what the chain's trajectory is worth."""
-        return await self.parts.reward(
-            RewardInput(
-                question=self.question,
-                response_text=self.parts.chat_format.decode(chain.token_ids[prompt_length:]),
-                tool_calls=chain.tool_calls,
-                tool_results=chain.tool_results,
-                stop_reason=stop_reason,
-            )
+        sample = RewardInput(
+            question=self.question,
+            response_text=self.parts.chat_format.decode(chain.token_ids[prompt_length:]),
+            tool_calls=chain.tool_calls,
+            tool_results=chain.tool_results,
+            stop_reason=stop_reason,
         )
+        return await score(self.parts.reward, sample, self.parts.scoring)
 
 
 def _refuse(call: ToolCall, limit: int) -> tuple[ToolCall, ToolResult]:

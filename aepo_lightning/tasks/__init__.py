@@ -2,15 +2,18 @@
 
 trail.py        follow a rule through a small random world, one search per step; closed vocabulary of words
 arithmetic.py   chained arithmetic, one python call per operation; plain ASCII for a byte-level tokenizer
-jsonl.py        question files with one JSON object a line: your own, and benchmarks
+own_files.py    question files of one's own, whatever their format; jsonl.py and parquet.py read one each
+jsonl.py        one JSON object a line, or one list: your own files, and benchmarks
 parquet.py      your own parquet files, and the published training and validation files (verl's layout)
 listed.py       rows in memory
 rows.py         one row of your own file as a question
-splits.py       what the readers of files share: questions in memory, by split and index
+answers.py      accepted answers as rows have them: texts, numbers, lists
+prompts.py      messages of a question
+repair.py       LaTeX commands that became control characters
+splits.py       questions in memory, by split and index: cleaned, counted, looked through
 index.py        checks of a position in a split
 paths.py        where data files are looked for
 file_report.py  what a reader kept, repaired and dropped
-prompts.py      messages of a question
 """
 
 from aepo_lightning.tasks.arithmetic import ArithmeticTask

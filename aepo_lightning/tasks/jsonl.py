@@ -1,99 +1,84 @@
-"""Reader of question files with one JSON object a line, as benchmarks are published."""
+"""Reader of question files with one JSON object a line, or one list of objects."""
 
+import codecs
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aepo_lightning.contracts.question import Question, Split
-from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks.file_report import FileReport
-from aepo_lightning.tasks.paths import find_file
-from aepo_lightning.tasks.rows import RowFields
-from aepo_lightning.tasks.splits import QuestionSplits, load_splits
+from aepo_lightning.errors import DataError
+from aepo_lightning.tasks.own_files import NumberedRows, OwnFiles
+
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True, slots=True)
-class JsonlQuestions:
-    """Questions of JSONL files: one field with the question, one with the answer or a list of accepted answers.
+class JsonlQuestions(OwnFiles):
+    """Questions of JSONL files: one object a line, in UTF-8, or in what a byte order mark says.
+
+    A file that is one JSON list of objects is read as well. Every field is explained in `OwnFiles`.
 
     Raises:
-        ConfigError: If no file is named or `answer_pattern` cannot be used.
+        ConfigError: If no file is named or a setting has no meaning.
         DataError: If a file is missing, a line is not a JSON object, or a field is missing or of the wrong type.
     """
 
-    path: str | None = None
-    """The training file; without one the training split is empty. Relative paths start from the working directory if
-    the file is there, else from `data_dir`."""
-    _: KW_ONLY
-    val_path: str | None = None
-    """The validation file; without one the validation split is empty."""
-    data_dir: str | None = None
-    """None takes the environment variable `AEPO_DATA_DIR`, else `shared/data` beside the checkout."""
-    question_field: str = "question"
-    """Dots reach into nested objects: `extra_info.question`."""
-    answer_field: str = "answer"
-    """Its value is a text, a number, or a list of them. Dots as above."""
-    answer_pattern: str | None = None
-    """Regular expression whose first group is the answer proper, such as `#### (.+)` for GSM8K. None takes all."""
-    ability: str = ""
-    """Kind of question, `qa` or `math`, for rewards that depend on it. Kept in the metadata."""
-    system_prompt: str = ""
-    """Sent before the question, in place of what the chat format says of the tools. Empty leaves that to the format."""
-    seed: int = 0
-    """Of the order of the training questions, which is drawn anew in every epoch."""
-    _splits: QuestionSplits = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Read the files, so that every fault shows at the start."""
-        if self.path is None and self.val_path is None:
-            raise ConfigError("`path` or `val_path` must name a file, but got None for both. Set one of them.")
-        fields = RowFields(
-            question_field=self.question_field,
-            answer_field=self.answer_field,
-            answer_pattern=self.answer_pattern,
-            ability=self.ability,
-            system_prompt=self.system_prompt,
-        )
-        read = partial(self._read, fields)
-        object.__setattr__(self, "_splits", load_splits(read, self.path, self.val_path, self.seed))
-
-    @property
-    def reports(self) -> Mapping[Split, FileReport]:
-        """What was read and dropped, for each split that has a file."""
-        return self._splits.reports
-
-    def num_questions(self, split: Split) -> int | None:
-        """Return the number of questions that are left of a split, hence the length of an epoch."""
-        return self._splits.num_questions(split)
-
-    def question(self, split: Split, index: int) -> Question:
-        """Return question `index`; past the end of training another epoch begins in another order.
-
-        Raises:
-            IndexError: If the index is negative, beyond the end of validation, or if the split has no file.
-        """
-        return self._splits.question(split, index)
-
-    def _read(self, fields: RowFields, path: str, split: Split) -> tuple[Sequence[Question], int]:
-        """Return the questions of one file; none is ever repaired."""
-        full = find_file(path, self.data_dir, split)
-        return [fields.question(full, split, ("line", line), record) for line, record in _read_lines(full)], 0
+    def _read(self, path: Path) -> NumberedRows:
+        """Return the objects of one file."""
+        return read_jsonl(path)
 
 
-def _read_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return line number (from 1) and object of every line that is not blank."""
-    records = []
-    for line, raw in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if not raw.strip():
-            continue
-        try:
-            record = json.loads(raw.decode("utf-8"))
-        except ValueError as error:  # malformed JSON and malformed UTF-8 are both ValueErrors
-            raise DataError(f"{path}, line {line} must be one JSON object, but is not: {error}. Repair it.") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, line {line} must be one JSON object, but got {raw[:80]!r}. Repair it.")
-        records.append((line, record))
-    return records
+def read_jsonl(path: Path) -> NumberedRows:
+    """Return the objects of a JSON file: by line, counted from 1, where every line has one, else by item of its list.
+
+    Raises:
+        DataError: If it has something else.
+    """
+    raw = path.read_bytes()
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
+    if encoding is not None:
+        raw = _decode(path, raw, encoding).encode("utf-8")
+    if raw.lstrip().startswith(b"["):
+        rows = _parse(f"{path}", "one JSON list of objects", raw)
+        if isinstance(rows, list):
+            return "item", [(number, _object(f"{path}, item {number}", row)) for number, row in enumerate(rows, 1)]
+    lines = []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            lines.append((number, _object(where, _parse(where, "one JSON object", line))))
+    return "line", lines
+
+
+def _decode(path: Path, raw: bytes, encoding: str) -> str:
+    try:
+        return raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} must be {encoding}, as its first bytes say, but is not: {error}. Save it as UTF-8."
+        ) from error
+
+
+def _parse(where: str, what: str, raw: bytes) -> object:
+    try:
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct)
+    except RecursionError as error:
+        raise DataError(f"{where} must be {what}, but is nested too deeply. Flatten it.") from error
+    except ValueError as error:  # malformed JSON, malformed UTF-8 and numbers of thousands of digits
+        raise DataError(f"{where} must be {what}, but is not: {error}. Repair it.") from error
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of an object; of two with one name nobody knows which is meant."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has the field {twice!r} twice")
+    return fields
+
+
+def _object(where: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must be one JSON object, but got {value!r:.80}. Repair it.")
+    return value

@@ -5,156 +5,99 @@ role and content), `reward_model.ground_truth`, and, where present, `data_source
 published files differ in their schemas and have faults.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aepo_lightning.contracts.question import Message, Question, Split
-from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks.file_report import FileReport
-from aepo_lightning.tasks.paths import find_file, row_error
-from aepo_lightning.tasks.rows import RowFields, column_of
-from aepo_lightning.tasks.splits import QuestionSplits, load_splits
+from aepo_lightning.contracts.question import OnObjection, Question, Split
+from aepo_lightning.errors import DataError
+from aepo_lightning.tasks.answers import read_answers
+from aepo_lightning.tasks.own_files import NumberedRows, OwnFiles, make_source, read_all
+from aepo_lightning.tasks.paths import BrokenRuleError, FilePaths
+from aepo_lightning.tasks.prompts import check_text, read_messages
+from aepo_lightning.tasks.rows import Place, checked, column_of
+from aepo_lightning.tasks.splits import OnConflict, QuestionSplits, Source, StoredQuestions, check_choices
 
-_logger = logging.getLogger(__name__)
-
-_BROKEN_BOXED = "\x08oxed"
 _REQUIRED_COLUMNS = ("prompt", "reward_model")
 _OPTIONAL_COLUMNS = ("data_source", "ability", "extra_info")
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetQuestions:
+class ParquetQuestions(OwnFiles):
     """Questions of parquet files: one column with the question, one with the answer or a list of accepted answers.
 
-    The fields are those of `JsonlQuestions`, and mean the same.
+    Every field is explained in `OwnFiles`.
 
     Raises:
-        ConfigError: If no file is named or `answer_pattern` cannot be used.
+        ConfigError: If no file is named or a setting has no meaning.
         DataError: If a file is missing, cannot be read, lacks a column or has a value of the wrong type.
     """
 
-    path: str | None = None
-    _: KW_ONLY
-    val_path: str | None = None
-    data_dir: str | None = None
-    question_field: str = "question"
-    answer_field: str = "answer"
-    """Dots reach into nested columns: `reward_model.ground_truth.target`."""
-    answer_pattern: str | None = None
-    ability: str = ""
-    system_prompt: str = ""
-    seed: int = 0
-    _splits: QuestionSplits = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Read the files, so that every fault shows at the start."""
-        if self.path is None and self.val_path is None:
-            raise ConfigError("`path` or `val_path` must name a file, but got None for both. Set one of them.")
-        fields = RowFields(
-            question_field=self.question_field,
-            answer_field=self.answer_field,
-            answer_pattern=self.answer_pattern,
-            ability=self.ability,
-            system_prompt=self.system_prompt,
-        )
-        read = partial(self._read, fields)
-        object.__setattr__(self, "_splits", load_splits(read, self.path, self.val_path, self.seed))
-
-    @property
-    def reports(self) -> Mapping[Split, FileReport]:
-        """What was read and dropped, for each split that has a file."""
-        return self._splits.reports
-
-    def num_questions(self, split: Split) -> int | None:
-        """Return the number of questions that are left of a split, hence the length of an epoch."""
-        return self._splits.num_questions(split)
-
-    def question(self, split: Split, index: int) -> Question:
-        """Return question `index`; past the end of training another epoch begins in another order.
-
-        Raises:
-            IndexError: If the index is negative, beyond the end of validation, or if the split has no file.
-        """
-        return self._splits.question(split, index)
-
-    def _read(self, fields: RowFields, path: str, split: Split) -> tuple[Sequence[Question], int]:
-        """Return the questions of one file; none is ever repaired."""
-        full = find_file(path, self.data_dir, split)
-        rows = _read_rows(full, (self.question_field, self.answer_field))
-        return [fields.question(full, split, ("row", number), row) for number, row in enumerate(rows)], 0
+    def _read(self, path: Path) -> NumberedRows:
+        """Return the rows of one file, with the columns that are asked for."""
+        return "row", list(enumerate(read_parquet(path, (self.question_field, self.answer_field))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OfficialParquet:
+class OfficialParquet(StoredQuestions):
     r"""Questions of the published training and validation files.
 
     Known faults of these files and what is done about them: every system prompt holds a backspace where the `\b` of
-    `\boxed` was meant (repaired, one logged warning a file); a row may have no gold answer (dropped); training
-    questions occur twice (the first is kept) or are also asked in validation (dropped). `reports` has the counts.
+    `\boxed` was meant (repaired); a row may have no gold answer (dropped); training questions occur twice (the first is
+    kept) or are also asked in validation (dropped). `reports` has the counts, `summary` says them in one line a file.
 
     Raises:
+        ConfigError: If a setting has no meaning.
         DataError: If a file is missing, cannot be read, lacks a column or has a value of the wrong type.
     """
 
-    path: str
+    path: FilePaths
     """The training file. Relative paths start from the working directory if the file is there, else from `data_dir`."""
-    val_path: str | None = None
+    val_path: FilePaths | None = None
     """The validation file; without one the validation split is empty."""
     data_dir: str | None = None
     """None takes the environment variable `AEPO_DATA_DIR`, else `shared/data` beside the checkout."""
     fix_boxed: bool = True
     """Whether to repair `\\boxed` in prompts. Off reproduces the published prompts byte by byte."""
+    on_conflict: OnConflict = "merge"
+    """As in `OwnFiles`."""
+    on_bad_gold: OnObjection = "drop"
+    """As in `OwnFiles`."""
     seed: int = 0
     """Of the order of the training questions, which is drawn anew in every epoch."""
-    _splits: QuestionSplits = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Read both files, so that every fault shows at the start."""
-        object.__setattr__(self, "_splits", load_splits(self._read, self.path, self.val_path, self.seed))
+        check_choices(self.on_conflict, self.on_bad_gold)
+        train = read_all(self._read, self.path, self.data_dir, "train")
+        val = read_all(self._read, self.val_path, self.data_dir, "val")
+        object.__setattr__(self, "_splits", QuestionSplits(train, val, self.seed))
+        self._splits.clean(self.on_conflict)
+        self._splits.refuse_nothing()
 
-    @property
-    def reports(self) -> Mapping[Split, FileReport]:
-        """What was read, repaired and dropped, for each split that has a file."""
-        return self._splits.reports
-
-    def num_questions(self, split: Split) -> int | None:
-        """Return the number of questions that are left of a split, hence the length of an epoch."""
-        return self._splits.num_questions(split)
-
-    def question(self, split: Split, index: int) -> Question:
-        """Return question `index`; past the end of training another epoch begins in another order.
-
-        Raises:
-            IndexError: If the index is negative or beyond the end of the validation split.
-        """
-        return self._splits.question(split, index)
-
-    def _read(self, path: str, split: Split) -> tuple[Sequence[Question], int]:
-        """Return the questions of one file and how many were repaired."""
-        full = find_file(path, self.data_dir, split)
-        rows = _read_rows(full, _REQUIRED_COLUMNS, _OPTIONAL_COLUMNS)
-        questions = [_question(full, split, number, row) for number, row in enumerate(rows)]
-        if not self.fix_boxed:
-            return questions, 0
-        num_broken = sum(any(_BROKEN_BOXED in m.content for m in question.messages) for question in questions)
-        if num_broken:
-            _logger.warning("%s: repaired a backspace to the \\b of \\boxed in %d prompts.", full.name, num_broken)
-        return [_with_boxed(question) for question in questions], num_broken
+    def _read(self, path: Path, label: str, split: Split) -> Source:
+        """Return the questions of one file."""
+        rows = read_parquet(path, _REQUIRED_COLUMNS, _OPTIONAL_COLUMNS)
+        places = [Place(path=path, label=label, unit="row", number=number) for number in range(len(rows))]
+        questions = [_question(place, split, row) for place, row in zip(places, rows, strict=True)]
+        return make_source(path, questions, [str(place) for place in places], self.fix_boxed)
 
 
-def _read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Return the columns of a file that matter, row by row; a name with dots stands for the column it reaches into."""
+def read_parquet(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the columns of a file that matter, row by row; a name with dots stands for the column it reaches into.
+
+    Raises:
+        DataError: If it is no parquet file or lacks a column.
+    """
     try:
-        columns = pq.read_schema(path).names
-        wanted = [column_of(name, columns) for name in (*required, *optional)]
-        table = pq.read_table(path, columns=[name for name in dict.fromkeys(wanted) if name in columns])
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            wanted = [column_of(name, columns) for name in (*required, *optional)]
+            table = file.read(columns=[name for name in dict.fromkeys(wanted) if name in columns])
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} must be a parquet file, but reading it failed: {error}. Download it again.") from error
     missing = [name for name in required if column_of(name, columns) not in columns]
@@ -164,51 +107,27 @@ def _read_rows(path: Path, required: Sequence[str], optional: Sequence[str] = ()
     return rows
 
 
-def _question(path: Path, split: Split, number: int, row: Mapping[str, Any]) -> Question:
+def _question(place: Place, split: Split, row: Mapping[str, Any]) -> Question:
     """Turn one row into a question, without answers if the gold is empty."""
-    extra_info = row.get("extra_info")
-    known = {"data_source": row.get("data_source"), "ability": row.get("ability"), "row": number, "file": path.name}
+    extra_info, path = row.get("extra_info"), place.path
+    known = {"data_source": row.get("data_source"), "ability": row.get("ability")}
+    known |= {"row": place.number, "file": path.name}
     if isinstance(extra_info, Mapping):
         known["index"] = extra_info.get("index")
+    reward_model = checked(place, "reward_model", _holding_gold, row["reward_model"])
     return Question(
-        question_id=f"{split}-{path.stem}-{number}",
-        messages=_messages(path, number, row["prompt"]),
-        answers=_answers(path, number, row["reward_model"]),
+        question_id=place.question_id(split),
+        messages=checked(place, "prompt", read_messages, row["prompt"]),
+        answers=checked(place, "reward_model.ground_truth", _gold, reward_model["ground_truth"]),
         metadata={name: value for name, value in known.items() if value is not None},
     )
 
 
-def _messages(path: Path, number: int, value: object) -> tuple[Message, ...]:
-    """Check and convert the `prompt` of one row."""
-    if not isinstance(value, list) or not value:
-        raise row_error(path, f"row {number}", "prompt", "be a non-empty list of messages", value)
-    messages = []
-    for position, message in enumerate(value):
-        parts = message if isinstance(message, Mapping) else {}
-        role, content = parts.get("role"), parts.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise row_error(path, f"row {number}", f"prompt[{position}]", "have a text role and content", message)
-        messages.append(Message(role=role, content=content))
-    return tuple(messages)
-
-
-def _answers(path: Path, number: int, value: object) -> tuple[str, ...]:
-    """Check and convert the gold answers of one row: a text or a list of texts, blank ones dropped."""
+def _holding_gold(value: object) -> Mapping[str, Any]:
     if not isinstance(value, Mapping) or "ground_truth" not in value:
-        raise row_error(path, f"row {number}", "reward_model", "hold a `ground_truth`", value)
-    gold = value["ground_truth"]
-    answers = gold if isinstance(gold, list) else [gold]
-    for answer in answers:
-        if answer is not None and not isinstance(answer, str):
-            raise row_error(path, f"row {number}", "reward_model.ground_truth", "be a text or a list of texts", gold)
-    return tuple(answer for answer in answers if answer is not None and answer.strip())
+        raise BrokenRuleError("hold a `ground_truth`")
+    return value
 
 
-def _with_boxed(question: Question) -> Question:
-    r"""Return the question with `\boxed` in place of the backspace that stands for its first two characters."""
-    if not any(_BROKEN_BOXED in message.content for message in question.messages):
-        return question
-    fixed = (
-        replace(message, content=message.content.replace(_BROKEN_BOXED, "\\boxed")) for message in question.messages
-    )
-    return replace(question, messages=tuple(fixed))
+def _gold(value: object) -> tuple[str, ...]:
+    return tuple(check_text(answer) for answer in read_answers(value))

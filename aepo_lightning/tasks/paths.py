@@ -1,12 +1,32 @@
 """Where data files are looked for, and how a fault in one is named."""
 
+import glob
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from aepo_lightning.contracts.question import Split
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+
+FilePaths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""One file, one pattern such as `data/*.jsonl`, or a list of both."""
+
+
+class BrokenRuleError(ValueError):
+    """A value that a field must not have, told by one who does not know where it stands."""
+
+    def __init__(self, rule: str, part: str = "", value: object = None) -> None:
+        """Keep what is wrong.
+
+        Args:
+            rule: What the value must do, to follow the word "must".
+            part: Which part of the field is meant, such as `[0]`. Empty for the whole.
+            value: What was found in that part.
+        """
+        super().__init__(f"must {rule}")
+        self.rule, self.part, self.value = rule, part, value
 
 
 def data_root(data_dir: str | None) -> Path:
@@ -23,28 +43,58 @@ def data_root(data_dir: str | None) -> Path:
     return beside if beside.is_dir() else Path.cwd()
 
 
-def find_file(path: str, data_dir: str | None, split: Split = "train") -> Path:
-    """Return the absolute path of a data file, from the first folder that has it.
+def find_files(paths: FilePaths, data_dir: str | None, split: Split = "train") -> list[Path]:
+    """Return the absolute paths of data files, in the order in which they are named; those of a pattern by name.
 
     Args:
-        path: As it was given.
+        paths: As they were given. In a pattern, `*` and `?` stand for parts of a name and `**` for any folders. A file
+            that exists under exactly this name is no pattern. A file that is found twice is read once.
         data_dir: Is looked at first if the caller names one. Without it, the data folder of `data_root` comes last.
-        split: Whose file it is, for the message.
+        split: Whose files they are, for messages.
 
     Raises:
-        DataError: If there is no such file, with where it was looked for.
+        ConfigError: If that is neither a text nor a list of texts, or an empty list.
+        DataError: If a path or pattern fits no file, with where it was looked for.
     """
+    setting = "path" if split == "train" else "val_path"
+    listed = [paths] if isinstance(paths, str | os.PathLike) else paths
+    if (
+        not isinstance(listed, Sequence)
+        or not listed
+        or not all(isinstance(each, str | os.PathLike) for each in listed)
+    ):
+        raise ConfigError(
+            f"`{setting}` must be a file, a pattern or a list of them, but got {paths!r}. Write {setting}=my.jsonl."
+        )
+    found = [file for path in listed for file in _find(os.fspath(path), data_dir, setting)]
+    return list(dict.fromkeys(found))
+
+
+def find_file(path: str, data_dir: str | None, split: Split = "train") -> Path:
+    """Return the absolute path of one data file, from the first folder that has it; see `find_files`."""
+    return find_files(path, data_dir, split)[0]
+
+
+def _find(path: str, data_dir: str | None, setting: str) -> list[Path]:
     given = Path(path).expanduser()
     roots = [Path.cwd(), data_root(data_dir).absolute()]
     places = list(dict.fromkeys(root / given for root in (reversed(roots) if data_dir else roots)))
     for place in places:
         if place.is_file():
-            return place
-    setting = "path" if split == "train" else "val_path"
+            return [place]
+        if glob.has_magic(path) and (fitting := _fitting(place)):
+            return fitting
+    if folder := next((place for place in places if place.is_dir()), None):
+        raise DataError(f"`{setting}` must name files, but {folder} is a folder. Write {setting}='{path}/*.jsonl'.")
     raise DataError(
         f"`{setting}` must name a file, but got {path!r} and there is no {' and no '.join(map(str, places))}. "
         "Correct it, or set `data_dir` or the environment variable AEPO_DATA_DIR to the folder of the data."
     )
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """Return the files that fit a pattern, by name."""
+    return sorted(path for path in map(Path, glob.glob(str(pattern), recursive=True)) if path.is_file())
 
 
 def row_error(path: Path, row: str, field: str, rule: str, value: object) -> DataError:

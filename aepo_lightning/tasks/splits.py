@@ -1,28 +1,184 @@
-"""Questions in memory, cleaned and addressed by split and index; what the readers of files have in common."""
+"""Questions in memory, cleaned and addressed by split and index; what tasks have in common that know all of theirs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
+from typing import Literal, get_args
 
-from aepo_lightning.contracts.question import Question, Split
-from aepo_lightning.errors import DataError
-from aepo_lightning.tasks.file_report import FileReport
+from aepo_lightning.contracts.question import Objection, OnObjection, Question, Split
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.tasks.file_report import FileReport, total
 from aepo_lightning.tasks.index import check_index
+
+OnConflict = Literal["merge", "error"]
+_MOST_NAMED = 5
+"""Faulty rows that a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What was read from one file, or given as one list of rows."""
+
+    name: str
+    questions: Sequence[Question]
+    """Without answers where none is given."""
+    places: Sequence[str]
+    """Of each question in the file, in words: `line 3`."""
+    num_repaired: int = 0
+
+
+@dataclass(slots=True)
+class _Row:
+    question: Question
+    source: Source
+    place: str
+
+    @property
+    def where(self) -> str:
+        """File and place, for messages."""
+        return f"{self.source.name}, {self.place}"
+
+
 class QuestionSplits:
     """Training questions, shuffled anew in every epoch, and validation questions in file order."""
 
-    train: tuple[Question, ...]
-    val: tuple[Question, ...]
-    seed: int
-    reports: dict[Split, FileReport]
+    def __init__(self, train: Sequence[Source], val: Sequence[Source], seed: int) -> None:
+        """Take the questions as they are.
+
+        Args:
+            train: Sources of training.
+            val: Sources of validation.
+            seed: Of the order of the training questions.
+        """
+        self._sources = {"train": train, "val": val}
+        self._rows = {split: _rows(sources) for split, sources in self._sources.items()}
+        self._counts: Counter[tuple[int, str]] = Counter()
+        self._seed = seed
+
+    def clean(self, on_conflict: OnConflict) -> None:
+        """Drop rows without an answer; from training also duplicates and what validation asks.
+
+        Two rows are duplicates if their whole prompts are the same. Validation keeps them, so that a benchmark keeps
+        its published size. What validation asks is compared without system messages.
+
+        Args:
+            on_conflict: What happens to a prompt that comes again with other answers: `merge` accepts the answers of
+                both, `error` refuses the files.
+
+        Raises:
+            DataError: If prompts come again with other answers and `on_conflict` is `error`.
+        """
+        self._rows["val"] = [row for row in self._rows["val"] if self._has_answers(row)]
+        in_validation = {_conversation(row.question) for row in self._rows["val"]}
+        kept: dict[object, _Row] = {}
+        for row in self._rows["train"]:
+            if not self._has_answers(row):
+                continue
+            if _conversation(row.question) in in_validation:
+                self._count(row, "num_overlapping")
+            elif (earlier := kept.setdefault(row.question.messages, row)) is not row:
+                self._join(earlier, row, on_conflict)
+        self._rows["train"] = list(kept.values())
+
+    def _has_answers(self, row: _Row) -> bool:
+        if not row.question.answers:
+            self._count(row, "num_empty_answers")
+        return bool(row.question.answers)
+
+    def _join(self, earlier: _Row, row: _Row, on_conflict: OnConflict) -> None:
+        """Drop a row whose prompt came before; the earlier one takes over what other answers it has."""
+        known = earlier.question.answers
+        others = tuple(answer for answer in row.question.answers if answer not in known)
+        if others and on_conflict == "error":
+            raise DataError(
+                f"{row.where}: a prompt must have the same answers wherever it stands, but got {row.question.answers} "
+                f"here and {known} in {earlier.where}. Correct one of them, or accept both by `on_conflict='merge'`."
+            )
+        earlier.question = replace(earlier.question, answers=known + others)
+        self._count(row, "num_merged" if others else "num_duplicates")
+
+    def _count(self, row: _Row, reason: str) -> None:
+        self._counts[id(row.source), reason] += 1
+
+    def sieve(self, look: Callable[[Question], Objection | None], reason: str, action: OnObjection) -> None:
+        """Look through all questions that are left, and act on objections.
+
+        Args:
+            look: Says what is wrong with a question, and what would be left of it.
+            reason: Name of the count in `FileReport` for rows of which nothing is left.
+            action: `error` refuses them with file and place; `drop` keeps what the objection leaves of the question;
+                `keep` takes the question as it is.
+
+        Raises:
+            DataError: If there are objections and `action` is `error`, or if nothing is left of a split.
+        """
+        found: list[str] = []
+        for split, rows in self._rows.items():
+            left = []
+            for row in rows:
+                objection = look(row.question)
+                if objection is not None:
+                    found.append(f"{row.where}: {objection.problem}")
+                    if action == "drop" and not self._trim(row, objection, reason):
+                        continue
+                    if action == "keep":
+                        self._count(row, f"{reason}_kept")
+                left.append(row)
+            self._rows[split] = left
+        if found and action == "error":
+            more = f"\n({len(found) - _MOST_NAMED} more)" if len(found) > _MOST_NAMED else ""
+            raise DataError("\n".join(found[:_MOST_NAMED]) + more)
+        self.refuse_nothing()
+
+    def _trim(self, row: _Row, objection: Objection, reason: str) -> bool:
+        """Leave of a row what an objection leaves; return whether that is anything."""
+        if objection.rest is None:
+            self._count(row, reason)
+            return False
+        row.question = objection.rest
+        self._count(row, "num_trimmed")
+        return True
+
+    def refuse_nothing(self) -> None:
+        """Refuse a split that has sources but no question.
+
+        Raises:
+            DataError: If nothing is left of one.
+        """
+        for split, setting in (("train", "path"), ("val", "val_path")):
+            if self._sources[split] and not self._rows[split]:
+                names = ", ".join(repr(source.name) for source in self._sources[split])
+                counts = " ".join(str(report) for report in self._reports(split))
+                raise DataError(f"`{setting}` must hold usable questions, but none of {names} is left. {counts}")
+
+    def _reports(self, split: str) -> list[FileReport]:
+        kept = Counter(id(row.source) for row in self._rows[split])
+        return [
+            FileReport(
+                name=source.name,
+                num_rows=len(source.questions),
+                num_kept=kept[id(source)],
+                num_repaired=source.num_repaired,
+                **{reason: number for (owner, reason), number in self._counts.items() if owner == id(source)},
+            )
+            for source in self._sources[split]
+        ]
+
+    @property
+    def reports(self) -> Mapping[Split, FileReport]:
+        """What was read and dropped, for each split that has a source."""
+        splits: tuple[Split, ...] = ("train", "val")
+        return {split: total(self._reports(split)) for split in splits if self._sources[split]}
+
+    def summary(self) -> list[str]:
+        """Return one line for each file: rows, kept, dropped by reason."""
+        return [str(report) for split in ("train", "val") for report in self._reports(split)]
 
     def num_questions(self, split: Split) -> int:
         """Return the size of a split."""
-        return len(self.val if split == "val" else self.train)
+        return len(self._rows["val" if split == "val" else "train"])
 
     def question(self, split: Split, index: int) -> Question:
         """Return question `index`; training goes on in another order after each epoch, validation ends.
@@ -30,86 +186,76 @@ class QuestionSplits:
         Raises:
             IndexError: If the index is negative, beyond the end of validation, or if there are no training questions.
         """
-        has_end = split == "val" or not self.train
-        check_index(split, index, self.num_questions(split) if has_end else None)
+        rows = self._rows["val" if split == "val" else "train"]
+        has_end = split == "val" or not rows
+        check_index(split, index, len(rows) if has_end else None)
         if split == "val":
-            return self.val[index]
-        epoch, position = divmod(index, len(self.train))
-        question = self.train[_epoch_order(self.seed, epoch, len(self.train))[position]]
+            return rows[index].question
+        epoch, position = divmod(index, len(rows))
+        question = rows[_epoch_order(self._seed, epoch, len(rows))[position]].question
         if epoch == 0:
             return question
         # seeds derive from the id: the same id would repeat the random numbers of the earlier epoch
         return replace(question, question_id=f"{question.question_id}@{epoch}")
 
 
-def load_splits(
-    read: Callable[[str, Split], tuple[Sequence[Question], int]], path: str | None, val_path: str | None, seed: int
-) -> QuestionSplits:
-    """Read both files and clean them.
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredQuestions:
+    """The methods of a task whose questions are all known: what it adds is where they come from."""
 
-    Rows without an answer are dropped from both. Exact duplicates, and questions that are also asked in validation,
-    are dropped from training only, so that a benchmark keeps its published size.
+    _splits: QuestionSplits = field(init=False, repr=False, compare=False)
 
-    Args:
-        read: Reads the file of a split: its questions in order, and how many were repaired.
-        path: The training file, or None.
-        val_path: The validation file, or None.
-        seed: Of the order of the training questions.
+    @property
+    def reports(self) -> Mapping[Split, FileReport]:
+        """What was read, repaired and dropped, for each split that has a file."""
+        return self._splits.reports
+
+    def summary(self) -> list[str]:
+        """Return one line for each file: rows, kept, dropped by reason."""
+        return self._splits.summary()
+
+    def num_questions(self, split: Split) -> int | None:
+        """Return the number of questions that are left of a split, hence the length of an epoch."""
+        return self._splits.num_questions(split)
+
+    def question(self, split: Split, index: int) -> Question:
+        """Return question `index`; past the end of training another epoch begins in another order.
+
+        Raises:
+            IndexError: If the index is negative, beyond the end of validation, or if the split has no file.
+        """
+        return self._splits.question(split, index)
+
+    def sieve(self, look: Callable[[Question], Objection | None], reason: str, action: OnObjection) -> None:
+        """Look through all questions and act on objections; see `QuestionSplits.sieve`."""
+        self._splits.sieve(look, reason, action)
+
+
+def check_choices(on_conflict: str, on_bad_gold: str) -> None:
+    """Refuse words that mean nothing.
 
     Raises:
-        DataError: If a file is left without a question.
+        ConfigError: If one is none of its choices.
     """
-    reports: dict[Split, FileReport] = {}
-    val: tuple[Question, ...] = ()
-    train: tuple[Question, ...] = ()
-    if val_path is not None:
-        rows, num_repaired = read(val_path, "val")
-        val = tuple(row for row in rows if row.answers)
-        reports["val"] = FileReport(
-            num_rows=len(rows),
-            num_kept=len(val),
-            num_empty_answers=len(rows) - len(val),
-            num_repaired=num_repaired,
-        )
-    if path is not None:
-        rows, num_repaired = read(path, "train")
-        train, reports["train"] = _clean(rows, num_repaired, frozenset(_asked(row) for row in val))
-    for name, split_path, kept in (("path", path, train), ("val_path", val_path, val)):
-        if split_path is not None and not kept:
-            raise DataError(f"`{name}` must hold usable questions, but none of {split_path!r} is left. {reports}")
-    return QuestionSplits(train=train, val=val, seed=seed, reports=reports)
+    for name, value, choices in (
+        ("on_conflict", on_conflict, get_args(OnConflict)),
+        ("on_bad_gold", on_bad_gold, get_args(OnObjection)),
+    ):
+        if value not in choices:
+            raise ConfigError(f"`{name}` must be one of {', '.join(choices)}, but got {value!r}.")
 
 
-def _clean(
-    rows: Sequence[Question], num_repaired: int, asked_in_val: frozenset[str]
-) -> tuple[tuple[Question, ...], FileReport]:
-    """Drop training rows without an answer, asked in validation, or asked before; in this order."""
-    kept: dict[str, Question] = {}
-    num_empty = num_overlapping = num_duplicates = 0
-    for row in rows:
-        asked = _asked(row)
-        if not row.answers:
-            num_empty += 1
-        elif asked in asked_in_val:
-            num_overlapping += 1
-        elif asked in kept:
-            num_duplicates += 1
-        else:
-            kept[asked] = row
-    report = FileReport(
-        num_rows=len(rows),
-        num_kept=len(kept),
-        num_empty_answers=num_empty,
-        num_duplicates=num_duplicates,
-        num_overlapping=num_overlapping,
-        num_repaired=num_repaired,
-    )
-    return tuple(kept.values()), report
+def _rows(sources: Sequence[Source]) -> list[_Row]:
+    return [
+        _Row(question, source, place)
+        for source in sources
+        for question, place in zip(source.questions, source.places, strict=True)
+    ]
 
 
-def _asked(question: Question) -> str:
-    """Return the text of the question itself, without system messages."""
-    return question.messages[-1].content
+def _conversation(question: Question) -> tuple[object, ...]:
+    """Return the messages without those of the system, unless there are no others."""
+    return tuple(message for message in question.messages if message.role != "system") or question.messages
 
 
 @lru_cache(maxsize=8)

@@ -22,7 +22,7 @@ from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.reward import Reward
 from aepo_lightning.contracts.tool import Tool, ToolRunner
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
-from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.errors import DataError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
@@ -30,6 +30,7 @@ from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rewards.function import RewardFunction
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, derive_seed, summarise_trees
+from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
@@ -39,9 +40,10 @@ from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
 from aepo_lightning.training.progress import rollout_progress
+from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through
 from aepo_lightning.training.question_stream import QuestionStream
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts
-from aepo_lightning.training.trained_policy import TrainedPolicy
+from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
 
 
 class RolloutDataModule(LightningDataModule):
@@ -58,6 +60,9 @@ class RolloutDataModule(LightningDataModule):
         chat_format: ChatFormat | ChatFormatFactory | None = None,
         sampling: SamplingSettings | None = None,
         experience: ExperienceSettings | None = None,
+        scoring: ScoringSettings | None = None,
+        max_prompt_tokens: int | None = None,
+        on_long_prompt: OnLongPrompt = "drop",
         questions_per_iteration: int = 32,
         max_concurrent_questions: int = 64,
         num_val_questions: int | None = None,
@@ -83,6 +88,9 @@ class RolloutDataModule(LightningDataModule):
                 paper's tags.
             sampling: Temperature and limits of trajectories.
             experience: How trees become optimiser steps.
+            scoring: How long a reward may take, and what its failure means.
+            max_prompt_tokens: Questions with longer prompts are not asked. None takes any.
+            on_long_prompt: Whether those are left out and counted (`drop`), or refused with their place (`error`).
             questions_per_iteration: Questions of one iteration, over all ranks.
             max_concurrent_questions: Questions that grow at once; the others wait for a free place.
             num_val_questions: How many validation questions to ask, over all ranks. None asks all.
@@ -103,12 +111,9 @@ class RolloutDataModule(LightningDataModule):
         """
         super().__init__()
         experience = experience or ExperienceSettings()
-        if questions_per_iteration < 1 or questions_per_iteration % experience.questions_per_step:
-            raise ConfigError(
-                f"`questions_per_iteration` must be a positive multiple of `questions_per_step` "
-                f"({experience.questions_per_step}), but got {questions_per_iteration}."
-            )
+        self._num_steps = experience.num_steps(questions_per_iteration)
         self.task = as_task(task)
+        check_golds(self.task, reward or PaperReward())
         self.engine = engine
         self.algorithm = algorithm
         self.iteration = 0
@@ -122,7 +127,9 @@ class RolloutDataModule(LightningDataModule):
             reward=PaperReward() if reward is None else reward,
             chat_format=chat_format,
             sampling=sampling or SamplingSettings(),
+            scoring=scoring or ScoringSettings(),
         )
+        self._prompt_limit = (max_prompt_tokens, on_long_prompt)
         self._experience_settings = experience
         self._questions_per_iteration = questions_per_iteration
         self._max_concurrent_questions = max_concurrent_questions
@@ -149,13 +156,7 @@ class RolloutDataModule(LightningDataModule):
 
     @property
     def _module(self) -> TrainedPolicy:
-        module: Any = self._trainer.lightning_module
-        if not isinstance(module, TrainedPolicy):
-            raise ConfigError(
-                f"The module must be an `AEPOModule` or have what `TrainedPolicy` lists, but got "
-                f"{type(module).__name__}."
-            )
-        return module
+        return as_trained_policy(self._trainer.lightning_module)
 
     @property
     def _network(self) -> PolicyNetwork:
@@ -189,7 +190,9 @@ class RolloutDataModule(LightningDataModule):
             tokenizer: That of the policy.
         """
         if self._sampler is None:
-            self._sampler = RolloutSampler(self._build_parts(tokenizer), self._max_concurrent_questions, self._journal)
+            parts = self._build_parts(tokenizer)
+            look_through(self.task, parts.chat_format, *self._prompt_limit)
+            self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
             self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
             self._experience = ExperienceBuilder(
                 advantage_estimator=self.algorithm.advantage_estimator,
@@ -223,11 +226,6 @@ class RolloutDataModule(LightningDataModule):
     def is_overlapped(self) -> bool:
         """Whether rollouts grow while the update runs."""
         return self._overlap is not None
-
-    @property
-    def _num_steps(self) -> int:
-        """Optimiser steps of an iteration."""
-        return self._questions_per_iteration // self._experience_settings.questions_per_step
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""

@@ -51,6 +51,22 @@ class ExperienceSettings:
                 f"`old_logprobs` must be 'recompute', 'sampler' or 'auto', but got {self.old_logprobs!r}."
             )
 
+    def num_steps(self, questions_per_iteration: int) -> int:
+        """Return the optimiser steps of an iteration.
+
+        Args:
+            questions_per_iteration: Over all ranks.
+
+        Raises:
+            ConfigError: If the questions do not fill their steps.
+        """
+        if questions_per_iteration < 1 or questions_per_iteration % self.questions_per_step:
+            raise ConfigError(
+                f"`questions_per_iteration` must be a positive multiple of `questions_per_step` "
+                f"({self.questions_per_step}), but got {questions_per_iteration}."
+            )
+        return questions_per_iteration // self.questions_per_step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperienceBuilder:
@@ -139,11 +155,12 @@ class ExperienceBuilder:
         )
 
     def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
-        rewards = tree.rewards
+        scored = tree.scored_leaves  # of a group without any reward, all have the same: no advantage
+        rewards = [reward for _, reward in scored]
         advantages = self.advantage_estimator(torch.tensor(rewards, dtype=torch.float32)).tolist()
         return [
-            Row(trajectory=trajectory, group=group, reward=reward, advantage=advantage)
-            for trajectory, reward, advantage in zip(tree.trajectories(), rewards, advantages, strict=True)
+            Row(trajectory=tree.trajectory(leaf), group=group, reward=reward, advantage=advantage)
+            for (leaf, reward), advantage in zip(scored, advantages, strict=True)
         ]
 
     def _informative(self, rows: list[Row]) -> list[Row]:

@@ -13,7 +13,7 @@ from aepo_lightning.contracts.tool import Tool, ToolRunner, ToolSpec
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rewards import as_reward
 from aepo_lightning.rewards.function import RewardFunction
-from aepo_lightning.rollout import RolloutParts, SamplingSettings
+from aepo_lightning.rollout import RolloutParts, SamplingSettings, ScoringSettings
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.training.algorithm import Algorithm
 
@@ -28,6 +28,7 @@ def build_parts(
     reward: Reward | RewardFunction,
     chat_format: ChatFormat | ChatFormatFactory | None,
     sampling: SamplingSettings,
+    scoring: ScoringSettings,
 ) -> Callable[[PreTrainedTokenizerBase], RolloutParts]:
     """Check the parts of a rollout and return what completes them once the tokenizer is known.
 
@@ -52,6 +53,7 @@ def build_parts(
             allocator=algorithm.allocator,
             branch_policy=algorithm.branch_policy,
             settings=settings,
+            scoring=scoring,
         )
 
     return complete

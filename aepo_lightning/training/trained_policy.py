@@ -1,10 +1,11 @@
 """What the datamodule asks of the module that it rolls out for."""
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from aepo_lightning.contracts.batch import TrajectoryBatch
 from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 
@@ -39,3 +40,16 @@ class TrainedPolicy(Protocol):
     def evaluating(self) -> AbstractContextManager[None]:
         """Put the module into evaluation mode for a while."""
         ...
+
+
+def as_trained_policy(module: Any) -> TrainedPolicy:
+    """Return the module of a trainer.
+
+    Raises:
+        ConfigError: If it lacks what the datamodule asks for.
+    """
+    if not isinstance(module, TrainedPolicy):
+        raise ConfigError(
+            f"The module must be an `AEPOModule` or have what `TrainedPolicy` lists, but got {type(module).__name__}."
+        )
+    return module

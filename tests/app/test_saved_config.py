@@ -1,5 +1,6 @@
 """A configuration that an earlier version saved is read in the present form, and builds."""
 
+import math
 from importlib import import_module
 
 import pytest
@@ -7,6 +8,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from aepo_lightning.app import saved_config
+from aepo_lightning.app.build import build
 from aepo_lightning.app.saved_config import FORM_KEY, read_config, save_config
 from aepo_lightning.errors import ConfigError
 
@@ -87,6 +89,13 @@ def test_listed_tools_stand_under_their_names(tmp_path):
         "python": listed[1],
         "search": listed[2],
     }
+
+
+def test_answers_are_compared_and_waited_for_as_they_were():
+    plain = {"rollout": {}, "reward": {"_target_": "aepo_lightning.rewards.PaperReward", "multi_tool_bonus": 0.1}}
+    saved_config._keep_scoring(plain)
+    assert plain["reward"]["match"] == "words"
+    assert build(plain["rollout"]["scoring"]).deadline_s == math.inf
 
 
 @pytest.mark.parametrize("own", [None, "", "Mine."])

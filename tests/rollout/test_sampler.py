@@ -179,9 +179,9 @@ def test_an_engine_that_fails_surfaces_as_such_and_finished_trees_are_in_the_jou
 @pytest.mark.parametrize(
     "error", [RewardError("no answer"), ValueError("a bug of the user")], ids=["ours", "of_the_user"]
 )
-def test_an_error_of_the_reward_surfaces_as_it_is(error):
+def test_an_error_of_a_reward_surfaces_with_its_name(error):
     engine = ScriptedEngine(calls_then_answer(1), pauses=lambda params: params.seed % 5)
-    with pytest.raises(type(error), match=str(error)):
+    with pytest.raises(RewardError, match=rf"FailingReward` must not fail, but raised {type(error).__name__}: {error}"):
         make_sampler(engine, reward=FailingReward(error)).rollout(questions(4), 0)
     assert engine.num_running == 0
 

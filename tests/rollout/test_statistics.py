@@ -101,6 +101,7 @@ def test_a_tree_counted_by_hand():
             "branch_budget": 2,
             "num_branches": 1,
             "num_top_ups": 1,
+            "unscored_fraction": 0.0,
             "root_entropy": 0.5,
             "tool_entropy": 3.0,
             "branch_concentration": 1.0,

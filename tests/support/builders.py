@@ -222,7 +222,7 @@ def make_question(question_id="q", text="find e0", answers=("e2",)) -> Question:
 
 def make_parts(engine, **changes) -> RolloutParts:
     """Rollout parts around an engine. Settings are given by their own names, parts by theirs."""
-    names = ("tools", "reward", "chat_format", "allocator", "branch_policy")
+    names = ("tools", "reward", "chat_format", "allocator", "branch_policy", "scoring")
     parts = {name: changes.pop(name) for name in names if name in changes}
     changes.setdefault("budget", 4)
     changes.setdefault("turn_entropy", TurnEntropy(num_tokens=2, normalizer="none"))

@@ -29,8 +29,17 @@ def test_lines_become_questions(tmp_path):
 
 @pytest.mark.parametrize(
     "value, answers",
-    [("x", ("x",)), (70, ("70",)), (0.5, ("0.5",)), (["a", 1, "", None], ("a", "1"))],
-    ids=["text", "int", "float", "list"],
+    [
+        ("x", ("x",)),
+        (70, ("70",)),
+        (0.5, ("0.5",)),
+        (5.0, ("5",)),
+        (1e-7, ("0.0000001",)),
+        (["a", 1, "", None], ("a", "1")),
+        ({"target": ["a", 2]}, ("a", "2")),
+        ([[1, 2], "x"], ("1", "2", "x")),
+    ],
+    ids=["text", "int", "float", "whole", "small", "list", "target", "nested"],
 )
 def test_answers_may_be_texts_numbers_or_lists(tmp_path, value, answers):
     path = write(tmp_path / "a.jsonl", {"problem": "q", "gold": value})
@@ -61,6 +70,19 @@ def test_nested_fields_that_are_missing_are_named(tmp_path, name, named):
         JsonlQuestions(path, answer_field=name)
 
 
+def test_dots_reach_into_each_object_of_a_list(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"question": "q", "answers": [{"text": "x"}, {"text": ["y", "z"]}]})
+    assert JsonlQuestions(path, answer_field="answers.text").question("train", 0).answers == ("x", "y", "z")
+
+
+def test_a_question_may_be_a_list_of_messages(tmp_path):
+    told = [{"role": "system", "content": "Own."}, {"role": "user", "content": "q"}]
+    path = write(tmp_path / "a.jsonl", {"question": told, "answer": "x"}, {"question": told[1:], "answer": "y"})
+    task = JsonlQuestions(val_path=path, system_prompt="Mine.")
+    spoken = [[message.content for message in task.question("val", index).messages] for index in range(2)]
+    assert spoken == [["Own.", "q"], ["Mine.", "q"]]
+
+
 def test_pattern_takes_the_answer_out_of_a_solution(tmp_path):
     path = write(tmp_path / "a.jsonl", {"question": "q", "answer": "9 * 2 = 18\n#### 18"})
     assert JsonlQuestions(path=path, answer_pattern=r"####\s*(.+)").question("train", 0).answers == ("18",)
@@ -75,7 +97,7 @@ def test_blank_lines_and_unicode_separators_do_not_break_lines(tmp_path):
 
 
 def test_bad_training_lines_are_dropped_and_counted(tmp_path):
-    records = [("a", "1"), ("a", "2"), ("b", ""), ("c", []), ("d", None), ("v", "1"), ("e", "1")]
+    records = [("a", "1"), ("a", "1"), ("b", ""), ("c", []), ("d", None), ("v", "1"), ("e", "1")]
     path = write(tmp_path / "t.jsonl", *({"question": asked, "answer": gold} for asked, gold in records))
     val_path = write(tmp_path / "v.jsonl", {"question": "v", "answer": "1"})
     report = JsonlQuestions(path=path, val_path=val_path).reports["train"]
@@ -113,14 +135,41 @@ def test_there_is_no_training_without_a_file(tmp_path):
         ('{"question": "q", "answer": true}', r"line 2: `answer` must be a text, a number or a list"),
         ('{"question": "q", "answer": {"a": 1}}', r"line 2: `answer` must be a text, a number or a list"),
         ('{"question": "q", "answer": "none"}', r"line 2: `answer` must match '#\(\.\+\)', but got str 'none'"),
+        ('{"question": "q", "answer": 1e999}', r"line 2: `answer` must be .*, and a number must be finite"),
+        ('{"question": "q\\ud83d", "answer": "x"}', r"line 2: `question` must be text without half a surrogate pair"),
+        ('{"question": "q", "answer": ["\\udc00"]}', r"line 2: `answer` must be text without half a surrogate pair"),
+        ('{"question": "q", "question": "r", "answer": "x"}', r"line 2 must be .* it has the field 'question' twice"),
+        ("[" * 100_000, r"line 2 must be one JSON object, but is nested too deeply"),
+        ('{"question": "q", "answer": ' + "9" * 5000 + "}", r"line 2 must be one JSON object, but is not: Exceeds"),
+        (
+            '{"question": [{"role": "user"}], "answer": "#1"}',
+            r"line 2: `question\[0\]` must have a text role and content",
+        ),
     ],
-    ids=["malformed", "list", "no_question", "no_answer", "int", "blank", "bool", "dict", "no_match"],
+    ids=lambda value: value[:40] if value.startswith("{") else "",
 )
 def test_bad_lines_are_named_with_file_line_and_field(tmp_path, line, named):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"question": "fine", "answer": "#1"}\n' + line + "\n")
     with pytest.raises(DataError, match=rf"bad\.jsonl, {named}"):
         JsonlQuestions(path=str(path), answer_pattern="#(.+)")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
+    (tmp_path / "a.jsonl").write_text('{"question": "wo, M\u00fcnchen?", "answer": "S\u00fcden"}\n', encoding=encoding)
+    question = JsonlQuestions(tmp_path / "a.jsonl").question("train", 0)
+    assert (question.messages[0].content, question.answers) == ("wo, M\u00fcnchen?", ("S\u00fcden",))
+
+
+def test_a_file_may_be_one_list_of_objects(tmp_path):
+    rows = [{"question": "q", "answer": 1}, {"question": "r", "answer": 2}]
+    (tmp_path / "a.json").write_text(json.dumps(rows, indent=2))
+    task = JsonlQuestions(val_path=str(tmp_path / "a.json"))
+    assert [task.question("val", index).question_id for index in range(2)] == ["val-a-1", "val-a-2"]
+    (tmp_path / "b.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"b\.json, item 1 must be one JSON object, but got 1"):
+        JsonlQuestions(str(tmp_path / "b.json"))
 
 
 def test_text_that_is_not_utf8_is_refused(tmp_path):

@@ -1,5 +1,3 @@
-import logging
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -50,32 +48,27 @@ def test_optional_columns_may_be_missing_or_null(tmp_path):
     assert OfficialParquet(path=path).question("train", 0).metadata == {"row": 0, "file": "a.parquet"}
 
 
-def test_backspace_is_repaired_with_one_warning_a_file(tmp_path, caplog):
+def test_backspace_is_repaired_and_counted(tmp_path):
     path = write(tmp_path / "a.parquet", [make_row("one"), make_row("two"), make_row("three", system="clean")])
-    with caplog.at_level(logging.WARNING):
-        task = OfficialParquet(path=path)
-    assert [record.getMessage() for record in caplog.records] == [
-        "a.parquet: repaired a backspace to the \\b of \\boxed in 2 prompts."
-    ]
+    task = OfficialParquet(path=path)
     assert task.reports["train"].num_repaired == 2
     assert not any(
         "\x08" in message.content for index in range(3) for message in task.question("train", index).messages
     )
 
 
-def test_backspace_stays_when_asked_to_stay(tmp_path, caplog):
+def test_backspace_stays_when_asked_to_stay(tmp_path):
     path = write(tmp_path / "a.parquet", [make_row("one")])
     task = OfficialParquet(path=path, fix_boxed=False)
     assert task.question("train", 0).messages[0].content == BROKEN
     assert task.reports["train"].num_repaired == 0
-    assert not caplog.records
 
 
 def test_bad_training_rows_are_dropped_and_counted(tmp_path):
     rows = [
         make_row("a"),
         make_row("b", " "),
-        make_row("a", "other"),
+        make_row("a"),
         make_row("c", None),
         make_row("v"),
         make_row("d"),
@@ -93,9 +86,13 @@ def test_bad_training_rows_are_dropped_and_counted(tmp_path):
     assert (task.num_questions("train"), task.num_questions("val")) == (2, 2)
 
 
-def test_first_of_two_equal_questions_is_kept(tmp_path):
-    path = write(tmp_path / "a.parquet", [make_row("a", "first"), make_row("a", "second")])
-    assert OfficialParquet(path=path).question("train", 0).answers == ("first",)
+def test_of_two_equal_questions_the_first_takes_over_the_answers_of_the_other(tmp_path):
+    path = write(tmp_path / "a.parquet", [make_row("a", "first"), make_row("a", "second"), make_row("a", "first")])
+    task = OfficialParquet(path=path)
+    assert task.question("train", 0).answers == ("first", "second")
+    assert (task.reports["train"].num_merged, task.reports["train"].num_duplicates) == (1, 1)
+    with pytest.raises(DataError, match=r"row 1: a prompt must have the same answers .* and \('first',\) in .*row 0"):
+        OfficialParquet(path=path, on_conflict="error")
 
 
 def test_list_of_golds_gives_every_accepted_answer(tmp_path):
@@ -156,8 +153,8 @@ def test_relative_paths_start_from_the_environment_unless_told_otherwise(tmp_pat
 @pytest.mark.parametrize(
     "row, named",
     [
-        (make_row("q", 5), r"row 0: `reward_model\.ground_truth` must be a text or a list of texts, but got int 5"),
-        (make_row("q", [1]), r"row 0: `reward_model\.ground_truth` must be a text"),
+        (make_row("q", True), r"row 0: `reward_model\.ground_truth` must be a text, a number or a list of them"),
+        (make_row("q", [True]), r"row 0: `reward_model\.ground_truth` must be a text"),
         ({**make_row("q"), "reward_model": {"style": "rule"}}, r"row 0: `reward_model` must hold a `ground_truth`"),
         ({**make_row("q"), "reward_model": "gold"}, r"row 0: `reward_model` must hold a `ground_truth`, but got str"),
         ({**make_row("q"), "prompt": "text"}, r"row 0: `prompt` must be a non-empty list of messages, but got str"),
@@ -165,7 +162,7 @@ def test_relative_paths_start_from_the_environment_unless_told_otherwise(tmp_pat
         ({**make_row("q"), "prompt": [{"role": "user"}]}, r"row 0: `prompt\[0\]` must have a text role and content"),
         ({**make_row("q"), "prompt": ["text"]}, r"row 0: `prompt\[0\]` must have a text role and content"),
     ],
-    ids=["int_gold", "int_list", "no_gold", "text_gold", "text_prompt", "empty", "no_content", "text_message"],
+    ids=["bool_gold", "bool_list", "no_gold", "text_gold", "text_prompt", "empty", "no_content", "text_message"],
 )
 def test_values_of_the_wrong_type_are_named_with_file_and_row(tmp_path, row, named):
     path = write(tmp_path / "bad.parquet", [row])

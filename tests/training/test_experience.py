@@ -1,6 +1,7 @@
 """What the trainer sees of rollout trees: every token aligned, weighted and counted as it should be."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -311,3 +312,23 @@ def test_an_unknown_packing_is_refused():
     object.__setattr__(settings, "packing", "dense")
     with pytest.raises(ValueError, match="`packing` must be 'padded', 'flat' or 'tree', but got 'dense'"):
         settings.__post_init__()
+
+
+def without_reward(tree, *places):
+    for place in places:
+        tree.leaves[place].reward = replace(tree.leaves[place].reward, is_scored=False)
+    return tree
+
+
+def test_trajectories_without_a_reward_are_neither_compared_nor_trained_on():
+    paths = [[policy_turn(10 + i)] for i in range(4)]
+    (masked,) = build([without_reward(make_tree(paths, [1.0, 0.0, 9.0, 1.0]), 2)])
+    (without,) = build([make_tree([paths[0], paths[1], paths[3]], [1.0, 0.0, 1.0])])
+    assert rows_of(masked) == rows_of(without)
+    assert masked.global_num_sequences == 3
+
+
+def test_a_group_without_any_reward_has_no_advantage():
+    paths = [[policy_turn(10 + i)] for i in range(2)]
+    (minibatch,) = build([without_reward(make_tree(paths, [0.0, 0.0]), 0, 1)])
+    assert [float(row["advantages"]) for row in rows_of(minibatch).values()] == [0.0, 0.0]

@@ -11,7 +11,7 @@ import stamina
 
 from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolResult, ToolSpec, ToolStatus
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
-from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
+from aepo_lightning.event_loop import CutOffError, cut_off
 
 _MAX_BACKOFF_S = 30.0
 

@@ -20,13 +20,13 @@ from aepo_lightning.contracts.tool import (
     ToolStatus,
 )
 from aepo_lightning.errors import ConfigError, boundary
+from aepo_lightning.event_loop import cut_off
 from aepo_lightning.tools.function import as_tool
 from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
 from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
 from aepo_lightning.tools.runtime.cache import ToolCache
 from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, CircuitOpenError
-from aepo_lightning.tools.runtime.deadline import cut_off
 from aepo_lightning.tools.runtime.single_flight import SingleFlight
 from aepo_lightning.tools.runtime.states import ChainStates
 

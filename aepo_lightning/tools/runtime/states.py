@@ -8,8 +8,8 @@ from typing import Any
 
 from aepo_lightning.contracts.tool import StatefulTool, Tool, ToolCall, ToolContext, ToolState, ToolStatus
 from aepo_lightning.errors import ToolUnavailableError, boundary
+from aepo_lightning.event_loop import cut_off
 from aepo_lightning.tools.runtime.arguments import RAN, ArgumentReader, ran
-from aepo_lightning.tools.runtime.deadline import cut_off
 
 logger = logging.getLogger(__name__)
 

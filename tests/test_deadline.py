@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
+from aepo_lightning import event_loop
 from aepo_lightning.contracts.tool import ToolLimits, ToolSpec, ToolStatus
+from aepo_lightning.event_loop import CutOffError, cut_off
 from aepo_lightning.tools import ToolRuntime
-from aepo_lightning.tools.runtime import deadline
-from aepo_lightning.tools.runtime.deadline import CutOffError, cut_off
 from tests.support.skipped_time import run_skipping
 from tests.support.tool_parts import CountingTool, Ledger, call_of, make_context, talk
 
@@ -28,7 +28,7 @@ class ScriptedTool:
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch):
-    monkeypatch.setattr(deadline, "_GRACE_S", 0.02)
+    monkeypatch.setattr(event_loop, "_GRACE_S", 0.02)
 
 
 async def never_ends(_):

@@ -1,0 +1,117 @@
+"""What a reward answers: numbers of any kind are taken, anything else is refused with its name and the question."""
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from aepo_lightning.contracts.reward import RewardOutput, checked_output, reward_name
+from aepo_lightning.errors import RewardError
+
+
+def check(value):
+    return checked_output(value, "my.reward", "q-7")
+
+
+NUMBERS = [
+    1,
+    True,
+    1.0,
+    Decimal(1),
+    Fraction(1),
+    np.float32(1),
+    np.int64(1),
+    np.bool_(True),
+    np.array(1.0),
+    torch.tensor(1.0),
+    torch.tensor([1.0], requires_grad=True),
+    torch.tensor(1, dtype=torch.bfloat16),
+    torch.tensor(True),
+]
+
+
+def kind(value):
+    return f"{type(value).__name__}-{getattr(value, 'dtype', '')}"
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=kind)
+def test_numbers_of_any_kind_are_rewards(value):
+    found = check(value)
+    assert found == RewardOutput(reward=1.0, is_correct=True, is_well_formed=True)
+    assert (type(found.reward), type(found.is_correct)) == (float, bool)
+
+
+@pytest.mark.parametrize("value", NUMBERS, ids=kind)
+def test_numbers_of_any_kind_stand_in_an_output(value):
+    found = check(RewardOutput(reward=value, is_correct=value, is_well_formed=value, f1=value, answer="x"))
+    assert found == RewardOutput(reward=1.0, is_correct=True, is_well_formed=True, f1=1.0, answer="x")
+    assert {type(found.reward), type(found.f1)} == {float}
+    assert {type(found.is_correct), type(found.is_well_formed)} == {bool}
+
+
+def test_an_output_of_plain_numbers_is_taken_as_it_is():
+    output = RewardOutput(reward=0.5, is_correct=False, is_well_formed=True)
+    assert check(output) is output
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        math.nan,
+        math.inf,
+        np.float32("nan"),
+        torch.tensor(math.inf),
+        torch.tensor([1.0, 2.0]),
+        "0.5",
+        b"1",
+        [1.0],
+        {"reward": 1.0},
+        (1.0, True),
+        1j,
+        10**400,
+        1e39,
+        print,
+    ],
+    ids=lambda value: f"{value!r:.20}",
+)
+def test_what_is_no_number_is_refused_by_name_with_the_question(value):
+    with pytest.raises(RewardError, match=r"`my\.reward` must return a finite number .* but got .* question 'q-7'"):
+        check(value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"reward": None}, "a finite number up to 1e\\+12 in `reward`, but got NoneType None"),
+        ({"reward": math.nan}, "in `reward`, but got float nan"),
+        ({"f1": "1"}, "in `f1`, but got str '1'"),
+        ({"is_correct": None}, "a truth value in `is_correct`, but got NoneType"),
+        ({"is_correct": 0.5}, "a truth value in `is_correct`, but got float 0.5"),
+        ({"is_well_formed": "yes"}, "in `is_well_formed`, but got str 'yes'"),
+        ({"answer": None}, "a text in `answer`, but got NoneType"),
+    ],
+)
+def test_a_field_that_is_no_such_thing_is_named(changes, named):
+    output = RewardOutput(**({"reward": 1.0, "is_correct": True, "is_well_formed": True} | changes))
+    with pytest.raises(RewardError, match=named):
+        check(output)
+
+
+class Judge:
+    def __call__(self, sample):
+        return sample
+
+    def rate(self, sample):
+        return sample
+
+
+def test_a_reward_is_known_by_what_its_author_wrote():
+    here = __name__
+    assert reward_name(check) == reward_name(partial(check, 1)) == f"{here}.check"
+    assert reward_name(Judge()) == f"{here}.Judge"
+    assert reward_name(Judge().rate) == f"{here}.Judge.rate"

@@ -1,0 +1,183 @@
+"""The seam where a reward is called: its deadline, its failures, its name."""
+
+import asyncio
+import math
+import time
+from functools import partial
+
+import pytest
+
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.reward import RewardInput, RewardOutput
+from aepo_lightning.errors import ConfigError, RewardError
+from aepo_lightning.rewards import FunctionReward, PaperReward, as_reward
+from aepo_lightning.rollout.scoring import ScoringSettings, score
+from tests.support.builders import ScriptedEngine, calls_then_answer, grow, make_parts
+from tests.support.skipped_time import run_skipping
+
+QUESTION = Question(question_id="q-7", messages=(Message(role="user", content="?"),), answers=("x",))
+SAMPLE = RewardInput(question=QUESTION, response_text="x")
+RIGHT = RewardOutput(reward=1.0, is_correct=True, is_well_formed=True)
+
+
+def plain(sample):
+    return sample.response_text == "x"
+
+
+async def waits(sample):
+    await asyncio.sleep(0.1)
+    return plain(sample)
+
+
+def gives_a_coroutine(sample):
+    return waits(sample)
+
+
+def weighted(weight, sample):
+    return weight * plain(sample)
+
+
+class Plain:
+    def __call__(self, sample):
+        return plain(sample)
+
+
+class Waits:
+    async def __call__(self, sample):
+        return await waits(sample)
+
+
+def scored(reward, **settings):
+    return asyncio.run(score(reward, SAMPLE, ScoringSettings(**settings)))
+
+
+@pytest.mark.parametrize("wrap", [lambda reward: reward, as_reward], ids=["bare", "wrapped"])
+@pytest.mark.parametrize(
+    "reward",
+    [plain, waits, gives_a_coroutine, partial(weighted, 1.0), Plain(), Waits(), Plain().__call__],
+    ids=["plain", "async", "gives_a_coroutine", "partial", "object", "async_object", "method"],
+)
+def test_whatever_answers_is_a_reward(reward, wrap):
+    assert scored(wrap(reward)) == RIGHT
+
+
+def raises(sample):
+    return float(sample.question.metadata["level"])
+
+
+async def raises_later(sample):
+    await asyncio.sleep(0)
+    return raises(sample)
+
+
+async def cancels_itself(sample):
+    raise asyncio.CancelledError
+
+
+def exits(sample):
+    raise SystemExit(3)
+
+
+def stops_iteration(sample):
+    return next(iter(()))
+
+
+def returns_none(sample):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("reward", "named"),
+    [
+        (raises, r"raises` must not fail, but raised KeyError: 'level' \(test_scoring\.py, line \d+\)"),
+        (raises_later, r"raises_later` must not fail, but raised KeyError"),
+        (cancels_itself, r"cancels_itself` must not fail, but raised RuntimeError: it cancelled itself"),
+        (exits, r"exits` must not fail, but raised RuntimeError: it tried to end the process"),
+        (stops_iteration, r"stops_iteration` must not fail, but raised RuntimeError: it raised StopIteration"),
+        (returns_none, r"returns_none` must return a finite number .* but got NoneType None"),
+    ],
+    ids=["raises", "raises_later", "cancels_itself", "exits", "stops_iteration", "none"],
+)
+def test_a_failure_is_told_with_reward_question_and_place(reward, named):
+    with pytest.raises(RewardError, match=rf"{named}.*question 'q-7'.*`rollout\.scoring\.on_error`") as caught:
+        scored(reward)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_reward_of_this_library_fails_with_its_own_words():
+    nothing = RewardInput(question=Question(question_id="q-8", messages=(), answers=()), response_text="")
+    with pytest.raises(RewardError, match=r"PaperReward` .*`answers` of question 'q-8' must not be empty"):
+        asyncio.run(score(PaperReward(), nothing, ScoringSettings()))
+
+
+async def hangs(sample):
+    await asyncio.sleep(10_000)
+
+
+class SwallowsItsCancellation:
+    def __init__(self):
+        self.was_told = False
+
+    async def __call__(self, sample):  # noqa: ARG002
+        try:
+            await asyncio.sleep(10_000)
+        except asyncio.CancelledError:
+            self.was_told = True
+            await asyncio.sleep(10_000)
+
+
+def test_a_coroutine_that_hangs_is_cancelled_at_the_deadline():
+    reward = SwallowsItsCancellation()
+    for each in (hangs, reward):
+        with pytest.raises(RewardError, match=r"must answer within 60 s \(`deadline_s`\), but did not"):
+            run_skipping(score(each, SAMPLE, ScoringSettings()))
+    assert reward.was_told
+
+
+def test_without_a_deadline_any_time_may_pass():
+    async def slow(sample):
+        await asyncio.sleep(100_000)
+        return plain(sample)
+
+    assert run_skipping(score(slow, SAMPLE, ScoringSettings(deadline_s=math.inf))) == RIGHT
+
+
+def test_a_thread_that_hangs_is_left_behind():
+    with pytest.raises(RewardError, match=r"time_is_up` must answer within 0.05 s"):
+        scored(time_is_up, deadline_s=0.05)
+
+
+def time_is_up(sample):
+    time.sleep(0.5)
+
+
+@pytest.mark.parametrize("reward", [raises, returns_none, FunctionReward(raises)], ids=["raises", "none", "wrapped"])
+def test_a_run_may_go_on_without_the_trajectory(reward, caplog):
+    found = scored(reward, on_error="mask")
+    assert (found.is_scored, found.reward, found.is_correct) == (False, 0.0, False)
+    assert "for question 'q-7'" in found.reason
+    assert f"{found.reason} The trajectory is left out." in caplog.text
+
+
+@pytest.mark.parametrize(("name", "value"), [("deadline_s", 0.0), ("deadline_s", math.nan)], ids=["zero", "nan"])
+def test_settings_without_meaning_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be"):
+        ScoringSettings(**{name: value})
+
+
+def test_the_error_of_a_reward_leaves_a_rollout_as_it_is():
+    with pytest.raises(RewardError, match="raises` must not fail, but raised KeyError"):
+        grow(ScriptedEngine(calls_then_answer(1)), reward=raises)
+
+
+def test_masked_trajectories_keep_their_place_in_the_tree():
+    calls = []
+
+    def sometimes(sample):
+        calls.append(sample)
+        return None if len(calls) == 1 else len(calls) % 2
+
+    (tree,) = grow(ScriptedEngine(calls_then_answer(1)), reward=sometimes, scoring=ScoringSettings(on_error="mask"))
+    assert len(tree.leaves) == 4
+    assert len(tree.scored_leaves) == 3
+    assert make_parts(ScriptedEngine(calls_then_answer(1))).scoring == ScoringSettings()

@@ -1,0 +1,45 @@
+"""Rows in memory: numbers of any kind are answers, what is none is refused with its row."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aepo_lightning.errors import DataError
+from aepo_lightning.tasks import ListedQuestions
+
+
+@pytest.mark.parametrize(
+    ("answer", "answers"),
+    [
+        (5.0, ("5",)),
+        (np.float32(0.5), ("0.5",)),
+        (np.int64(7), ("7",)),
+        (np.array(["a", "b"]), ("a", "b")),
+        (torch.tensor(3), ("3",)),
+        (("x", 2), ("x", "2")),
+        ({"target": [4]}, ("4",)),
+    ],
+    ids=["whole", "numpy", "numpy_int", "array", "torch", "tuple", "target"],
+)
+def test_answers_are_numbers_of_any_kind(answer, answers):
+    assert ListedQuestions([{"question": "q", "answer": answer}]).question("train", 0).answers == answers
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"answer": math.nan}, "Row 1 of train must have an accepted answer"),
+        ({"answer": math.inf}, "Row 1 of train: `answer` must be .* and a number must be finite, but got inf"),
+        ({"answer": True}, "Row 1 of train: `answer` must be a text, a number or a list of them, such as"),
+        ({"answer": {"value": 1}}, "Row 1 of train: `answer` must be .* named with a dot"),
+        ({"answer": "\ud800"}, "Row 1 of train: `answer` must be text without half a surrogate pair"),
+        ({"answer": "x", "question": "\ud800"}, "Row 1 of train must be text without half a surrogate pair"),
+        ({"answer": "x", "question": None, "messages": [{"role": 1}]}, "Row 1 of train must have a text role"),
+    ],
+    ids=["nan", "inf", "bool", "mapping", "surrogate", "surrogate_question", "message"],
+)
+def test_rows_that_cannot_be_used_are_named(row, named):
+    with pytest.raises(DataError, match=named):
+        ListedQuestions([{"question": "q", "answer": "x"}, {"question": "q", **row}])
