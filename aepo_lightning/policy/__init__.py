@@ -3,6 +3,8 @@
 source.py           architecture, tokenizer and first weights
 tokenizers.py       tokenizers made from nothing
 network.py          the network that is trained: log-probs and entropies of tokens
+output_head.py      scale and cap of a model's logits, found by trying
+rounding.py         how far two computations of the same hidden states may be apart
 packed.py           the backbone on packed trees
 lora.py             low-rank adapters
 skeleton.py         a model without memory

@@ -6,7 +6,7 @@ token is its depth, and queries, keys and values go to our attention, which arri
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from aepo_lightning.contracts.batch import PackedTokens
-from aepo_lightning.errors import TrainingError
+from aepo_lightning.errors import TrainingError, boundary
 from aepo_lightning.ops.tree_attention import (
     BackEnd,
     PackedAttention,
@@ -26,6 +26,7 @@ from aepo_lightning.ops.tree_attention import (
     why_not_varlen,
 )
 from aepo_lightning.ops.tree_packing import pack_rows
+from aepo_lightning.policy.rounding import median_distance, most_rounding
 
 logger = logging.getLogger(__name__)
 
@@ -135,18 +136,22 @@ def check_packing(model: PreTrainedModel, implementation: str, device: torch.dev
     packed = pack_rows(ids, torch.full((count,), length), mask).to(device)
     attend_with(model, implementation)
     expected = model.model(input_ids=ids.to(device), use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-    found = packed_states(model, packed, lambda *_: "dense")[packed.sources][packed.scored_index]
-    is_narrow = expected.dtype in (torch.bfloat16, torch.float16) or torch.is_autocast_enabled(device.type)
-    most = 0.1 if is_narrow else 1e-3
-    # The median, as rounding may lead single tokens to other experts.
-    distances = (found - expected).float().norm(dim=-1) / expected.float().norm(dim=-1).clamp(min=1e-6)
-    difference = float(distances.median())
+    with boundary(_explain):
+        found = packed_states(model, packed, lambda *_: "dense")[packed.sources][packed.scored_index]
+    difference, most = median_distance(found, expected), most_rounding(expected)
     if not difference <= most:
         raise TrainingError(
             f"Last hidden states of packed tokens must be those of padded rows, but those of {type(model).__name__} "
             f"differ by {difference:.2g} of their norm, where rounding may make {most:g}: something beside its "
             f"attention mixes tokens or places them. {_ADVICE}"
         )
+
+
+def _explain(error: Exception) -> NoReturn:
+    """Say that a model's own code cannot run packed tokens."""
+    if isinstance(error, TrainingError):
+        raise error
+    raise TrainingError(f"The model must run packed tokens, but fails on them: {error!r}. {_ADVICE}") from error
 
 
 def _refuse_moving_rope(model: PreTrainedModel, longest: int) -> None:
@@ -177,6 +182,11 @@ class _LayerAttention:
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, options: Mapping[str, Any]
     ) -> Float[Tensor, "batch heads seq dim"]:
         self._refuse(options)
+        if query.shape[-1] != value.shape[-1]:
+            raise TrainingError(
+                f"Queries and values over packed tokens must have one size, but got {query.shape[-1]} and "
+                f"{value.shape[-1]} per head, as in latent attention. {_ADVICE}"
+            )
         self.num_calls += 1
         device = query.device.type
         if torch.is_autocast_enabled(device):

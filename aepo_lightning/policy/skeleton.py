@@ -44,6 +44,21 @@ def meta_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> Pr
     return model
 
 
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
+    """Return the decoder layers of a model, which are what is sharded.
+
+    Raises:
+        ConfigError: If they are not where they are in most models.
+    """
+    layers = getattr(model.model, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise ConfigError(
+            f"A model that is sharded must have its decoder layers in `model.layers`, but {type(model).__name__} has "
+            f"{sorted(name for name, _ in model.model.named_children())}. Train it whole, or its text model alone."
+        )
+    return layers
+
+
 def materialise(module: nn.Module, device: torch.device, is_unit: Callable[[nn.Module], bool] | None = None) -> None:
     """Give the meta parameters of a module memory with arbitrary content; buffers stay as they are.
 

@@ -23,7 +23,7 @@ from aepo_lightning.engines.adapters import AdapterBase
 from aepo_lightning.engines.request import Request
 from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
 from aepo_lightning.engines.stopping import TokenPieces
-from aepo_lightning.engines.transformers.architecture import check_architecture
+from aepo_lightning.engines.transformers.architecture import check_architecture, check_cache
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
@@ -80,11 +80,12 @@ class TransformersEngine:
         self._logit_map = check_architecture(self._model, max_model_len)
         module: nn.Module = self._model  # its own methods are untyped
         module.to(self._device).eval().requires_grad_(False)
+        check_cache(self._model)
         self._eos_token_id = policy.tokenizer.eos_token_id
         self._pieces = TokenPieces(policy.tokenizer)
         dtype = next(self._model.parameters()).dtype
         # One column beyond the longest sequence takes the writes of padding.
-        self._cache = SlotCache(policy.config, num_slots, max_model_len + 1, self._device, dtype)
+        self._cache = SlotCache(policy.config.get_text_config(), num_slots, max_model_len + 1, self._device, dtype)
         self._prefixes = PrefixIndex(num_slots, block_size)
         self._max_num_seqs = max_num_seqs
         self._max_model_len = max_model_len

@@ -23,7 +23,7 @@ from aepo_lightning.distributed.collectives import together
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.sharding.options import ShardingOptions
-from aepo_lightning.policy.skeleton import materialise
+from aepo_lightning.policy.skeleton import decoder_layers, materialise
 from aepo_lightning.policy.weight_files import WeightFiles, weight_targets
 
 _WRAPPED = "_fsdp_wrapped_module."
@@ -101,7 +101,7 @@ def wrap_units(network: PolicyNetwork, options: ShardingOptions, folder: Path | 
     settings = _settings(options)
     files = None if folder is None else together(lambda: WeightFiles(folder))
     names = set(weight_targets(network.model))
-    layers = network.model.model.layers
+    layers = decoder_layers(network.model)
     for index, layer in enumerate(layers):
         if files is not None:
             _fill(layer, f"model.layers.{index}.", names, files)

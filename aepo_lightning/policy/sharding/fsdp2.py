@@ -21,7 +21,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.sharding.fsdp1 import is_fsdp1
 from aepo_lightning.policy.sharding.options import ShardingOptions
-from aepo_lightning.policy.skeleton import materialise
+from aepo_lightning.policy.skeleton import decoder_layers, materialise
 from aepo_lightning.policy.weight_files import ReadCount, WeightFiles, weight_targets
 
 _TINY = 1e-6
@@ -44,7 +44,7 @@ def shard(network: PolicyNetwork, mesh: DeviceMesh, options: ShardingOptions) ->
         shared["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     if options.cpu_offload:
         shared["offload_policy"] = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda")
-    for layer in network.model.model.layers:
+    for layer in decoder_layers(network.model):
         fully_shard(layer, reshard_after_forward=options.reshard_after_forward, **shared)
     fully_shard(network, **shared)
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from aepo_lightning.engines.transformers.architecture import check_architecture
+from aepo_lightning.engines import TransformersEngine
+from aepo_lightning.engines.transformers.architecture import check_architecture, check_cache
 from aepo_lightning.errors import EngineError
 from aepo_lightning.ops.logit_map import LogitMap
 from tests.support.builders import tiny_policy
@@ -49,3 +50,25 @@ def test_a_scaled_head_passes_and_is_measured():
 def test_a_model_without_the_usual_parts_is_refused():
     with pytest.raises(EngineError, match=r"must have a `model` backbone and an `lm_head`, but got GPT2LMHeadModel"):
         check(model_type="gpt2", n_embd=32, n_layer=1, n_head=2)
+
+
+UNFIT = {
+    "a state beside the slots": (
+        {"model_type": "recurrent_gemma", "head_dim": 8, "lru_width": 32, "num_hidden_layers": 3},
+        r"those of RecurrentGemmaForCausalLM differ by 0\.\d+ of their norm, where rounding may make 0\.0001",
+    ),
+    "heads that the configuration does not tell": (
+        {"model_type": "persimmon"},
+        "must serve the model, but PersimmonForCausalLM fails on them: RuntimeError",
+    ),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), UNFIT.values(), ids=UNFIT)
+def test_layers_that_slots_do_not_serve_are_refused_before_the_first_request(fields, message):
+    with pytest.raises(EngineError, match=message):
+        TransformersEngine(tiny_policy(**fields), max_model_len=64)
+
+
+def test_layers_that_slots_serve_pass():
+    check_cache(tiny_policy(model_type="gemma3_text", head_dim=8).build_model().eval())
