@@ -7,14 +7,26 @@ from typing import Any
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-# Not public, whatever the version of `ipaddress` says: local NAT64, IPv4 in old disguises, site-local, documentation,
-# segment routing, protocol assignments.
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# The special-purpose registries of IANA, whatever the version of `ipaddress` says of them, and with those that are
+# routed but belong to the network itself: relays and the sinks of reverse look-ups.
 _FORBIDDEN = tuple(
     map(
         ipaddress.ip_network,
-        ("64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96", "fec0::/10", "3fff::/20", "5f00::/16", "192.0.0.0/24"),
+        (
+            *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+            *("192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24"),
+            *("192.168.0.0/16", "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+            *("224.0.0.0/4", "240.0.0.0/4"),
+            # Within the unicast space of IPv6: protocol assignments with Teredo, benchmarks and ORCHID; documentation;
+            # AS112; what was never given out or was given back.
+            *("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "2d00::/8", "2e00::/7", "3000::/4"),
+        ),
     )
 )
+_ISATAP = 0x5EFE
+_ISATAP_FLAGS = 0x0300_0000
+"""The two bits of an interface identifier that say whether it is unique and whether it is that of a group."""
 
 
 class ForbiddenAddressError(OSError):
@@ -24,7 +36,7 @@ class ForbiddenAddressError(OSError):
 def is_public(text: str) -> bool:
     """Return whether an IP address belongs to the public internet.
 
-    IPv6 addresses that wrap an IPv4 address (mapped, 6to4, Teredo, NAT64) are judged by what they wrap as well.
+    IPv6 addresses that wrap an IPv4 address (mapped, 6to4, NAT64, ISATAP) are judged by what they wrap as well.
 
     Args:
         text: An address as the operating system writes it; a zone such as `%eth0` makes it local.
@@ -35,22 +47,27 @@ def is_public(text: str) -> bool:
         return False
     if getattr(address, "scope_id", None):
         return False
-    return all(
-        each.is_global and not each.is_multicast and not any(each in network for network in _FORBIDDEN)
-        for each in _all_of(address)
-    )
+    return all(map(_is_reachable, _all_of(address)))
+
+
+def _is_reachable(address: IPAddress) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    is_special = address.is_multicast or any(address in network for network in _FORBIDDEN)
+    return address.is_global and not is_special
 
 
 def _all_of(address: IPAddress) -> list[IPAddress]:
-    found: list[IPAddress] = []
-    if isinstance(address, ipaddress.IPv6Address):
-        wrapped = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64:
-            wrapped.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        found = [each for each in wrapped if each is not None]
-        if found and (address.ipv4_mapped or address in _NAT64):
-            return found  # the wrapper is not routed itself
-    return [address, *found]
+    """Return what must be public for an address to be: itself, unless it is a mere wrapper, and what it wraps."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return [address]
+    last = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped or address in _NAT64:
+        return [last]  # the wrapper is not routed itself
+    wrapped = [address.sixtofour] if address.sixtofour else []
+    if (int(address) >> 32) & 0xFFFFFFFF & ~_ISATAP_FLAGS == _ISATAP:
+        wrapped.append(last)
+    return [address, *wrapped]
 
 
 def guarded_socket(info: tuple[Any, ...]) -> socket.socket:
