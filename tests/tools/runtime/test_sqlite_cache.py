@@ -6,12 +6,14 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 
 import pytest
 
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tools import SQLiteCache, ToolCache, import_official_cache
+from aepo_lightning.tools.runtime import answer_file, answer_writer
 from tests.support.commands import WARM
 
 
@@ -208,35 +210,117 @@ def test_a_forked_child_opens_its_own(cache):
     assert cache.get("j") == text("b")
 
 
-def test_another_file_is_refused_and_left_alone(tmp_path):
-    path = tmp_path / "notes.txt"
+def spoil_header(path):
     path.write_text("x" * 5000)
-    with pytest.raises(DataError, match=r"notes\.txt must be a cache of tool answers, but"):
-        SQLiteCache(path).get("k")
-    assert path.read_text() == "x" * 5000
 
 
-def test_another_format_is_refused(path, cache):
+def spoil_format(path):
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA user_version = 7")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:1024])
+
+
+def hide(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [spoil_header, spoil_format, truncate, hide])
+def test_a_spoilt_file_costs_a_warning_each_way_and_no_call(cache, path, caplog, spoil):
     cache.put("k", "search", text("a"), None)
     cache.close()
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 7")
-    with pytest.raises(DataError, match="must be a cache of format 1, but has 7"):
-        SQLiteCache(path).get("k")
+    spoil(path)
+    before = path.read_bytes() if path.is_file() else b""
+    for key in "kkj":
+        assert cache.get(key) is None
+        cache.put(key, "search", text("b"), None)
+        cache.flush()
+    assert caplog.text.count("answers that cannot be read") == 1
+    assert caplog.text.count("are not kept in") == 1
+    cache.close()
+    assert not path.is_file() or path.read_bytes() == before
+    with pytest.raises(DataError, match="must be a cache of"):
+        cache.counts()
 
 
-def test_a_file_that_cannot_be_written_costs_a_warning_and_no_answer(tmp_path, caplog):
-    cache = SQLiteCache(tmp_path)  # a folder is no file
+def test_a_file_that_another_process_holds_is_not_waited_for(cache, path):
+    cache.put("k", "search", text("a"), None)
+    cache.close()
+    with closing(sqlite3.connect(path)) as holder:
+        holder.execute("PRAGMA journal_mode = DELETE")
+        holder.execute("BEGIN EXCLUSIVE")
+        started = time.monotonic()
+        assert cache.get("k") is None
+        assert time.monotonic() - started < 8.0  # a lock is waited for where nobody else waits
+    assert cache.get("k") == text("a")
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("database or disk is full"), OSError("gone"), KeyError(1)])
+def test_a_disk_that_was_full_is_written_to_again(path, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    cache = SQLiteCache(path, retry_s=0.0)
+    monkeypatch.setattr(answer_writer, "write_rows", fail)
+    for key in "kl":
+        cache.put(key, "search", text("a"), None)
+        cache.flush()
+        assert cache.get(key) is None
+    monkeypatch.undo()
+    cache.put("j", "search", text("b"), None)
+    cache.close()
+    assert (cache.get("j"), cache.get("k")) == (text("b"), None)
+    assert caplog.text.count("are not kept in") == 1
+
+
+def test_a_file_that_failed_is_left_alone_for_a_while(path):
+    path.mkdir(parents=True)
+    cache = SQLiteCache(path, retry_s=3600.0)
     cache.put("k", "search", text("a"), None)
     cache.flush()
-    assert "no longer kept" in caplog.text
-    cache.put("j", "search", text("a"), None)
+    path.rmdir()
+    cache.put("k", "search", text("a"), None)
+    cache.close()
+    assert not path.exists()
+
+
+def test_a_writer_that_dies_is_not_waited_for_and_replaced(path, monkeypatch):
+    class Death(BaseException):
+        pass
+
+    def die(*_):
+        raise Death
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(answer_writer, "write_rows", die)
+    cache = SQLiteCache(path)
+    cache.put("k", "search", text("a"), None)
+    cache.flush()
+    cache.close()
+    monkeypatch.setattr(answer_writer, "_next_batch", die)  # before it can say that it is done
+    cache.put("k", "search", text("a"), None)
+    cache.flush()
+    monkeypatch.undo()
+    cache.put("k", "search", text("b"), None)
+    cache.flush()
+    assert cache.get("k") == text("b")
     cache.close()
 
 
-def test_a_size_without_meaning_is_refused(path):
-    with pytest.raises(ConfigError, match="`max_mb` must be positive"):
-        SQLiteCache(path, max_mb=0.0)
+def test_an_answer_that_would_fill_the_memory_counts_as_none(cache, path, monkeypatch):
+    cache.put("k", "search", text("a" * 1000), None)
+    cache.flush()
+    monkeypatch.setattr(answer_file, "_MAX_TEXT_BYTES", 999)
+    assert cache.get("k") is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_mb", 0.0), ("retry_s", -1.0)])
+def test_a_number_without_meaning_is_refused(path, name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must"):
+        SQLiteCache(path, **{name: value})
 
 
 def test_the_official_cache_is_copied_without_its_failures(cache, tmp_path):
