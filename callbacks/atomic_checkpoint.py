@@ -17,6 +17,7 @@ from typing_extensions import override
 from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
 from aepo_lightning.checkpoints import find_checkpoints, point_last_to, remove_partial
 from aepo_lightning.distributed.collectives import all_gather, all_reduce
+from aepo_lightning.distributed.ranks import finishing
 from aepo_lightning.errors import ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ class AtomicCheckpoint(Checkpoint):
     are removed. `last.ckpt` is a link to the newest. A checkpoint is a file or, under FSDP2, a folder of shards, which
     must be on a disk that all nodes share. If a save fails, the run stops; what was saved before stays.
 
+    A run of one process that ends while it waits for rollouts, by a signal or an error, is saved as it was before them.
+    With several ranks, or with overlapped rollouts, the last checkpoint and the journal have to do: saving takes all
+    ranks, and weights that are gone.
+
     Logs `time/checkpoint_s` in iterations that save.
     """
 
@@ -39,8 +44,8 @@ class AtomicCheckpoint(Checkpoint):
 
         Args:
             dirpath: Folder of the checkpoints.
-            every_n_epochs: Iterations from one save to the next. The last iteration, the one after which a callback
-                stops the run, and the one in which the process is told to terminate, are saved always.
+            every_n_epochs: Iterations from one save to the next. The last iteration is saved always, and so is the one
+                after which a callback, or a signal that Lightning handles, stops the run.
             keep: How many of the newest checkpoints stay; -1 keeps all. While one is written there is one more.
             algorithm: Name of the algorithm, kept for a warning if a run continues with another.
 
@@ -60,6 +65,8 @@ class AtomicCheckpoint(Checkpoint):
         self._unlogged: dict[str, float] = {}
         self._unlogged_step = 0
         self._is_resumed = False
+        self._is_unsaved = False
+        """Whether an iteration is over that was not saved, and none has begun since."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -89,11 +96,38 @@ class AtomicCheckpoint(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save if it is due; the other callbacks are done with the iteration."""
-        if getattr(trainer, "fast_dev_run", False) or not self._is_due(trainer):
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._is_unsaved = not self._is_due(trainer)
+        if self._is_unsaved:
             return
         start = perf_counter()
-        self._save(trainer)
+        with finishing():
+            self._save(trainer)
         pl_module.log("time/checkpoint_s", perf_counter() - start, rank_zero_only=True)
+
+    @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that the rollouts are there and an update begins."""
+        self._is_unsaved = False
+
+    @override
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save the state before the rollouts that were cut off, if that is possible."""
+        settings: Any = trainer  # not all of its public attributes are declared
+        is_whole = trainer.world_size == 1 and not getattr(settings.datamodule, "is_overlapped", False)
+        if not (self._is_unsaved and is_whole):
+            return
+        self._is_unsaved = False
+        progress = settings.fit_loop.epoch_progress
+        was_logged = progress.current.completed == progress.current.processed
+        for each in (progress.current, progress.total):  # as in a checkpoint from the end of an iteration
+            each.completed = each.processed - 1
+        try:
+            with finishing():
+                self._save(trainer, is_logged=was_logged)
+        except TrainingError as error:
+            logger.warning("The state before the rollouts that were cut off is not saved. %s", error)
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         number = trainer.current_epoch + 1
@@ -101,10 +135,12 @@ class AtomicCheckpoint(Checkpoint):
         # A signal may reach one rank before another, and saving takes all of them.
         return bool(all_reduce([wanted or trainer.should_stop or trainer.received_sigterm], "max")[0])
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: L.Trainer, *, is_logged: bool = False) -> None:
         target = self._folder / f"iteration{trainer.current_epoch:04d}.ckpt"
         partial = target.with_name(target.name + PARTIAL)
         self._note_unlogged(trainer)
+        if is_logged:
+            self._unlogged = {}
         # What `Trainer.save_checkpoint` does, without its barrier: a rank that fails must not leave the others there.
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         attempt = _Attempt(target, _num_bytes(checkpoint), trainer.is_global_zero)

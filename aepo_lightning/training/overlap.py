@@ -107,10 +107,11 @@ class OverlappedRollouts:
         Returns:
             None if the rollout was not started, or its trees are no longer there.
         """
-        flight, self._flight = self._flight, None
         stamp, self._awaited = self._awaited, None
-        if flight is not None:
-            return flight.wait()
+        if self._flight is not None:
+            trees = self._flight.wait()  # where a signal ends this wait, the flight is there to be cancelled
+            self._flight = None
+            return trees
         return None if stamp is None else _from_journal(sampler, order, stamp)
 
     def cancel(self) -> None:

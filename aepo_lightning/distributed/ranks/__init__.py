@@ -13,6 +13,7 @@ from aepo_lightning.distributed.ranks.processes import (
     machine_id,
     watch_launcher,
 )
+from aepo_lightning.distributed.ranks.signals import SignalExit, finishing
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "Neighbours",
     "RankWatch",
     "Sign",
+    "SignalExit",
     "WatchTimes",
     "current_watch",
     "end_children",
+    "finishing",
     "guarded_process",
     "how_it_ended",
     "machine_id",

@@ -1,5 +1,6 @@
 """The one watch of this process: started when the ranks know each other, and held until the program is through."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,7 +8,14 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
 from aepo_lightning.distributed.ranks.board import Board
-from aepo_lightning.distributed.ranks.processes import watch_launcher
+from aepo_lightning.distributed.ranks.processes import end_children, watch_launcher
+from aepo_lightning.distributed.ranks.signals import (
+    EndTimes,
+    SignalExit,
+    claim_signals,
+    ending_on_signals,
+    flush_streams,
+)
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
 
 _current: list[RankWatch] = []
@@ -29,29 +37,48 @@ def start_watch(times: WatchTimes) -> RankWatch | None:
         _current.append(RankWatch(board, times))
         for _ in _guards:
             _current[-1].enter()
+        # Lightning's handler takes part in a collective, which the other ranks may not have heard of.
+        claim_signals()
     return current_watch()
 
 
 @contextmanager
-def guarded_process() -> Iterator[None]:
+def guarded_process(times: EndTimes | None = None) -> Iterator[None]:
     """Tie this process to the other ranks from the moment that they are known to the end of the block.
 
     An exception that leaves the block ends the job: on this rank with the error itself, on the others with its name.
+    SIGTERM, SIGINT, SIGUSR1 and SIGHUP raise `SignalExit` in the block; what does not end by it is ended.
+
+    Args:
+        times: How long the block may take to end after a signal.
     """
     is_over = watch_launcher()
     if _current:
         _current[-1].enter()
     _guards.append(is_over)
     try:
-        yield
+        with ending_on_signals(_end_by_signal, times):
+            yield
     except BaseException as error:
         watch = current_watch()
         is_failure = not (isinstance(error, SystemExit) and not error.code)
         if watch is not None and is_failure:
             watch.end(error)
+        if isinstance(error, SignalExit):
+            end_children()
         raise
     finally:
         is_over.set()
         _guards.remove(is_over)
         if _current:
             _current[-1].leave()
+
+
+def _end_by_signal(error: SignalExit, at_once: bool) -> None:
+    """End this process, whatever its main thread does; unless at once, tell the other ranks."""
+    flush_streams()
+    watch = current_watch()
+    if watch is not None and not at_once:
+        watch.end(error)
+    end_children(at_once=at_once)
+    os._exit(error.status)

@@ -87,13 +87,15 @@ def how_it_ended(pid: int) -> str:
     return "without a word"
 
 
-def end_children(leaving: Collection[int] = ()) -> None:
+def end_children(leaving: Collection[int] = (), *, at_once: bool = False) -> None:
     """End the processes that this one has started, first politely.
 
     Args:
         leaving: Those that are about to end by themselves.
+        at_once: Leave the politeness out.
     """
-    for sign, spared in ((signal.SIGTERM, leaving), (signal.SIGKILL, ())):
+    polite, forced = (signal.SIGTERM, leaving), (signal.SIGKILL, ())
+    for sign, spared in (forced,) if at_once else (polite, forced):
         for pid in set(_children()) - set(spared):
             with suppress(OSError):
                 os.kill(pid, sign)

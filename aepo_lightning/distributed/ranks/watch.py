@@ -17,6 +17,7 @@ from typing import NoReturn
 from aepo_lightning.distributed.ranks.board import Board, Failure, Sign, own_place
 from aepo_lightning.distributed.ranks.evidence import is_waiting, may_be_an_effect, progress, where
 from aepo_lightning.distributed.ranks.processes import Neighbours, end_children, how_it_ended
+from aepo_lightning.distributed.ranks.signals import SignalExit, exit_status
 from aepo_lightning.errors import AepoError, boundary
 
 _READ_S = 5.0
@@ -133,14 +134,15 @@ class RankWatch:
             self._board.wait_until_read(_READ_S)
 
     def end(self, error: BaseException) -> None:
-        """Report an error, show it and end this process with status 1."""
+        """Report an error, show it and end this process with status 1, or that of the signal which told it to end."""
         self.report(error)
         self._end(self._failure_of(error))
 
     def _failure_of(self, error: BaseException) -> Failure:
         is_plain = isinstance(error, (AepoError, KeyboardInterrupt, SystemExit))
         details = "" if is_plain else "".join(traceback.format_exception(error)).rstrip()
-        reason = f"it failed with {type(error).__name__}: {error}"
+        is_told = isinstance(error, SignalExit)
+        reason = f"it was {error}" if is_told else f"it failed with {type(error).__name__}: {error}"
         return Failure(rank=self._board.rank, reason=reason, place=own_place(), details=details)
 
     def _with_suspects(self, failure: Failure) -> Failure:
@@ -264,7 +266,7 @@ class RankWatch:
             with boundary(lambda _: None):
                 self._acknowledge(failure)
         end_children(leaving=self._neighbours.pids.values())
-        os._exit(1)
+        os._exit(exit_status())
 
     def _acknowledge(self, failure: Failure) -> None:
         self._board.acknowledge()

@@ -1,0 +1,258 @@
+"""Signals that end the run, whatever it waits for.
+
+The handler raises `SignalExit` where the main thread stands, which unwinds it like any error: rollouts are cancelled,
+tools closed, other ranks told. But Python runs handlers in the main thread only, and not while it is inside a
+collective or foreign code; and what is unwound may wait for a thread that never ends. So the kernel also writes to a
+pipe, and a thread that reads it says what happens and ends the process, with its children, when its time is over.
+"""
+
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+from aepo_lightning.distributed.ranks.evidence import where
+
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""What schedulers, launchers and people send."""
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+_TICK_S = 0.2
+_SAME_S = 0.5
+"""Launchers send a signal to a process and to its group: what comes so soon is the same signal."""
+_STOP = 0
+_STATUS_BASE = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndTimes:
+    """How long a process may take to end by itself after a signal, in seconds."""
+
+    grace_s: float = 10.0
+    """Below the 30 s after which SLURM, Kubernetes and torchrun kill."""
+    saving_s: float = 600.0
+    """The longest by which a checkpoint that is being written puts that off."""
+
+
+class SignalExit(SystemExit):
+    """The process was told to end by a signal. Its exit status is 128 and the signal's number, as in a shell."""
+
+    def __init__(self, number: int) -> None:
+        """Keep the signal's number."""
+        super().__init__(_STATUS_BASE + number)
+        self.number = number
+        self.status = _STATUS_BASE + number
+
+    def __str__(self) -> str:
+        return f"told to end by {signal.Signals(self.number).name}"
+
+
+class SignalWatch:
+    """Ends this process when it is told to. One at a time, made in the main thread."""
+
+    def __init__(
+        self,
+        end: Callable[[SignalExit, bool], object],
+        times: EndTimes | None = None,
+    ) -> None:
+        """Take over the signals that nobody else handles or ignores.
+
+        Args:
+            end: Ends the process and what it has started. The flag says whether it must do so at once.
+            times: How long the main thread may take.
+        """
+        self._end = end
+        self._times = times or EndTimes()
+        self._depth = 0
+        self._owed: int | None = None
+        self._is_raised = False
+        self._is_said = threading.Event()
+        self.first: int | None = None
+        """The signal that came first."""
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before: dict[int, Any] = {
+            number: handler for number in ENDING if (handler := signal.getsignal(number)) in _DEFAULTS
+        }
+        self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self.claim()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="signal-watch")
+        self._thread.start()
+
+    def claim(self) -> None:
+        """Put the handlers in place again, above those that others have put there since."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def close(self) -> None:
+        """Give the signals back, unless one has come: then the thread sees to the end of the process."""
+        if self.first is not None:
+            self._is_said.wait(_SAME_S)
+            return
+        self.restore()
+        os.write(self._writer, bytes([_STOP]))
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def restore(self) -> None:
+        """Put the handlers back that were there before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Let what is inside come to its end before a signal interrupts the main thread."""
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+        if self._owed is not None and not self._depth:
+            number, self._owed, self._is_raised = self._owed, None, True
+            raise SignalExit(number)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False) != self._writer:  # somebody took it away
+            self._notify(number)
+        self.first = self.first or number
+        if self._is_raised:
+            return  # the main thread is on its way out already
+        if self._depth:
+            self._owed = number
+            return
+        self._is_raised = True
+        raise SignalExit(number)
+
+    def _notify(self, number: int) -> None:
+        with suppress(OSError):
+            os.write(self._writer, bytes([number]))
+
+    def _next(self, seconds: float | None) -> int | None:
+        """Return the next signal or `_STOP`, or None if there is none for so long."""
+        ready, _, _ = select.select([self._reader], [], [], seconds)
+        return os.read(self._reader, 1)[0] if ready else None
+
+    def _run(self) -> None:
+        while (number := self._next(None)) not in self._before:
+            if number == _STOP:
+                return
+        assert number is not None, "one of `_before`"
+        self.first = self.first or number
+        began = monotonic()
+        self._say(number)
+        self._wait(number, began)
+
+    def _wait(self, first: int, began: float) -> None:
+        """Give the main thread its time, then end the process."""
+        deadline = began + self._times.grace_s
+        while (now := monotonic()) < deadline:
+            number = self._next(min(_TICK_S, deadline - now))
+            if number in self._before and now - began > _SAME_S:
+                write_line(f"{signal.Signals(number).name} again: the run is ended at once.")
+                self._end(SignalExit(first), True)
+                return
+            if self._depth and now - began < self._times.saving_s:
+                deadline = now + self._times.grace_s
+        place = [line.strip() for line in where().splitlines() if line.lstrip().startswith("File ")]
+        stood = f" It stood at {place[-1].removeprefix('File ')}." if place else ""
+        write_line(f"The run has not ended within {self._times.grace_s:g} s, so it is ended.{stood}")
+        self._end(SignalExit(first), False)
+
+    def _say(self, number: int) -> None:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            write_line(
+                f"{signal.Signals(number).name}: the run ends (exit status {_STATUS_BASE + number}). What was "
+                "generated is kept; `ckpt_path=last` goes on from there. A second signal ends it at once."
+            )
+        self._is_said.set()
+
+
+_current: list[SignalWatch] = []
+_forking = threading.local()
+
+
+@contextmanager
+def ending_on_signals(end: Callable[[SignalExit, bool], object], times: EndTimes | None = None) -> Iterator[None]:
+    """End the process on signals until the block is left; nothing happens in a thread or inside another such block.
+
+    Args:
+        end: As `SignalWatch` has it.
+        times: How long the main thread may take.
+    """
+    if _current or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    watch = SignalWatch(end, times)
+    _current.append(watch)
+    try:
+        yield
+    finally:
+        if watch.first is None:
+            _current.remove(watch)
+        watch.close()
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Let what is inside come to its end before a signal interrupts it; a second signal does not wait."""
+    with _current[-1].finishing() if _current else nullcontext():
+        yield
+
+
+def claim_signals() -> None:
+    """Put the handlers of this process above those that others have put there since."""
+    if _current and threading.current_thread() is threading.main_thread():
+        _current[-1].claim()
+
+
+def exit_status() -> int:
+    """Return the status of a process that fails: 1, or that of the signal which told it to end."""
+    first = _current[-1].first if _current else None
+    return 1 if first is None else _STATUS_BASE + first
+
+
+def _before_fork() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING if _current else ())
+
+
+def _after_fork_in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
+    """Give the signals back: what a child gets is not meant for its parent, whose pipe it shares."""
+    while _current:
+        with suppress(ValueError):
+            _current.pop().restore()
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def write_line(text: str) -> None:
+    """Write a line to the standard error, past the locks of streams that the main thread may hold."""
+    with suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())
+
+
+def flush_streams(seconds: float = 1.0) -> None:
+    """Write out what was printed, but wait for no stream that is stuck."""
+
+    def flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    thread.join(seconds)

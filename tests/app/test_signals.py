@@ -1,0 +1,69 @@
+"""The command is told to end while it waits for a reward that never comes, and goes on afterwards."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from tests.support.commands import Command
+from tests.support.hung_parts import WAYS
+from tests.support.killed_runs import TINY, check_same, train_to_the_end
+
+HUNG = ["reward._target_=tests.support.hung_parts.HungReward", "callbacks.checkpoint.every_n_epochs=10"]
+STATED_S = 20
+OVERLAP = ["data.overlap=true", "module.importance_correction.mode=truncated"]
+
+
+def hung(folder, how, after):
+    """Overrides of a run whose reward hangs after so many answers; a run before it that did lets it pass."""
+    return [
+        *HUNG,
+        "trainer.max_epochs=4",
+        f"+reward.how={how}",
+        f"+reward.mark={folder / how}",
+        f"+reward.after={after}",
+    ]
+
+
+def end_by_signal(folder, number, *overrides, mark):
+    """Run the command until its reward hangs, send a signal, and return how it ended and what it said."""
+    job = Command("train.py", *TINY, f"run_dir={folder}", *overrides)
+    deadline = time.monotonic() + 100
+    while not mark.exists():
+        assert job.returncode is None, job.stderr[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(job.pid, number)
+    job.wait(STATED_S)
+    return job
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_signal_ends_a_run_whose_reward_hangs(tmp_path, how, number):
+    job = end_by_signal(tmp_path / "run", number, *hung(tmp_path, how, 20), mark=tmp_path / how)
+    assert job.returncode == 128 + number
+    assert job.stderr.count("the run ends (exit status") == 1
+    assert list((tmp_path / "run" / "rollouts").glob("*.steps.jsonl")), "what was generated is kept"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["async", "thread"])
+def test_a_signal_ends_a_run_whose_overlapped_rollouts_hang(tmp_path, how):
+    overrides = [*hung(tmp_path, how, 40), *OVERLAP]
+    job = end_by_signal(tmp_path / "run", signal.SIGTERM, *overrides, mark=tmp_path / how)
+    assert job.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
+def test_a_run_that_was_told_to_end_goes_on_from_its_last_iteration_as_if_it_had_not_been(tmp_path):
+    overrides, mark = hung(tmp_path, "async", 45), tmp_path / "async"
+    job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
+    assert job.returncode == 128 + signal.SIGTERM
+    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
+    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
+    train_to_the_end(tmp_path / "whole", *overrides)
+    check_same(tmp_path / "cut", tmp_path / "whole", is_exact=False)
