@@ -1,5 +1,6 @@
 """What goes into vLLM with one request and what comes out of it, token by token."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -81,11 +82,15 @@ class RequestStyle:
         Args:
             delta: vLLM's completion output since the last one.
             num_top: How many of the largest log-probs the request asked for.
+
+        Raises:
+            EngineError: If a token is not in the vocabulary, or its scores are no numbers.
         """
         flat = delta.logprobs
         for token, first, end in zip(delta.token_ids, flat.start_indices, flat.end_indices, strict=True):
             ids, listed = flat.token_ids[first + 1 : end], flat.logprobs[first + 1 : end]
             logprob = flat.logprobs[first]
+            _check_sampled(token, logprob, self.vocab_size)
             yield SampledToken(
                 token_id=token,
                 logprob=logprob,
@@ -94,6 +99,14 @@ class RequestStyle:
                 else top_k_entropy(_and_sampled(listed, ids, token, logprob)),
                 top_logprobs=_and_sampled(listed[:num_top], ids[:num_top], token, logprob) if num_top else [],
             )
+
+
+def _check_sampled(token: int, logprob: float, vocab_size: int) -> None:
+    if not (0 <= token < vocab_size and math.isfinite(logprob)):
+        raise EngineError(
+            f"Sampled tokens must be in [0, {vocab_size}) and have finite log-probs, but vLLM gave {token} with "
+            f"{logprob}. Its logits are not finite: look at the last update, or use another `dtype`."
+        )
 
 
 def _and_sampled(listed: list[float], ids: list[int], token: int, logprob: float) -> list[float]:

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import socket
 
 import pytest
 from aiohttp import web
 
 from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
-from aepo_lightning.errors import EngineError
+from aepo_lightning.engines.vllm_server.launch import check_address
+from aepo_lightning.errors import ConfigError, EngineError
 from tests.support.vllm_parts import one, params, prompt, vllm_policy
 from tests.support.vllm_server_fake import FakeServer, serve
 from tests.support.vllm_server_parts import server_engine
@@ -114,3 +116,16 @@ def test_settings_without_meaning_are_refused(settings, match):
 def test_an_unknown_setting_is_refused():
     with pytest.raises(TypeError, match="request_timeout_ms"):
         server_engine("http://a", request_timeout_ms=5)
+
+
+def test_a_port_that_is_taken_is_named_before_a_server_loads_anything():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        for arguments in (["--host", "127.0.0.1", "--port", str(port)], ["--host=127.0.0.1", f"--port={port}"]):
+            with pytest.raises(ConfigError, match=rf"must be a free address .* but got 127\.0\.0\.1 and {port}"):
+                check_address(arguments)
+    check_address(["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)])
+    with pytest.raises(ConfigError, match="must be a free address"):
+        check_address(["--port", "70000"])
