@@ -117,7 +117,8 @@ def build_tools(cfg: DictConfig) -> BranchingToolRunner:
 
     Args:
         cfg: The runtime under `runtime`, and each tool under its name; null is none. A `_target_` that is a function,
-            decorated with `@tool` or not, is itself the tool if nothing but `limits` and `version` stands beside it.
+            decorated with `@tool` or not, is itself the tool if nothing but `limits`, `version` and `isolation` stands
+            beside it.
 
     Raises:
         ConfigError: If a tool cannot be found or built, or does not bear the name it stands under.
@@ -142,7 +143,8 @@ def _build_tool(name: str, node: Any) -> Any:
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"`_target_` must be something to import, but {node._target_!r} is not: {error}.") from error
     settings = {str(key) for key in node} - {"_target_"}
-    if (inspect.isfunction(target) or isinstance(target, FunctionTool)) and settings <= {"limits", "version"}:
+    is_function = inspect.isfunction(target) or isinstance(target, FunctionTool)
+    if is_function and settings <= {"limits", "version", "isolation"}:
         own: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, list(settings)), resolve=True)
         return function_tool(target, name=name, **own)
     takes_name = "name" not in settings and "name" in inspect.signature(target).parameters

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from aepo_lightning.contracts.question import Question
@@ -151,6 +152,8 @@ class ToolSpec:
     state: ToolState = ToolState.STATELESS
     is_question_bound: bool = False
     """Whether the answer depends on the question that the chain works on, so that other questions must not share it."""
+    is_history_bound: bool = False
+    """Whether the answer depends on the chain's calls before, to any tool, and on what they were answered."""
     version: str = "1"
     """Part of the cache key: a tool that answers in another way must have another one."""
     limits: ToolLimits = field(default_factory=ToolLimits)
@@ -203,6 +206,12 @@ class ToolContext:
     """The chain's calls before this one, to all tools, and their answers."""
     state: Any = None
     """What a stateful tool's `open` returned for this chain."""
+
+    @property
+    def seed(self) -> int:
+        """A number of 32 bits for the call's place in the rollout, for tools that draw random numbers."""
+        place = repr((self.question.question_id, self.seed_path, self.call_index))
+        return int.from_bytes(blake2b(place.encode("utf-8", "surrogatepass"), digest_size=4).digest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

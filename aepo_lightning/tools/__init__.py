@@ -7,38 +7,80 @@ browse/      pages of the public internet as text, or what a model says about th
 mcp/         tools of MCP servers, over sessions that stay open
 python.py    `PythonTool`: model-written code behind the best wall there is
 jail/        the pool behind it: bubblewrap, a sandbox server, or none if that is written out
-function.py  `@tool`: a Python function as a tool
+functions/   `@tool`: a Python function as a tool, called in a process of its own
+processes/   the processes behind it: warm, killed at a deadline, replaced
 http_client.py  requests and JSON answers, every failure named
 
-Every tool answers with text. Nothing here knows of engines, tokens or rewards.
+Every tool answers with text. Nothing here knows of engines, tokens or rewards. A name is imported when
+it is first used.
 """
 
-from aepo_lightning.errors import ToolTimeoutError
-from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
-from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
-from aepo_lightning.tools.browse.tool import Browse, PageSummary
-from aepo_lightning.tools.function import FunctionTool, function_tool, tool
-from aepo_lightning.tools.mcp.server import MCPServer
-from aepo_lightning.tools.mcp.tool import MCPTool, mcp_tools
-from aepo_lightning.tools.python import PythonTool
-from aepo_lightning.tools.runtime.cache import ToolCache
-from aepo_lightning.tools.runtime.runtime import ToolRuntime
-from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
-from aepo_lightning.tools.search.documents import DocumentSearch
-from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch
-from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets
-from aepo_lightning.tools.search.providers import (
-    Brave,
-    BrightDataBing,
-    Retriever,
-    SearchHit,
-    SearchProvider,
-    SearXNG,
-    Serper,
-    Tavily,
-)
-from aepo_lightning.tools.search.snippets import SnippetIndex
-from aepo_lightning.tools.search.web import WebSearch
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aepo_lightning.errors import ToolTimeoutError
+    from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
+    from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
+    from aepo_lightning.tools.browse.tool import Browse, PageSummary
+    from aepo_lightning.tools.functions.tool import FunctionTool, function_tool, tool
+    from aepo_lightning.tools.mcp.server import MCPServer
+    from aepo_lightning.tools.mcp.tool import MCPTool, mcp_tools
+    from aepo_lightning.tools.python import PythonTool
+    from aepo_lightning.tools.runtime.cache import ToolCache
+    from aepo_lightning.tools.runtime.runtime import ToolRuntime
+    from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
+    from aepo_lightning.tools.search.documents import DocumentSearch
+    from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch
+    from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets
+    from aepo_lightning.tools.search.providers import (
+        Brave,
+        BrightDataBing,
+        Retriever,
+        SearchHit,
+        SearchProvider,
+        SearXNG,
+        Serper,
+        Tavily,
+    )
+    from aepo_lightning.tools.search.snippets import SnippetIndex
+    from aepo_lightning.tools.search.web import WebSearch
+
+_PLACES = {
+    "errors": "ToolTimeoutError",
+    "tools.browse.extraction": "Extractor JailedExtractor",
+    "tools.browse.page_fetcher": "Page PageFetcher",
+    "tools.browse.tool": "Browse PageSummary",
+    "tools.functions.tool": "FunctionTool function_tool tool",
+    "tools.mcp.server": "MCPServer",
+    "tools.mcp.tool": "MCPTool mcp_tools",
+    "tools.python": "PythonTool",
+    "tools.runtime.cache": "ToolCache",
+    "tools.runtime.runtime": "ToolRuntime",
+    "tools.runtime.sqlite_cache": "SQLiteCache import_official_cache",
+    "tools.search.documents": "DocumentSearch",
+    "tools.search.index": "CorpusFields CorpusIndex IndexSearch",
+    "tools.search.official_results": "load_search_cache split_snippets",
+    "tools.search.providers": "Brave BrightDataBing Retriever SearchHit SearchProvider SearXNG Serper Tavily",
+    "tools.search.snippets": "SnippetIndex",
+    "tools.search.web": "WebSearch",
+}
+_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a process that calls one function needs little of this."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"aepo_lightning.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*_HOMES]
+
 
 __all__ = [
     "Brave",

@@ -275,6 +275,8 @@ class RolloutDataModule(LightningDataModule):
         seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
         num_tokens = sum(tree.num_generated_tokens for tree in self.trees)
         self.metrics = describe_iteration(tally, num_tokens, seconds) | {"rollout/staleness_steps": age}
+        of_tools = getattr(self.sampler.parts.tools, "metrics", dict)  # a runner need not have any
+        self.metrics |= prefixed("tools", of_tools())
         self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
         if self._publication_check is not None:
             self.metrics |= prefixed("publication", self._publication_check.metrics)

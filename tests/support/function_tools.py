@@ -20,7 +20,7 @@ async def loud(text: str) -> str:
     return text.upper()
 
 
-@tool
+@tool(isolation="thread")
 def who(text: str, context) -> str:
     """Name the question.
 

@@ -1,42 +1,64 @@
 """A Python function as a tool: its name, type hints and docstring are the contract."""
 
-import asyncio
 import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints, overload
-
-from transformers.utils.chat_template_utils import (
-    DocstringParsingException,
-    TypeHintParsingException,
-    get_json_schema,
-)
+from typing import Any, get_args, overload
 
 from aepo_lightning.contracts.tool import AnyLimits, Tool, ToolContext, ToolLimits, ToolSpec
-from aepo_lightning.errors import ConfigError, boundary
-
-_JSON_TYPES = (str, int, float, bool, list, dict, tuple, NoneType, UnionType)
-_UNDESCRIBED = "(undescribed)"
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools.functions.routes import Isolation, Route, route_of
+from aepo_lightning.tools.functions.schema import function_schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionTool:
-    """Calls a function: a plain one in a thread of its own, so that it holds nobody up, `async` ones in the loop.
+    """Calls a function: `async` ones in the event loop, plain ones in a warm process that is killed at the deadline.
 
-    A thread cannot be stopped: at its deadline a call of a plain function is given up, and the function runs on until
-    it returns. Where that matters, write an `async` function.
+    What a plain function changes outside of itself is changed in its process: a function that keeps something for
+    others to see wants `isolation="thread"`, where no deadline can stop it. One whose code shows that it does, or that
+    cannot be sent to a process, runs in a thread as well, and the log says why; `isolation="process"` refuses it.
 
     Attributes:
         function: What is called, with the arguments by name. A parameter named `context` gets the `ToolContext`.
         spec: What the policy reads, and the limits.
+        isolation: `thread`, `process`, or `jail`, where the function sees neither files nor network and has to stand
+            on its own. None is the event loop for an `async` function and a process for a plain one.
+
+    Raises:
+        ConfigError: If `isolation` is none of these.
     """
 
     function: Callable[..., Any]
     spec: ToolSpec = field()
+    isolation: str | None = None
+    _route: Route = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Choose how calls reach the function; nothing is started yet."""
+        if self.isolation not in (None, *get_args(Isolation)):
+            raise ConfigError(
+                f"`isolation` of {self.spec.name!r} must be one of {', '.join(get_args(Isolation))}, but got "
+                f"{self.isolation!r}. Leave it out for a process."
+            )
+        object.__setattr__(self, "_route", route_of(self.function, self.spec, self.isolation))
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether calls run where they cannot hold up the event loop, whatever they do."""
+        return self._route.is_apart
+
+    async def start(self) -> None:
+        """Have a process, or the jail, wait for calls.
+
+        Raises:
+            ConfigError: If the function cannot be called in the way that was asked for.
+        """
+        await self._route.start()
+
+    async def prepare(self) -> None:
+        """See before each call, outside its deadline, that a process waits for it."""
+        await self._route.start()
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
         """Call the function and return its answer as text; None is no text.
@@ -44,46 +66,7 @@ class FunctionTool:
         Raises:
             Exception: Whatever the function raises. A `ToolError` reaches the model with its message alone.
         """
-        own = {"context": context} if "context" in inspect.signature(self.function).parameters else {}
-        if inspect.iscoroutinefunction(self.function):
-            answer = await self.function(**arguments, **own)
-        else:
-            answer = await _in_thread(partial(self.function, **arguments, **own))
-            if inspect.isawaitable(answer):  # of a callable that does not look like an `async` function
-                answer = await answer
-        if answer is None:
-            return ""
-        return answer if isinstance(answer, str) else str(answer)
-
-
-async def _in_thread(function: Callable[[], Any]) -> Any:
-    """Call a function in a thread of its own: a pool would fill up with those that hang and wait for them."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
-
-    def settle(failure: list[Exception], value: Any) -> None:
-        if answer.cancelled():
-            return
-        if failure and isinstance(failure[0], StopIteration):  # no future takes it
-            answer.set_exception(RuntimeError("the function raised StopIteration."))
-        elif failure:
-            answer.set_exception(failure[0])
-        else:
-            answer.set_result(value)
-
-    def work() -> None:
-        failure: list[Exception] = []
-        value: Any = None
-        with boundary(failure.append):
-            try:
-                value = function()
-            except SystemExit as error:  # ends a thread without a word
-                raise RuntimeError("the function tried to end the process.") from error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, failure, value)
-
-    threading.Thread(target=work, name="aepo-tool", daemon=True).start()
-    return await answer
+        return await self._route.call(arguments, context)
 
 
 @overload
@@ -92,7 +75,11 @@ def tool(function: Callable[..., Any]) -> FunctionTool: ...
 
 @overload
 def tool(
-    *, name: str | None = None, limits: AnyLimits | None = None, version: str = "1"
+    *,
+    name: str | None = None,
+    limits: AnyLimits | None = None,
+    version: str = "1",
+    isolation: Isolation | None = None,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 
 
@@ -102,6 +89,7 @@ def tool(
     name: str | None = None,
     limits: AnyLimits | None = None,
     version: str = "1",
+    isolation: str | None = None,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     '''Turn a function with type hints and a docstring into a tool.
 
@@ -125,15 +113,17 @@ def tool(
         name: Of the tool. Default: the function's.
         limits: What a call may cost.
         version: Part of the cache key.
+        isolation: Where calls run; see `FunctionTool`.
 
     Raises:
-        ConfigError: If a parameter has no type hint, the function has no docstring, or an `Args:` section leaves a
-            parameter out.
+        ConfigError: If a parameter has no type hint, the function has no docstring, an `Args:` section leaves a
+            parameter out, or the function cannot be called with that isolation.
     '''
 
     def wrap(function: Callable[..., Any]) -> FunctionTool:
-        schema = _schema(function)
+        schema = function_schema(function)
         parameters = schema["parameters"]
+        takes_context = "context" in inspect.signature(function).parameters
         return FunctionTool(
             function=function,
             spec=ToolSpec(
@@ -141,9 +131,13 @@ def tool(
                 description=schema["description"],
                 parameters=parameters,
                 text_parameter=next(iter(parameters["properties"]), ""),
+                # Nobody knows what of the context the answer depends on.
+                is_question_bound=takes_context,
+                is_history_bound=takes_context,
                 limits=ToolLimits.of(limits),
                 version=version,
             ),
+            isolation=isolation,
         )
 
     return wrap if function is None else wrap(function)
@@ -166,104 +160,21 @@ def function_tool(
     name: str | None = None,
     limits: AnyLimits | None = None,
     version: str | None = None,
+    isolation: str | None = None,
 ) -> FunctionTool:
-    """Return a function, decorated with `@tool` or not, as a tool with another name, limits or version.
+    """Return a function, decorated with `@tool` or not, as a tool with another name, limits, version or isolation.
 
     Args:
         function: Plain, `async` or decorated.
         name: Of the tool. None leaves it.
         limits: What a call may cost. None leaves them.
         version: Part of the cache key. None leaves it.
+        isolation: Where calls run. None leaves it.
 
     Raises:
-        ConfigError: If the function lacks type hints or a docstring.
+        ConfigError: If the function lacks type hints or a docstring, or cannot be called with that isolation.
     """
     made = function if isinstance(function, FunctionTool) else tool(function)
     spec = replace(made.spec, name=name or made.spec.name, version=version or made.spec.version)
-    return replace(made, spec=spec if limits is None else replace(spec, limits=ToolLimits.of(limits)))
-
-
-def _schema(function: Callable[..., Any]) -> dict[str, Any]:
-    name = getattr(function, "__name__", None)
-    if name is None:
-        raise ConfigError(f"A tool must be a function, but got {function!r}. Write a function that calls it.")
-    try:
-        visible = _visible(function)
-        schema: dict[str, Any] = get_json_schema(visible)["function"]
-    except (DocstringParsingException, TypeHintParsingException, ValueError, TypeError, NameError) as error:
-        raise ConfigError(
-            f"{name!r} must have a docstring and a type hint for each parameter to be a tool, and an `Args:` section, "
-            f"if there is one, must have a line for each, but: {error}"
-        ) from None
-    if not schema["parameters"].get("properties"):
-        raise ConfigError(f"{name!r} must have a parameter to be a tool, but has none.")
-    for each in schema["parameters"]["properties"].values():
-        if each["description"] == _UNDESCRIBED:
-            del each["description"]
-    schema["parameters"] = _with_null(schema["parameters"])
-    return schema
-
-
-def _visible(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return something with the function's name, docstring and parameters, except `context`.
-
-    Raises:
-        TypeError: If the function yields, or has a parameter that JSON has no value for or that has no name.
-    """
-
-    def visible() -> None: ...
-
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError("it yields. Return the whole answer.")
-    signature = inspect.signature(function)
-    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "context"]
-    for parameter in kept:
-        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise TypeError(f"{parameter} is {parameter.kind.description}, and arguments come by name.")
-    # A hint of `context` may be an import for type checkers only, so it is not looked at.
-    plain = inspect.unwrap(function)
-    hints = {key: hint for key, hint in function.__annotations__.items() if key not in ("context", "return")}
-    holder = type("Hints", (), {"__annotations__": hints})
-    visible.__annotations__ = get_type_hints(holder, getattr(plain, "__globals__", {}))
-    for key, hint in visible.__annotations__.items():
-        _check_hint(key, hint)
-    visible.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[each.replace(annotation=hints.get(each.name, each.empty)) for each in kept]
-    )
-    visible.__name__, visible.__doc__ = function.__name__, _with_args_section(function.__doc__, [*hints])
-    return visible
-
-
-def _with_args_section(docstring: str | None, names: Sequence[str]) -> str | None:
-    """Return a docstring in which each parameter has a line, as the parser wants it, unless it has such a section."""
-    if not docstring or "Args:" in docstring:
-        return docstring
-    return "\n".join([inspect.cleandoc(docstring), "", "Args:", *(f"    {name}: {_UNDESCRIBED}" for name in names)])
-
-
-def _check_hint(name: str, hint: Any) -> None:
-    if get_origin(hint) is Literal:
-        return
-    kind = get_origin(hint) or hint
-    if isinstance(kind, type) and kind not in _JSON_TYPES:
-        raise TypeError(
-            f"`{name}` is {kind.__name__}, which JSON has no value for. Take text or a dict, and convert it."
-        )
-    for part in get_args(hint):
-        _check_hint(name, part)
-
-
-def _with_null(schema: Any) -> Any:
-    """Say in JSON schema what `nullable` says in another dialect: `Optional` parameters take null."""
-    if isinstance(schema, list):
-        return [_with_null(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    plain = {key: _with_null(value) for key, value in schema.items() if key != "nullable" or value is not True}
-    if len(plain) < len(schema):
-        kinds = plain.get("type", [])
-        if "type" in plain:
-            plain["type"] = [*([kinds] if isinstance(kinds, str) else kinds), "null"]
-        if "enum" in plain:
-            plain["enum"] = [*plain["enum"], None]
-    return plain
+    spec = spec if limits is None else replace(spec, limits=ToolLimits.of(limits))
+    return replace(made, spec=spec, isolation=isolation or made.isolation)

@@ -31,9 +31,15 @@ async def attempt_call(
     Returns:
         How it ended, with the whole text. Only cancellation passes through.
     """
-    started, name = time.perf_counter(), tool.spec.name
-    ends_at = asyncio.get_running_loop().time() + deadline_s
+    name = tool.spec.name
     failures: list[Exception] = []
+    if (prepare := getattr(tool, "prepare", None)) is not None:
+        with boundary(failures.append):
+            await prepare()
+        if failures:
+            return replace(describe_failure(name, failures[0]), status=ToolStatus.UNAVAILABLE, num_attempts=0)
+    started = time.perf_counter()
+    ends_at = asyncio.get_running_loop().time() + deadline_s
     answer: object = None
     num_attempts = 0
 

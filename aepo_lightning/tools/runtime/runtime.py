@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -19,16 +20,16 @@ from aepo_lightning.contracts.tool import (
     ToolState,
     ToolStatus,
 )
-from aepo_lightning.errors import ConfigError, boundary
+from aepo_lightning.errors import ConfigError, ToolUnavailableError, boundary
 from aepo_lightning.event_loop import cut_off
-from aepo_lightning.tools.function import as_tool
-from aepo_lightning.tools.runtime.admission import Desk, QueueFullError
-from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, call_key, ran
+from aepo_lightning.tools.functions.tool import as_tool
+from aepo_lightning.tools.runtime.admission import QueueFullError
+from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, ran
 from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
 from aepo_lightning.tools.runtime.cache import ToolCache
-from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, CircuitOpenError
-from aepo_lightning.tools.runtime.single_flight import SingleFlight
-from aepo_lightning.tools.runtime.states import ChainStates
+from aepo_lightning.tools.runtime.circuit_breaker import CircuitOpenError
+from aepo_lightning.tools.runtime.kept_answers import KeptAnswers
+from aepo_lightning.tools.runtime.loop_state import LoopState
 
 logger = logging.getLogger(__name__)
 
@@ -36,45 +37,12 @@ _MAX_QUOTED_NAME = 50
 ToolLike: TypeAlias = Tool | Callable[..., Any]
 
 
-class _LoopState:
-    """What belongs to one event loop."""
-
-    def __init__(self, runtime: "ToolRuntime") -> None:
-        breakers: dict[str, CircuitBreaker] = {}
-        self.desks: dict[str, Desk] = {}
-        for spec in runtime.specs:
-            # Tools of one provider fail together.
-            breaker = breakers.setdefault(spec.provider or spec.name, _breaker_of(spec.limits))
-            limits = replace(
-                spec.limits,
-                max_concurrent_calls=spec.limits.max_concurrent_calls or runtime.max_concurrent_calls,
-                max_queued_calls=_first(spec.limits.max_queued_calls, runtime.max_queued_calls),
-            )
-            self.desks[spec.name] = Desk(limits, breaker)
-        self.flights: SingleFlight[ToolResult] = SingleFlight()
-        deadlines_s = {spec.name: spec.limits.deadline_s or runtime.timeout_s for spec in runtime.specs}
-        self.states = ChainStates(deadlines_s)
-
-
-def _first(own: int | None, otherwise: int) -> int:
-    return otherwise if own is None else own
-
-
-def _breaker_of(limits: ToolLimits) -> CircuitBreaker:
-    return CircuitBreaker(
-        min_failures=limits.breaker_failures,
-        reset_s=limits.breaker_reset_s,
-        share=limits.breaker_share,
-        window_s=limits.breaker_window_s,
-    )
-
-
 class _Known:
     """A tool and what it says of itself, asked once."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool, self.spec = tool, tool.spec
-        self.read = ArgumentReader(self.spec)
+        self.reader = ArgumentReader(self.spec)
         self.stateful: StatefulTool | None = None
         if self.spec.state is not ToolState.STATELESS:
             if not isinstance(tool, StatefulTool):
@@ -111,10 +79,12 @@ class ToolRuntime:
     max_concurrent_calls: int = 64
     max_queued_calls: int = 65_536
     cache: ToolCache | None = None
-    _loops: dict[asyncio.AbstractEventLoop, _LoopState] = field(
+    _loops: dict[asyncio.AbstractEventLoop, LoopState] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _by_name: dict[str, _Known] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _kept: KeptAnswers = field(init=False, repr=False, compare=False)
+    _lags_s: list[float] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse names that are no tags and settings that have no meaning."""
@@ -135,6 +105,7 @@ class ToolRuntime:
             raise ConfigError(
                 f"`max_queued_calls` must not be negative, but got {self.max_queued_calls}. 0 queues none."
             )
+        object.__setattr__(self, "_kept", KeptAnswers(self.cache))
 
     @property
     def tool_names(self) -> tuple[str, ...]:
@@ -166,9 +137,13 @@ class ToolRuntime:
         if call.arguments is None and not call.text.strip() and known.spec.text_parameter:
             return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got an empty call.")
         try:
-            arguments = known.read(call)
+            arguments = await known.reader.read(call)
         except BadArgumentsError as error:
             return self._refuse(ToolStatus.MALFORMED, f"Tool({call.tool}) got arguments that do not fit: {error}")
+        except ToolUnavailableError as error:
+            return self._refuse(
+                ToolStatus.UNAVAILABLE, f"The arguments of Tool({call.tool}) cannot be checked: {error}"
+            )
         return await self._cached_or_new(known, arguments, context)
 
     def _refuse(self, status: ToolStatus, problem: str) -> ToolResult:
@@ -177,30 +152,24 @@ class ToolRuntime:
     async def _cached_or_new(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         limits = known.spec.limits
         max_chars = limits.max_result_chars or self.max_result_chars
-        is_kept = self.cache is not None and (limits.cache_ttl_s, limits.cache_empty_ttl_s) != (0, 0)
-        may_share = known.spec.state is not ToolState.UNFORKABLE
-        if not (may_share and (is_kept or limits.is_single_flight)):
+        is_kept = self._kept.keeps(limits)
+        may_share = known.spec.state is not ToolState.UNFORKABLE and (is_kept or limits.is_single_flight)
+        key = self._kept.key(known.spec, arguments, context) if may_share else None
+        if key is None:
             return _fitted(max_chars, await self._in_turn(known, arguments, context))
-        key = call_key(known.spec, arguments, context)
-        if is_kept and self.cache is not None and (found := self.cache.get(key)) is not None:
+        if is_kept and (found := self._kept.get(key)) is not None:
             return _fitted(max_chars, replace(found, num_attempts=0, is_cached=True))
 
         async def work() -> ToolResult:
             result = await self._in_turn(known, arguments, context)
             if is_kept:
-                self._keep(known.spec, key, result)
+                self._kept.put(known.spec, key, result)
             return result
 
         if not limits.is_single_flight:
             return _fitted(max_chars, await work())
         result, is_shared = await self._here().flights.run(key, work)
         return _fitted(max_chars, replace(result, is_shared=is_shared))
-
-    def _keep(self, spec: ToolSpec, key: str, result: ToolResult) -> None:
-        assert self.cache is not None, "the caller has looked"
-        ttl = {ToolStatus.OK: spec.limits.cache_ttl_s, ToolStatus.EMPTY: spec.limits.cache_empty_ttl_s}
-        if result.status in ttl and ttl[result.status] != 0:
-            self.cache.put(key, spec.name, result, ttl[result.status])
 
     async def _in_turn(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         """Wait for the chain's turn with the tool, then for a slot, and run the call."""
@@ -218,7 +187,8 @@ class ToolRuntime:
         try:
             async with desk.slot() as permit:
                 queue_s = loop.time() - asked
-                result = await self._with_state(known, arguments, context)
+                with self._noted(known.tool, name):
+                    result = await self._with_state(known, arguments, context)
                 permit.is_failure = result.status in (ToolStatus.UNAVAILABLE, ToolStatus.TIMEOUT)
                 return replace(result, queue_s=queue_s)
         except QueueFullError:
@@ -227,6 +197,10 @@ class ToolRuntime:
         except CircuitOpenError:
             text = f"Error: Tool({name}) is unavailable at the moment."
             return ToolResult(status=ToolStatus.UNAVAILABLE, text=text, num_attempts=0)
+
+    def _noted(self, tool: Tool, name: str) -> AbstractContextManager[None]:
+        is_apart = getattr(tool, "is_apart", False)
+        return nullcontext() if is_apart else self._here().watch.running(name)
 
     async def _with_state(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         deadline_s = known.spec.limits.deadline_s or self.timeout_s
@@ -280,29 +254,56 @@ class ToolRuntime:
         loop_state = self._loops.pop(asyncio.get_running_loop(), None)
         if loop_state is not None:
             await loop_state.states.close()
+            self._lags_s.append(loop_state.watch.take_lag_s())
+            loop_state.watch.stop()
         for known in self._by_name.values():
             close = getattr(known.tool, "close", None)
             if close is not None:
                 await self._close(known.spec, close)
-        if self.cache is not None:
-            self.cache.flush()
+        await self._kept.flush()
+
+    def metrics(self) -> dict[str, float]:
+        """Return figures since this was last asked: how late the event loop was at most, and what the tools tell.
+
+        A tool may have a method of this name; its figures bear the tool's name.
+        """
+        lags_s = [*self._lags_s, *(state.watch.take_lag_s() for state in list(self._loops.values()))]
+        self._lags_s.clear()
+        figures = {"loop_lag_s": max(lags_s, default=0.0)}
+        for name, known in self._by_name.items():
+            own = getattr(known.tool, "metrics", None)
+            if callable(own):
+                figures |= {f"{name}_{key}": float(value) for key, value in own().items()}
+        return figures
 
     async def _close(self, spec: ToolSpec, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         # What has been answered is not lost because a tool cannot tidy up.
         with boundary(lambda error: logger.warning("Tool(%s) could not be closed: %r", spec.name, error)):
             await cut_off(close(), spec.limits.deadline_s or self.timeout_s, f"Tool({spec.name})")
 
+    def _limits_of(self, spec: ToolSpec) -> ToolLimits:
+        """Return the limits of a tool with the runtime's own where it names none."""
+        own = spec.limits
+        return replace(
+            own,
+            deadline_s=own.deadline_s or self.timeout_s,
+            max_concurrent_calls=own.max_concurrent_calls or self.max_concurrent_calls,
+            max_queued_calls=self.max_queued_calls if own.max_queued_calls is None else own.max_queued_calls,
+        )
+
     def _stateful(self) -> list[StatefulTool]:
         return [known.stateful for known in self._by_name.values() if known.stateful is not None]
 
-    def _here(self) -> _LoopState:
+    def _here(self) -> LoopState:
         loop = asyncio.get_running_loop()
         if loop not in self._loops:
             # It belongs to one loop; those of finished loops go, so that repeated `asyncio.run` leaks nothing.
             # Other threads may do the same at this moment.
             for finished in [known for known in list(self._loops) if known.is_closed()]:
-                self._loops.pop(finished, None)
-            self._loops[loop] = _LoopState(self)
+                left = self._loops.pop(finished, None)
+                if left is not None:
+                    left.watch.stop()
+            self._loops[loop] = LoopState(self.specs, self._limits_of)
         return self._loops[loop]
 
 

@@ -138,7 +138,7 @@ class ChainStates:
 async def _replay(tool: StatefulTool, call: ToolCall, context: ToolContext) -> None:
     # It may have failed the first time, too.
     with boundary(lambda error: logger.debug("A replayed call of %s failed: %r", tool.spec.name, error)):
-        await tool(ArgumentReader(tool.spec)(call), context)
+        await tool(await ArgumentReader(tool.spec).read(call), context)
 
 
 def _key(tool: Tool, context: ToolContext) -> _Key:

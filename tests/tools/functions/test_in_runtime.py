@@ -8,25 +8,8 @@ from aepo_lightning.contracts.tool import ToolCall, ToolLimits
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import FunctionTool, ToolRuntime, function_tool, tool
 from tests.support.function_tools import loud, who
+from tests.support.plain_functions import awaited, plain
 from tests.support.tool_parts import make_context
-
-
-def plain(a: int) -> str:
-    """Count on.
-
-    Args:
-        a: From here.
-    """
-    return str(a + 1)
-
-
-async def awaited(a: int) -> str:
-    """Count on.
-
-    Args:
-        a: From here.
-    """
-    return str(a + 1)
 
 
 @pytest.mark.parametrize("function", [plain, awaited], ids=["plain", "async"])

@@ -16,7 +16,7 @@ from tests.support.function_tools import loud, who
 from tests.support.tool_parts import make_context
 
 
-@tool
+@tool(isolation="thread")
 def multiply(a: float, b: float = 2.0) -> float:
     """Multiply two numbers.
 
@@ -65,7 +65,7 @@ def test_name_limits_and_version_can_be_given():
     assert ask(loud, text="hang").status is ToolStatus.TIMEOUT
 
 
-def test_a_plain_function_runs_in_a_thread_and_may_see_the_chain():
+def test_a_function_with_isolation_thread_runs_in_one_and_may_see_the_chain():
     assert who.spec.parameters["properties"].keys() == {"text"}
     assert ask(who, text="hi").text == "hi q False"
 
@@ -75,7 +75,7 @@ def test_a_tool_error_reaches_the_model_with_its_message():
     assert (result.status, result.text) == (ToolStatus.ERROR, "Error: Tool(who) failed: nobody")
 
 
-@tool
+@tool(isolation="thread")
 def search_nothing(text: str) -> str:
     """Look for something.
 
@@ -85,7 +85,7 @@ def search_nothing(text: str) -> str:
     return next(word for word in () if word == text)
 
 
-@tool
+@tool(isolation="thread")
 def leave(text: str) -> str:
     """Go.
 
@@ -272,7 +272,7 @@ def test_what_has_no_name_is_refused():
         tool(partial(undocumented, a=1))
 
 
-@tool
+@tool(isolation="thread")
 def every_kind(
     word: str,
     kind: Literal["a", "b"] = "a",

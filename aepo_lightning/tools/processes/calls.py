@@ -1,0 +1,38 @@
+"""One call of a function in a worker process: what is sent, and what comes back."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+from aepo_lightning.tools.processes.child import TEXT
+from aepo_lightning.tools.processes.fork_server import server_of
+from aepo_lightning.tools.processes.program import Program
+from aepo_lightning.tools.processes.told_error import told_error
+
+
+async def call_apart(
+    program: Program, name: str, arguments: Mapping[str, Any], context: object = None, seed: int = 0
+) -> str:
+    """Call a function of a program in one of its processes, and return its answer as text; None is no text.
+
+    Cancelling the call kills the process.
+
+    Args:
+        program: Where the function is.
+        name: Its qualified name there; empty for the one function of a program that is not a module.
+        arguments: By name.
+        context: A further argument of that name. None is no argument.
+        seed: Of the random generators there, in 32 bits.
+
+    Raises:
+        Exception: As the function raised it, with its names and message.
+        ToolError: If the process ended instead.
+        ToolUnavailableError: If no process can be started.
+    """
+    sent = b"" if context is None else pickle.dumps(context)
+    frame = {"function": name, "arguments": dict(arguments), "context": sent, "seed": seed}
+    reply = await server_of(program).call(pickle.dumps(frame))
+    if reply[:1] == TEXT:
+        return reply[1:].decode("utf-8", "surrogatepass")
+    raise told_error(json.loads(reply[1:]))

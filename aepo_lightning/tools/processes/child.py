@@ -1,0 +1,243 @@
+"""What runs on the other side: a fork server that loads functions once, and workers that call them.
+
+It is started as a program of its own and knows the standard library only, so that a worker has what the functions
+import and nothing else. The server forks a worker when it is told to and ends it when it is told to; a worker takes
+one call after another over its own socket. Everything ends with the process that started the server.
+"""
+
+import asyncio
+import ctypes
+import gc
+import importlib
+import inspect
+import json
+import os
+import pickle
+import random
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NoReturn
+
+_HEADER = struct.Struct("!Q")
+_ORDER = struct.Struct("!cQ")
+_LOOK_S = 1.0
+_PR_SET_PDEATHSIG = 1
+FORK, KILL = b"f", b"k"
+TEXT, FAILURE = b"t", b"e"
+
+
+def read_exactly(channel: socket.socket, size: int) -> bytes:
+    """Return so many bytes.
+
+    Raises:
+        EOFError: If the other side is gone.
+    """
+    pieces = bytearray()
+    while len(pieces) < size:
+        piece = channel.recv(min(size - len(pieces), 1 << 20))
+        if not piece:
+            raise EOFError
+        pieces += piece
+    return bytes(pieces)
+
+
+def read_frame(channel: socket.socket) -> bytes:
+    """Return the next message."""
+    (size,) = _HEADER.unpack(read_exactly(channel, _HEADER.size))
+    return read_exactly(channel, size)
+
+
+def pack_frame(body: bytes) -> bytes:
+    """Return a message as it is sent."""
+    return _HEADER.pack(len(body)) + body
+
+
+def pack_order(kind: bytes, worker: int) -> bytes:
+    """Return what tells the server to fork a worker or to end it."""
+    return _ORDER.pack(kind, worker)
+
+
+class Functions:
+    """The functions of one program: those of a module, or one that came as it is.
+
+    Args:
+        program: `module` to import, or `pickled` bytes of a function.
+    """
+
+    def __init__(self, program: Mapping[str, Any]) -> None:
+        self._known: dict[str, Callable[..., Any]] = {}
+        if "module" in program:
+            self._home: Any = importlib.import_module(program["module"])
+        else:
+            self._known[""] = pickle.loads(program["pickled"])
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """Return a function by its qualified name; a tool that was made of one counts as that."""
+        if name not in self._known:
+            found = self._home
+            for part in name.split("."):
+                found = getattr(found, part)
+            is_tool = type(found).__name__ == "FunctionTool"
+            self._known[name] = found.function if is_tool else found
+        return self._known[name]
+
+
+class Server:
+    """Forks and ends workers on orders from the process that started it."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        settings = pickle.loads(read_frame(control))
+        self._parent: int = settings["parent"]
+        self._workers: dict[int, int] = {}
+        self._problem = ""
+        self._libc = ctypes.CDLL(None)
+        sys.path[:] = settings["path"]
+        try:
+            self._functions = Functions(settings["program"])
+        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a worker
+            self._problem = f"{type(error).__name__}: {error}"
+        gc.collect()
+        gc.freeze()  # what is never collected is never copied either
+
+    def run(self) -> None:
+        """Follow orders until the other side is gone."""
+        try:
+            while os.getppid() == self._parent:
+                ready, _, _ = select.select([self._control], [], [], _LOOK_S)
+                self._reap()
+                if ready and not self._follow():
+                    return
+        finally:
+            for pid in self._workers.values():
+                _end(pid)
+
+    def _follow(self) -> bool:
+        order, descriptors, _, _ = socket.recv_fds(self._control, _ORDER.size, 1)
+        if not order:
+            return False
+        order += read_exactly(self._control, _ORDER.size - len(order))
+        kind, worker = _ORDER.unpack(order)
+        if kind == KILL and worker in self._workers:
+            _end(self._workers[worker])
+        elif kind == FORK:
+            with suppress(OSError):  # too many processes: the closed socket tells
+                self._workers[worker] = self._fork(descriptors[0])
+            os.close(descriptors[0])
+        return True
+
+    def _fork(self, descriptor: int) -> int:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        server = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setpgid(0, 0)  # with all that the function starts
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() == server:
+                self._control.close()
+                self._serve(socket.socket(fileno=descriptor))
+        finally:
+            os._exit(0)
+
+    def _serve(self, channel: socket.socket) -> None:
+        channel.sendall(pack_frame(self._problem.encode("utf-8", "replace")))
+        if self._problem:
+            return
+        with suppress(EOFError, ConnectionError):
+            while True:
+                reply = _answer(self._functions, read_frame(channel))
+                for stream in (sys.stdout, sys.stderr):
+                    with suppress(OSError, ValueError):
+                        stream.flush()
+                channel.sendall(pack_frame(reply))
+
+    def _reap(self) -> None:
+        for worker, pid in list(self._workers.items()):
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            del self._workers[worker]
+
+
+def _end(pid: int) -> None:
+    for kill in (os.killpg, os.kill):  # the group may not be there yet
+        with suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def _answer(functions: Functions, frame: bytes) -> bytes:
+    """Call a function; return what it answered or how it failed."""
+    try:
+        job = pickle.loads(frame)
+        _seed(job["seed"])
+        own = {"context": pickle.loads(job["context"])} if job["context"] else {}
+        text = call_to_text(functions.find(job["function"]), job["arguments"] | own)
+        return TEXT + text.encode("utf-8", "surrogatepass")
+    except BaseException as error:  # noqa: BLE001 - becomes what the model reads
+        return FAILURE + json.dumps(describe_error(error)).encode()
+
+
+def call_to_text(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Call a function, await what it returns if need be, and return it as text; None is no text.
+
+    Raises:
+        RuntimeError: If the function tried to end the process or the iteration of somebody else.
+        Exception: Whatever else it raises.
+    """
+    try:
+        answer = function(**arguments)
+        if inspect.isawaitable(answer):
+            answer = asyncio.run(_await(answer))
+        return "" if answer is None else answer if isinstance(answer, str) else str(answer)
+    except SystemExit as error:
+        raise RuntimeError("the function tried to end the process.") from error
+    except (KeyboardInterrupt, GeneratorExit, StopIteration, asyncio.CancelledError) as error:
+        raise RuntimeError(f"the function raised {type(error).__name__}.") from error
+
+
+async def _await(answer: Any) -> Any:
+    return await answer
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """Return the names of an error and its bases, what it says, and how long to wait before another attempt."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - any class may be raised
+        message = f"{type(error).__name__}, which cannot say what it is."
+    pause = getattr(error, "retry_after_s", None)
+    return {
+        "names": [kind.__name__ for kind in type(error).__mro__],
+        "message": message,
+        "retry_after_s": float(pause) if isinstance(pause, int | float) else None,
+    }
+
+
+def _seed(seed: int) -> None:
+    """Seed the generators that are there: workers are copies of one process, and would all draw the same numbers."""
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
+
+
+def main() -> NoReturn:
+    """Serve on the socket whose number is the argument."""
+    try:
+        with suppress(EOFError, ConnectionError):
+            Server(socket.socket(fileno=int(sys.argv[1]))).run()
+    finally:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

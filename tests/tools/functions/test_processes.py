@@ -1,0 +1,236 @@
+"""Plain functions run in processes: a deadline holds whatever they do, and what they raise comes back as it was."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import RetryPolicy, ToolCall, ToolLimits, ToolStatus
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.tools import ToolRuntime, tool
+from aepo_lightning.tools.functions.processes import ProcessCalls
+from tests.support import plain_functions
+from tests.support.tool_parts import make_context
+
+
+def ask(function, context=None, **arguments):
+    (result,) = ask_all(function, [arguments], context)
+    return result
+
+
+def ask_all(function, calls, context=None):
+    made = function if hasattr(function, "spec") else tool(function)
+    runtime = ToolRuntime(tools=[made])
+
+    async def run():
+        asked = (ToolCall(tool=made.spec.name, text="", arguments=each) for each in calls)
+        results = [await runtime.call(each, context or make_context()) for each in asked]
+        await runtime.close()
+        return results
+
+    return asyncio.run(run())
+
+
+def limited(function, deadline_s=1.0):
+    return tool(limits=ToolLimits(deadline_s=deadline_s))(function)
+
+
+HOGS = [
+    (plain_functions.power, {"base": 7, "exponent": 10**9}),
+    (plain_functions.match, {"pattern": "(a+)+$", "text": "a" * 40 + "b"}),
+    (plain_functions.misbehave, {"how": "loop"}),
+    (plain_functions.misbehave, {"how": "sleep"}),
+]
+
+
+@pytest.mark.parametrize(("function", "arguments"), HOGS, ids=["power", "regex", "loop", "sleep"])
+def test_the_deadline_holds_and_neither_the_loop_nor_the_next_call_notices(function, arguments):
+    made, next_tool = limited(function, 0.3), tool(plain_functions.look_up)
+    runtime = ToolRuntime(tools=[made, next_tool])
+
+    async def run():
+        call = ToolCall(tool=made.spec.name, text="", arguments=arguments)
+        hung = asyncio.create_task(runtime.call(call, make_context()))
+        while not hung.done():
+            await asyncio.sleep(0.01)
+        after = await runtime.call(ToolCall(tool="look_up", text="a"), make_context())
+        lag_s = runtime.metrics()["loop_lag_s"]
+        await runtime.close()
+        return hung.result(), after, lag_s
+
+    hung, after, lag_s = asyncio.run(run())
+    assert (hung.status, after.text) == (ToolStatus.TIMEOUT, "b")
+    assert lag_s < 5.0  # the function alone would take minutes
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "text"),
+    [
+        ("exit", ToolStatus.ERROR, "its process ended before it answered"),
+        ("segfault", ToolStatus.ERROR, "its process ended before it answered"),
+        ("leave", ToolStatus.ERROR, "the function tried to end the process"),
+        ("interrupt", ToolStatus.ERROR, "the function raised KeyboardInterrupt"),
+        ("key", ToolStatus.ERROR, "Error: Tool(misbehave) failed: KeyError: 'k'"),
+        ("decode", ToolStatus.ERROR, "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+        ("own", ToolStatus.ERROR, "QuotaError: no quota left"),
+        ("none", ToolStatus.EMPTY, "returned empty output"),
+        ("number", ToolStatus.OK, "7"),
+    ],
+)
+def test_whatever_happens_there_is_an_observation_here_and_the_next_call_is_answered(how, status, text):
+    result, after = ask_all(plain_functions.misbehave, [{"how": how}, {"how": "number"}])
+    assert result.status is status
+    assert text in result.text
+    assert after.text == "7"
+
+
+def test_a_long_answer_comes_whole():
+    result = ask(tool(limits={"max_result_chars": 4_000_000})(plain_functions.misbehave), how="big")
+    assert len(result.text) == 3_000_000
+
+
+@pytest.mark.parametrize("name", ["QuotaError", "ConnectionError", "OSError"])
+def test_errors_are_worth_another_attempt_by_their_names_and_those_of_their_bases(name):
+    retry = RetryPolicy(max_attempts=2, backoff_s=0.0, errors=[name])
+    result = ask(tool(limits=ToolLimits(retry=retry))(plain_functions.misbehave), how="own")
+    assert result.num_attempts == 2
+
+
+def test_one_warm_process_answers_call_after_call():
+    answers = ask_all(plain_functions.where, [{"text": "x"}] * 3)
+    assert len({result.text for result in answers}) == 1
+    assert answers[0].text != str(os.getpid())
+
+
+def test_random_numbers_come_from_the_place_of_the_call():
+    here, there = make_context(), make_context(path=("r", 1))
+    first, again, other = (ask(plain_functions.draw, each, text="x").text for each in (here, here, there))
+    assert first == again != other
+
+
+def test_the_chain_is_seen_there():
+    context = make_context(question=Question(question_id="train-7", messages=(), answers=()))
+    assert ask(plain_functions.chain, context, text="hi").text == "hi train-7 0"
+
+
+def ended(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition, seconds=30.0):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
+    return condition()
+
+
+def test_what_a_function_started_ends_with_it_at_the_deadline(tmp_path):
+    path = tmp_path / "pid"
+    made = tool(plain_functions.spawn)
+
+    async def run():
+        hung = asyncio.create_task(made({"path": str(path)}, make_context()))
+        while not (path.exists() and path.read_text()):
+            await asyncio.sleep(0.01)
+        hung.cancel()
+        await asyncio.wait({hung})
+
+    asyncio.run(run())
+    assert wait_until(lambda: ended(int(path.read_text())))
+
+
+def test_a_closure_is_sent_with_what_it_closes_over():
+    table = {"a": "1"}
+
+    def find(word: str) -> str:
+        """Find a word."""
+        return f"{table.get(word)} {os.getpid()}"
+
+    found, process = ask(find, word="a").text.split()
+    assert found == "1"
+    assert process != str(os.getpid())
+
+
+@pytest.mark.parametrize("function", [plain_functions.append, plain_functions.count], ids=["list", "global"])
+def test_a_function_that_keeps_something_runs_here_and_the_log_says_why(function, caplog):
+    before = len(plain_functions.CALLS) + plain_functions.COUNT
+    assert ask(function, text="x").status is ToolStatus.OK
+    assert len(plain_functions.CALLS) + plain_functions.COUNT == before + 1
+    assert f"Tool({function.__name__}) runs in a thread, where no deadline can stop it, because it" in caplog.text
+
+
+def test_what_cannot_be_sent_runs_here_unless_a_process_was_asked_for(caplog, tmp_path):
+    with (tmp_path / "file").open("w") as file:
+
+        def write(text: str) -> str:
+            """Write."""
+            return str(file.write(text))
+
+        assert ask(write, text="abc").text == "3"
+        assert "Tool(write) runs in a thread" in caplog.text
+        with pytest.raises(ConfigError, match="must be a function that another process can load"):
+            asyncio.run(tool(isolation="process")(write).start())
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process", None])
+def test_the_isolation_is_what_was_asked_for(isolation):
+    process = ask(tool(isolation=isolation)(plain_functions.where), text="x").text
+    assert (process == str(os.getpid())) == (isolation == "thread")
+
+
+def test_an_unknown_isolation_is_refused():
+    with pytest.raises(ConfigError, match="`isolation` of 'where' must be one of thread, process, jail, but got 'vm'"):
+        tool(isolation="vm")(plain_functions.where)
+
+
+def test_a_server_that_was_killed_is_started_again():
+    made = tool(plain_functions.where)
+    first = ask(made, text="x")
+    server = ProcessCalls(plain_functions.where)
+    asyncio.run(server.prepare())
+    os.kill(server.server_pid, 9)
+    assert wait_until(lambda: ended(int(first.text)))  # workers end with their server
+    assert ask(made, text="x").status is ToolStatus.OK
+
+
+SCRIPT = '''
+import asyncio, os, sys
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.tool import ToolCall, ToolContext
+from aepo_lightning.tools import ToolRuntime, tool
+
+@tool
+def where(text: str) -> str:
+    """Tell the process."""
+    return f"{os.getpid()}"
+
+runtime = ToolRuntime(tools=[where])
+context = ToolContext(question=Question(question_id="q", messages=(), answers=()), call_index=0)
+print(asyncio.run(runtime.call(ToolCall(tool="where", text="x"), context)).text, flush=True)
+if os.fork() == 0:
+    sys.stdin.read()  # a child that lives on must keep nothing of it alive
+    os._exit(0)
+os.kill(os.getpid(), 9)
+'''
+
+
+@pytest.mark.slow
+def test_a_script_without_a_guard_is_not_run_again_and_nothing_outlives_it(tmp_path):
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT)
+    process = subprocess.Popen([sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = process.stdout.readline()
+    process.wait(60)
+    assert worker.strip().isdigit()
+    assert wait_until(lambda: ended(int(worker)))
+    process.stdin.close()
+    assert process.stdout.read() == ""
+    process.stdout.close()
