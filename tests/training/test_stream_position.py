@@ -111,7 +111,7 @@ class WithLongQuestions:
 @pytest.mark.parametrize(
     ("places", "steps", "skipped", "iterations"),
     [
-        pytest.param([1], 3, [1, 0], 2, id="one step of two"),
+        pytest.param([1], 3, [1, 0], 2, id="one step of two", marks=pytest.mark.slow),
         pytest.param([0], 3, [1, 0], 2, id="the first question, which is also the probe"),
         pytest.param([2, 3, 4, 5], 4, [0, 4], 4, id="two iterations on end"),
     ],
