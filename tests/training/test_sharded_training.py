@@ -77,6 +77,23 @@ def test_training_from_shards_equals_one_process(tmp_path, options):
     check_equal(run_ranks(partial(train, **options), tmp_path / "ranks", policy, 2), single)
 
 
+HEADS = {
+    "scaled": {"model_type": "cohere", "logit_scale": 0.3},
+    "capped": {"model_type": "gemma3_text", "final_logit_softcapping": 2.0},
+    "biased": {"model_type": "phi"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", HEADS.values(), ids=HEADS)
+def test_heads_that_are_more_than_a_matrix_train_from_shards_as_in_one_process(tmp_path, fields):
+    policy = save(tmp_path / "model", **fields)
+    expected = train(0, tmp_path / "single", policy)["weights"]
+    for each in run_ranks(train, tmp_path / "ranks", policy, 2):
+        torch.testing.assert_close(each["weights"], expected, atol=1e-5, rtol=1e-5)
+    assert "lm_head.bias" not in expected or expected["lm_head.bias"].any()  # it was zero
+
+
 @pytest.mark.slow
 def test_an_offloaded_run_that_is_resumed_equals_one_that_was_never_stopped(tmp_path):
     policy = save(tmp_path / "model", tie_word_embeddings=True)
