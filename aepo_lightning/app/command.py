@@ -152,7 +152,8 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
         sweeps.append(Sweep(sys.argv[1:]))
         # Hydra writes a file of its own about a sweep, which says nothing that the folders of the runs do not.
         with TemporaryDirectory() as folder:
-            sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
+            if not any(word.startswith("hydra.sweep.dir=") for word in sys.argv):
+                sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
             try:
                 compose_and_run()
             finally:

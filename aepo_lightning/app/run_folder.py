@@ -57,8 +57,10 @@ def choose_run_folder(
     experiment = as_path(output_root, "output_root") / _checked_name(name)
     job, suffix = _job(), "" if job_number is None else f"_{job_number}"
     named = experiment / f"job-{job}{suffix}"
+    if job and named.is_dir() and (ckpt_path == "last" or is_started_again()):
+        return named
     if ckpt_path == "last":
-        return named if job and named.is_dir() else _newest_run(experiment)
+        return _newest_run(experiment)
     if job and are_started_one_by_one():
         return _make(named)
     return _make_new(named if job else experiment / f"{datetime.now():%Y-%m-%d_%H-%M-%S}{suffix}")
@@ -113,6 +115,27 @@ def are_started_one_by_one() -> bool:
     """Return whether something outside starts further processes of this job, which must find the same folder."""
     numbers = (os.environ.get(name) or "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))
     return max(map(int, numbers)) > 1 or "NODE_RANK" in os.environ
+
+
+def is_started_again() -> bool:
+    """Return whether a launcher starts this very job once more: a worker of torchrun failed, SLURM has requeued it."""
+    counts = (os.environ.get(name) or "0" for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    return any(count.isdigit() and int(count) > 0 for count in counts)
+
+
+def start_of_run(folder: Path, ckpt_path: object) -> object:
+    """Return what a run starts from: what it was told to, but `last` where its launcher starts it again.
+
+    Args:
+        folder: Of the run.
+        ckpt_path: As in the configuration.
+    """
+    if ckpt_path == "last" or not (is_started_again() and (folder / CONFIG).is_file()):
+        return ckpt_path
+    if ckpt_path is not None and find_last(folder / "checkpoints") is None:
+        return ckpt_path  # it has not come far enough to have one of its own
+    _announce("The launcher has started this job again: it goes on in %s.", folder)
+    return "last"
 
 
 def resolve_checkpoint(folder: Path, ckpt_path: object) -> CheckpointSummary | None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
@@ -28,7 +28,7 @@ from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_ma
 from aepo_lightning.app.occupied_folder import settle_with_folder
 from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
 from aepo_lightning.app.report import RunReport, render_report
-from aepo_lightning.app.run_folder import VARIABLE, choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.run_folder import VARIABLE, choose_run_folder, resolve_checkpoint, start_of_run
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.atomic_files import write_json
@@ -119,6 +119,8 @@ def open_run(cfg: DictConfig) -> RunRecord:
     if is_first_process():
         with writing(folder):
             lock = RunLock(folder)
+    with read_write(cfg), open_dict(cfg):
+        cfg.ckpt_path = start_of_run(folder, cfg.ckpt_path)
     checkpoint = resolve_checkpoint(folder, cfg.ckpt_path)
     settled = settle_with_folder(cfg, folder, checkpoint)
     with writing(folder):

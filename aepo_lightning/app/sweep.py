@@ -45,7 +45,9 @@ class SweepJob:
 
     def figures(self) -> tuple[str, str]:
         """Return what was measured on held-out questions before and after, or how it failed."""
-        if self.status != 0:
+        if self.status is None:
+            return "-", "not finished"
+        if self.status:
             return "-", self.problem or f"failed, exit status {self.status}"
         assert self.folder is not None, "it has run"
         try:

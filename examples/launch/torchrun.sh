@@ -7,7 +7,7 @@
 set -euo pipefail
 
 : "${HEAD_NODE:?the name of one node, which all others reach}"
-: "${JOB_ID:?a name for this run; the same name continues it}"
+: "${JOB_ID:?a name for this run; with ckpt_path=last, the same name continues it}"
 NUM_NODES="${NUM_NODES:-2}"
 GPUS_PER_NODE="${GPUS_PER_NODE:-8}"
 PORT="${PORT:-29400}"

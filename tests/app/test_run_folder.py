@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
-from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint
+from aepo_lightning.app.run_folder import choose_run_folder, resolve_checkpoint, start_of_run
 from aepo_lightning.checkpoints import IDENTITY_KEY
 from aepo_lightning.errors import ConfigError, DataError
 
@@ -14,7 +14,7 @@ from aepo_lightning.errors import ConfigError, DataError
 def clean_environment(monkeypatch):
     for name in (
         *("AEPO_RUN_DIR", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"),
-        *("WORLD_SIZE", "NODE_RANK"),
+        *("WORLD_SIZE", "NODE_RANK", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(rank_zero_only, "rank", 0, raising=False)
@@ -85,6 +85,25 @@ def test_single_processes_in_one_allocation_do_not_share_its_folder(tmp_path, mo
     monkeypatch.setenv("SLURM_JOB_ID", "42")
     names = [choose_run_folder(str(tmp_path), "x", None, None).name for _ in range(2)]
     assert names == ["job-42", "job-42-2"]
+
+
+@pytest.mark.parametrize("variable", ["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"])
+def test_a_job_that_its_launcher_starts_again_goes_on(tmp_path, monkeypatch, caplog, variable):
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+    folder = choose_run_folder(str(tmp_path), "x", None, None)
+    assert start_of_run(folder, None) is None
+    monkeypatch.setenv(variable, "1")
+    assert start_of_run(folder, None) is None, "it had not begun"
+    assert choose_run_folder(str(tmp_path), "x", None, None) == run(folder, 100)
+    with caplog.at_level(logging.INFO):
+        assert start_of_run(folder, None) == "last"
+    assert f"started this job again: it goes on in {folder}" in caplog.text
+    assert start_of_run(folder, "other.ckpt") == "other.ckpt"
+    checkpoint(folder, 200)
+    assert start_of_run(folder, "other.ckpt") == "last"
+    monkeypatch.setenv(variable, "0")
+    assert start_of_run(folder, None) is None
+    assert choose_run_folder(str(tmp_path), "x", None, None).name == "job-42-2"
 
 
 def test_nodes_that_were_started_by_hand_must_be_told_their_folder(tmp_path, monkeypatch):

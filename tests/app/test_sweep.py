@@ -17,6 +17,7 @@ from aepo_lightning.app.sweep import Sweep
 from aepo_lightning.app.words import parse
 from aepo_lightning.errors import ConfigError
 from tests.support.commands import run_command
+from tests.support.paths import ROOT
 
 WORDS = ["-m", "seed=0,1", "lr=3", "--config-dir", "mine"]
 
@@ -138,3 +139,4 @@ def test_a_sweep_trains_each_seed_in_a_folder_of_its_own_and_ends_with_a_table(t
     assert weights[0] != weights[1]
     assert all(str(folder) in done.stdout[done.stdout.index("2 jobs, val/pass@1") :] for folder in folders)
     assert [OmegaConf.load(folder / "config.yaml").seed for folder in folders] == [0, 1]
+    assert not (ROOT / "multirun.yaml").exists()

@@ -47,6 +47,24 @@ def test_another_process_waits_until_it_is_there(monkeypatch, result):
     assert result.is_file()
 
 
+def test_what_is_there_but_is_not_the_one_that_is_wanted_is_made_again(monkeypatch, result):
+    as_rank(monkeypatch, 0)
+    result.parent.mkdir(parents=True)
+    result.write_text("old")
+    make_once(result, lambda: result.write_text("new"), is_sound=lambda: result.read_text() == "new")
+    assert result.read_text() == "new"
+    make_once(result, lambda: pytest.fail("it is there"), is_sound=lambda: result.read_text() == "new")
+
+
+def test_another_process_waits_for_the_one_that_is_wanted(monkeypatch, result):
+    as_rank(monkeypatch, 1)
+    result.parent.mkdir(parents=True)
+    result.write_text("old")
+    threading.Timer(0.2, result.write_text, ["new"]).start()
+    make_once(result, lambda: pytest.fail("a second process makes it"), 60.0, lambda: result.read_text() == "new")
+    assert result.read_text() == "new"
+
+
 def test_another_process_gives_up_when_the_first_one_is_gone(monkeypatch, result):
     as_rank(monkeypatch, 1)
     with pytest.raises(TrainingError, match=r"gave no sign for 0\.1 s"):

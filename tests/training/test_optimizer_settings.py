@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import (
     ConstantLR,
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import (
 
 from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
+from tests.support.ranks import run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 
@@ -160,3 +162,27 @@ def test_the_module_applies_a_new_rate_and_a_checkpoint_of_it_goes_on_with_that(
 
     assert [run(0.5, 1), run(0.25, 2), run(0.25, 3)] == [0.5, 0.25, 0.25]
     assert caplog.text.count("Set otherwise than in the checkpoint, and applied: lr 0.5 -> 0.25.") == 1
+
+
+def train_on_ranks(_, folder, lr, max_epochs, ckpt_path=None):
+    policy = small_policy()
+    run = make_run(
+        folder,
+        make_module(policy, optimizer=partial(AdamW, lr=lr), scheduler=partial(LambdaLR, lr_lambda=warm_up)),
+        make_datamodule(policy),
+        callbacks=[AtomicCheckpoint(folder / "checkpoints", every_n_epochs=1, keep=-1)],
+        max_epochs=max_epochs,
+        devices=2,
+        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1),
+    )
+    run.fit(ckpt_path)
+    return run.logger.values("train/lr")
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_sharded_checkpoint_takes_a_new_rate_too(tmp_path):
+    first = run_ranks(train_on_ranks, tmp_path, 0.4, 2)[0]
+    assert first == pytest.approx([0.1, 0.2])
+    path = str(tmp_path / "checkpoints" / "iteration0001.ckpt")
+    assert run_ranks(train_on_ranks, tmp_path, 0.2, 4, path)[0][-2:] == pytest.approx([0.15, 0.2])
