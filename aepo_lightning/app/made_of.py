@@ -7,6 +7,7 @@ something is (a server, a cache) are left out of the configuration; files count 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from glob import glob
 from hashlib import blake2b
 from importlib.util import find_spec
@@ -127,15 +128,20 @@ def _content(path: Path) -> bytes:
 
 def _code(plain: Mapping[str, Any]) -> str:
     """Return a digest of the sources of this library, and of the modules of others that the configuration names."""
-    package = Path(aepo_lightning.__file__).parent
-    sources = sorted(package.rglob("*.py"))
+    own = []
     for target in sorted(set(find_targets(dict(plain)))):
         top = target.partition(".")[0]
         spec = None if top == "aepo_lightning" else find_spec(top)
-        if spec is not None and spec.origin and "site-packages" not in spec.origin and spec.origin != "built-in":
-            sources.append(Path(spec.origin))
-    texts = (path.read_bytes() for path in sources if path.is_file())
-    return _digest(aepo_lightning.__version__.encode() + b"".join(blake2b(text).digest() for text in texts))
+        if spec is not None and spec.origin and "site-packages" not in spec.origin and Path(spec.origin).is_file():
+            own.append(Path(spec.origin).read_bytes())
+    return _digest(b"".join((aepo_lightning.__version__.encode(), _library_sources(), *own)))
+
+
+@cache
+def _library_sources() -> bytes:
+    """Return a digest of the sources that this process runs."""
+    sources = sorted(Path(aepo_lightning.__file__).parent.rglob("*.py"))
+    return blake2b(b"".join(blake2b(path.read_bytes()).digest() for path in sources)).digest()
 
 
 def _digest(content: bytes) -> str:

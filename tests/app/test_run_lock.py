@@ -6,12 +6,14 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from aepo_lightning.app.run_lock import LOCK, RunLock
 from aepo_lightning.errors import ConfigError
-from tests.support.commands import WARM
+from tests.support.paths import ROOT
 
 
 def test_a_second_run_is_refused_and_told_who_holds_the_folder(tmp_path):
@@ -36,29 +38,32 @@ def test_a_folder_that_is_not_there_has_no_lock(tmp_path):
         RunLock(tmp_path / "gone")
 
 
-def hold(folder, pipe):
-    lock = RunLock(folder)
-    child = os.fork()
-    if child == 0:
-        signal.pause()  # a worker that outlives the run
-    pipe.send(child)
-    signal.pause()
-    lock.release()
+HOLD = """
+import os, signal, sys
+from pathlib import Path
+from aepo_lightning.app.run_lock import RunLock
+
+lock = RunLock(Path(sys.argv[1]))
+worker = os.fork()
+if worker == 0:
+    signal.pause()  # it outlives the run
+print(worker, flush=True)
+signal.pause()
+"""
 
 
 def test_a_killed_run_lets_go_even_if_a_worker_of_it_lives(tmp_path):
-    ours, theirs = WARM.Pipe()
-    process = WARM.Process(target=hold, args=(tmp_path, theirs))
-    process.start()
-    worker = ours.recv()
-    try:
-        with pytest.raises(ConfigError, match=f"in use by process {process.pid} on "):
-            RunLock(tmp_path)
-        process.kill()
-        process.join()
-        RunLock(tmp_path).release()
-    finally:
-        os.kill(worker, signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        worker = int(process.stdout.readline())
+        try:
+            with pytest.raises(ConfigError, match=f"in use by process {process.pid} on "):
+                RunLock(tmp_path)
+            process.kill()
+            process.wait()
+            RunLock(tmp_path).release()
+        finally:
+            process.kill()
+            os.kill(worker, signal.SIGKILL)
 
 
 @pytest.fixture
