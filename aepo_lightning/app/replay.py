@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -169,10 +170,11 @@ def render(replays: Sequence[Replay]) -> Table:
     for name in dict.fromkeys(replay.name for replay in replays):
         own = [replay for replay in replays if replay.name == name]
         same = sum(replay.difference is None for replay in own)
-        table.add_row(name, str(len(own)), str(sum(replay.num_tokens for replay in own)), str(same))
+        table.add_row(escape(name), str(len(own)), str(sum(replay.num_tokens for replay in own)), str(same))
         for replay in own:
             if replay.difference is not None:
-                table.add_row(f"  {replay.question_id}: {replay.difference}")
+                # Whoever wrote the id writes no markup and sends nothing to the terminal.
+                table.add_row(escape(f"  {replay.question_id!r}: {replay.difference}"))
     return table
 
 

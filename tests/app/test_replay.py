@@ -1,14 +1,16 @@
 """`aepo-replay` reproduces what a run saved, and a run that was killed goes on with what it had."""
 
+import io
 import json
 import shutil
 import time
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 
-from aepo_lightning.app.replay import replay_run
+from aepo_lightning.app.replay import Replay, render, replay_run
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rollout import RolloutJournal
@@ -128,6 +130,14 @@ def test_the_command_prints_a_table_and_its_status_tells(copy):
     done = run_command("-m", "aepo_lightning.app.replay", copy)
     assert done.returncode == 1
     assert "trajectory r/0" in done.stdout
+
+
+def test_ids_are_text_in_the_table():
+    hostile = "[bold]a[/bold]\x1b[2J\u202e"
+    replay = Replay(name="a", question_id=hostile, num_tokens=1, difference="token 1 of 2: [1] is [2]")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render([replay]))
+    assert r"'[bold]a[/bold]\x1b[2J\u202e': token 1 of 2: [1] is [2]" in console.file.getvalue()
 
 
 def tokens_of(tree):

@@ -15,6 +15,7 @@ from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.checkpoints import EitherCheckpointIO, verify_checkpoint
 from aepo_lightning.errors import DataError, TrainingError
 from aepo_lightning.policy.publishing.gather import named_weights
+from tests.checkpoints.test_hostile_index import hostile_index
 from tests.support.killed_runs import check_same, train_to_the_end, train_until_killed
 from tests.support.ranks import run_ranks
 from tests.support.slow import first_quick
@@ -160,6 +161,19 @@ def refuse_other_model(rank, path):
 
 def test_another_model_is_refused_by_all_ranks(copied):
     assert len(run_ranks(refuse_other_model, copied)) == 2
+
+
+def refuse_hostile_index(rank, path, witness):
+    with pytest.raises(DataError, match=r"\.metadata must be a whole part .*it names") as caught:
+        train(rank, path.parent.parent, "fsdp", 2, 3, path)
+    return str(caught.value), witness.exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_would_run_code_is_refused_by_all_ranks(copied, tmp_path):
+    witness = tmp_path / "it ran"
+    hostile_index(copied, witness)
+    assert [ran for _, ran in run_ranks(refuse_hostile_index, copied, witness)] == [False, False]
 
 
 # Failures of one rank -----------------------------------------------------------------------------------------------
