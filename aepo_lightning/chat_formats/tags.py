@@ -9,10 +9,14 @@ Tokens are only ever appended. Text of the policy is read but never encoded agai
 everything in it that could be taken for a tag or a special token has been made harmless.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.chat_formats.calls import unwrapped
+from aepo_lightning.chat_formats.guard import CALL_TAGS
 from aepo_lightning.chat_formats.instructions import (
     SystemPrompt,
     example_arguments,
@@ -23,7 +27,7 @@ from aepo_lightning.chat_formats.instructions import (
     with_instructions,
 )
 from aepo_lightning.chat_formats.json_text import load_json
-from aepo_lightning.chat_formats.text_codec import CALL_TAGS, TextCodec
+from aepo_lightning.chat_formats.text_codec import SystemRole, TextCodec, refuse_special
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall, ToolSpec
@@ -39,6 +43,7 @@ class TagFormat:
         tools: Sequence[ToolSpec | str] = (),
         *,
         system_prompt: SystemPrompt = "auto",
+        system_role: SystemRole = "system",
         result_template: str = " <result>\n{text}\n</result>",
     ) -> None:
         """Prepare the format.
@@ -49,10 +54,11 @@ class TagFormat:
                 caught as well, and answered with a message that says what is available.
             system_prompt: What a question without a system message gets: `tools` tells how to reason, call each tool
                 and answer, `none` is nothing, `auto` is `tools` for tokenizers that read text.
+            system_role: Where system messages go: `user` is before the question, for templates that take none.
             result_template: How a tool result is written, with `{text}` where it goes.
 
         Raises:
-            ConfigError: If the template has no `{text}`, or `system_prompt` is unknown.
+            ConfigError: If the template has no `{text}`, a choice is unknown, or tags are special tokens.
         """
         if "{text}" not in result_template:
             raise ConfigError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
@@ -61,16 +67,22 @@ class TagFormat:
         self._tags = tuple(dict.fromkeys((*self._specs, *CALL_TAGS)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
-        self._codec = TextCodec(tokenizer, self._tags)
+        written = (*self._specs, "think", "result", "answer")
+        refuse_special(tokenizer, (f"{opening}{tag}>" for tag in written for opening in ("<", "</")))
+        self._codec = TextCodec(tokenizer, self._tags, system_role=system_role)
         is_told = is_written(system_prompt, tokenizer)
         self._instructions = tag_instructions(specs, self._codec.neutralise) if is_told else ""
 
     @classmethod
     def for_tools(
-        cls, tokenizer: PreTrainedTokenizerBase, specs: Sequence[ToolSpec], system_prompt: SystemPrompt = "auto"
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        specs: Sequence[ToolSpec],
+        system_prompt: SystemPrompt = "auto",
+        system_role: SystemRole = "system",
     ) -> "TagFormat":
         """Build the format of a run that offers these tools."""
-        return cls(tokenizer, specs, system_prompt=system_prompt)
+        return cls(tokenizer, specs, system_prompt=system_prompt, system_role=system_role)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -82,11 +94,16 @@ class TagFormat:
         """V: number of entries of the tokenizer."""
         return self._codec.vocab_size
 
+    @property
+    def opening(self) -> str:
+        """What the chat template writes in the policy's name before its first words, such as `<think>`."""
+        return self._codec.opening
+
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages with the tokenizer's chat template, after what there is to say of the tools.
 
         Raises:
-            ValueError: If the tokenizer has no chat template.
+            ConfigError: If the tokenizer has no chat template, or it cannot write these messages.
         """
         return self._codec.encode_prompt(with_instructions(messages, self._instructions))
 
@@ -113,6 +130,14 @@ class TagFormat:
     def parse_calls(self, turn_text: str, finish_reason: FinishReason) -> tuple[ToolCall, ...]:
         """Read the tool call that ended a turn. A turn that ended by itself has none."""
         return (self.parse_call(turn_text),) if finish_reason is FinishReason.STOP else ()
+
+    def write_call(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> str:
+        """Return a call as the prompt asks for it."""
+        if not spec.parameters.get("properties"):
+            return f"<{spec.name}></{spec.name}>"
+        if takes_only_text(spec):
+            return f"<{spec.name}> {arguments[spec.text_parameter]} </{spec.name}>"
+        return f"<{spec.name}>{json.dumps(arguments, ensure_ascii=False)}</{spec.name}>"
 
     def parse_call(self, turn_text: str) -> ToolCall:
         """Read the tool call that ended a turn: the text between the last opening tag and the closing tag.
@@ -144,11 +169,14 @@ def _call(spec: ToolSpec | None, tag: str, text: str) -> ToolCall:
         return ToolCall(tool=tag, text=text)
     try:
         arguments = load_json(text)
+        if isinstance(arguments, str):  # some models write the arguments as JSON inside JSON
+            arguments = load_json(arguments)
     except ValueError as error:
         reason = f"what stands between its tags is not JSON: {getattr(error, 'msg', error)}"
     else:
         if isinstance(arguments, dict):
-            return ToolCall(tool=tag, text=text, arguments=arguments)
+            properties = spec.parameters.get("properties", {})
+            return ToolCall(tool=tag, text=text, arguments=unwrapped(arguments, tag, properties))
         reason = "it is no object"
     return ToolCall(
         tool=tag, text=text, problem=f"{tag} takes JSON arguments such as {example_arguments(spec)}, but {reason}."

@@ -1,25 +1,29 @@
 """Text to tokens and back for one tokenizer, with everything that could steer the parser made harmless."""
 
-import re
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Literal, TypeAlias
 
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.chat_formats.guard import Guard
+from aepo_lightning.chat_formats.template import ChatTemplate
 from aepo_lightning.contracts.question import Message
+from aepo_lightning.errors import ConfigError
 
-CALL_TAGS = ("search", "python", "browse")
-"""Tags that the paper knows as tool calls, whether or not the run has such a tool."""
-_TAGS = (*CALL_TAGS, "think", "result", "answer", "tool_call", "tool_response", "tools")
-"""Names that steer a parser, a reward or the policy itself, whatever the format: none comes from a tool."""
+SystemRole: TypeAlias = Literal["system", "user"]
+"""Where a system message goes: its own place, or before the text of the first user message."""
 
 
 class TextCodec:
     """What all chat formats do with text. Nothing is ever encoded twice."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, own_tags: Iterable[str] = (), tools: Sequence[Any] = ()
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        own_tags: Iterable[str] = (),
+        tools: Sequence[Any] = (),
+        system_role: SystemRole = "system",
     ) -> None:
         """Prepare the codec.
 
@@ -28,19 +32,19 @@ class TextCodec:
             own_tags: Names of tags that this run has beside those that every run has. Tool results never contain any
                 of them, nor special tokens.
             tools: Function schemas for the chat template.
+            system_role: `user` puts system messages before the question, for templates that take none.
+
+        Raises:
+            ConfigError: If `system_role` is unknown.
         """
+        if system_role not in ("system", "user"):
+            raise ConfigError(f"`system_role` must be system or user, but got {system_role!r}.")
         self._tokenizer = tokenizer
-        self._tools = list(tools)
-        guarded = set(tokenizer.all_special_tokens)
-        # Some chat markers are in no list of special tokens: those Llama 3 reserves, Qwen's `<tool_call>`.
-        added = tokenizer.added_tokens_decoder.values()
-        guarded.update(token.content for token in added if token.special or token.content.startswith(("<", "[")))
-        names = "|".join(map(re.escape, sorted({*_TAGS, *own_tags})))
-        texts = map(re.escape, sorted(guarded - {""}, key=len, reverse=True))
-        # Parsers take tags as they are spelt; a policy may well take them with spaces and capitals.
-        self._guarded = re.compile("|".join((*texts, rf"<\s*/?\s*(?:{names})\s*/?\s*>")), re.IGNORECASE)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        self._normalizer = None if backend is None else backend.normalizer
+        self._system_role = system_role
+        self.neutralise = Guard.of_results(tokenizer, own_tags)
+        """Makes a tool's words harmless: control tags and special tokens in them get an entity."""
+        self._neutralise_question = Guard.of_questions(tokenizer)
+        self.template = ChatTemplate(tokenizer, [_each_text(self.neutralise, tool) for tool in tools])
         # Procedural tasks write the same few prompts and results over and over.
         self._encode = lru_cache(maxsize=8192)(self._encode_text)
         self._write = lru_cache(maxsize=8192)(self._write_prompt)
@@ -51,13 +55,11 @@ class TextCodec:
         return len(self._tokenizer)
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Write the messages with the tokenizer's chat template.
+        """Write the messages with the tokenizer's chat template. No control token comes from their words.
 
         Raises:
-            ValueError: If the tokenizer has no chat template.
+            ConfigError: If the tokenizer has no chat template, or it cannot write these messages.
         """
-        if self._tokenizer.chat_template is None:
-            raise ValueError("The tokenizer must have a chat template, but got none. Set `tokenizer.chat_template`.")
         return list(self._write(tuple(messages)))
 
     def encode_text(self, text: str) -> list[int]:
@@ -68,32 +70,54 @@ class TextCodec:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _write_prompt(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
-        ids = self._tokenizer.apply_chat_template(
-            chat, tools=self._tools or None, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return tuple(ids)
+        placed = messages if self._system_role == "system" else _in_question(messages)
+        clean = self._neutralise_question
+        return tuple(self.template.ids([{"role": clean(each.role), "content": clean(each.content)} for each in placed]))
+
+    @cached_property
+    def opening(self) -> str:
+        """What the chat template writes in the policy's name at the end of a prompt, such as `<think>`."""
+        return "" if self._tokenizer.chat_template is None else self.template.opening()
+
+    def is_special(self, token_id: int) -> bool:
+        """Return whether decoding leaves a token out."""
+        added = self._tokenizer.added_tokens_decoder.get(token_id)
+        return token_id in self._tokenizer.all_special_ids or (added is not None and added.special)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
 
-    def neutralise(self, text: str) -> str:
-        """Replace the first character of every control tag and special token by an entity."""
-        harmless = self._guarded.sub(_defuse, text)
-        if self._normalizer is None or not self._guarded.search(self._normalizer.normalize_str(harmless)):
-            return harmless
-        # The tokenizer turns other characters into those of a tag, or leaves some out.
-        return self._guarded.sub(_defuse, "".join(map(self._spell_out, harmless)))
 
-    def _spell_out(self, character: str) -> str:
-        """Return an entity for what the tokenizer would replace by plain ASCII characters, or by nothing."""
-        if (character.isascii() and character.isprintable()) or character.isspace():
-            return character
-        assert self._normalizer is not None, "it has changed something"
-        return f"&#{ord(character)};" if self._normalizer.normalize_str(character).isascii() else character
+def refuse_special(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:
+    """Refuse a tokenizer for which what a format writes are special tokens.
+
+    Raises:
+        ConfigError: If a text is one.
+    """
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if hidden := sorted((special | {*tokenizer.all_special_tokens}) & {*texts}):
+        raise ConfigError(
+            f'{hidden} must not be special tokens, because decoding leaves those out. Mark them `"special": false` in '
+            "the tokenizer's files, and take them out of its lists of special tokens."
+        )
 
 
-def _defuse(match: re.Match[str]) -> str:
-    return f"&#{ord(match[0][0])};{match[0][1:]}"
+def _each_text(clean: Guard, value: Any) -> Any:
+    """Return a copy of plain data with every text in it cleaned, names of fields too."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return [_each_text(clean, each) for each in value]
+    return {clean(key): _each_text(clean, each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
+def _in_question(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Put what system messages say before the text of the first other message."""
+    told = [message.content for message in messages if message.role == "system"]
+    others = [message for message in messages if message.role != "system"]
+    if not told or not others:
+        return tuple(messages)
+    first = Message(role=others[0].role, content="\n\n".join([*told, others[0].content]))
+    return (first, *others[1:])

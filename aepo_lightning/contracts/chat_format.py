@@ -1,11 +1,11 @@
 """What the sampler asks of a chat format: prompts, turns and tool results as tokens and back."""
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
-from aepo_lightning.contracts.tool import ToolCall
+from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 
 
 @runtime_checkable
@@ -51,4 +51,23 @@ class ChatFormat(Protocol):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
+        ...
+
+
+@runtime_checkable
+class OpeningChatFormat(ChatFormat, Protocol):
+    """A chat format whose prompts may end with words of the policy, which then belong to its response."""
+
+    @property
+    def opening(self) -> str:
+        """What the prompt writes in the policy's name before its first words, such as `<think>`; often nothing."""
+        ...
+
+
+@runtime_checkable
+class CallWritingChatFormat(ChatFormat, Protocol):
+    """A chat format that can show a call, so that a start can try whether it is read."""
+
+    def write_call(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> str:
+        """Return a call as the policy should write it, whose arguments fit the tool."""
         ...

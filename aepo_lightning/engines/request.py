@@ -1,7 +1,7 @@
 """One generation on its way through an engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
@@ -42,10 +42,12 @@ class Request:
             StopMatcher(params.stop),
         )
 
-    def finish_reason(self, eos_token_id: int | None, pieces: TokenPieces, max_model_len: int) -> FinishReason | None:
+    def finish_reason(
+        self, eos_token_ids: Collection[int], pieces: TokenPieces, max_model_len: int
+    ) -> FinishReason | None:
         """Return why the generation ends with its newest token, or None if it goes on. Ask once for each token."""
         token = self.tokens[-1]
-        if token == eos_token_id:
+        if token in eos_token_ids:
             return FinishReason.EOS
         if self.params.stop and self.stop.push(pieces[token]):
             return FinishReason.STOP

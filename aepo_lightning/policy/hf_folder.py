@@ -23,6 +23,7 @@ from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.checked_weights import checked_weights
+from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.skeleton import meta_model
 
@@ -125,13 +126,12 @@ class FolderWriter:
             ) from error
 
     def _generation_config(self) -> GenerationConfig:
-        origin = getattr(self.source, "name_or_path", None)
-        try:
-            if origin is not None:
-                return GenerationConfig.from_pretrained(origin)
-        except OSError:
-            pass  # there is none beside the weights
-        return GenerationConfig.from_model_config(self.source.config)
+        stated = getattr(self.source, "generation_config", None)
+        config = GenerationConfig.from_model_config(self.source.config) if stated is None else deepcopy(stated)
+        ends, named = eos_token_ids(self.source), config.eos_token_id
+        if {*ends} != {*(named if isinstance(named, list) else [named])}:
+            config.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends), None)
+        return config
 
 
 def read_made_of(folder: Path) -> dict[str, str] | None:

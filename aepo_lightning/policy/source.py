@@ -4,7 +4,7 @@ Both parts satisfy `contracts.policy.PolicySource`. What turns a model into log-
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field
@@ -18,10 +18,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from aepo_lightning.contracts.policy import StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
@@ -97,6 +99,10 @@ class PretrainedPolicy:
     """Fields of the configuration, for planning without the folder."""
     dtype: str = "float32"
     """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
+    eos_tokens: Sequence[str] = ()
+    """Tokens that end a message beside those which the tokenizer and `generation_config.json` name, by their text."""
+    trust_remote_code: bool = False
+    """Run the code that a model brings along. False refuses such a model; nobody is asked."""
 
     def __post_init__(self) -> None:
         """Refuse a precision that torch does not know, and a mistyped folder."""
@@ -114,7 +120,7 @@ class PretrainedPolicy:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
         with self._reading("a tokenizer", *_TOKENIZER_FILES):
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path)
+            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -123,14 +129,46 @@ class PretrainedPolicy:
     def config(self) -> PretrainedConfig:
         """The configuration beside the weights."""
         with self._reading("a configuration", "config.json"):
-            config: PretrainedConfig = AutoConfig.from_pretrained(self.name_or_path, use_cache=False)
+            config: PretrainedConfig = AutoConfig.from_pretrained(
+                self.name_or_path, use_cache=False, trust_remote_code=self.trust_remote_code
+            )
         return config
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """What its makers say of generation, and `eos_tokens`; without a file, what the configuration says."""
+        found = self._stored_generation_config() or GenerationConfig.from_model_config(self.config)
+        if self.eos_tokens:
+            named = found.eos_token_id
+            ids = [*(named if isinstance(named, list) else [] if named is None else [named])]
+            found.eos_token_id = [*dict.fromkeys([*ids, *map(self._token_id, self.eos_tokens)])]
+        return found
+
+    def _stored_generation_config(self) -> GenerationConfig | None:
+        if self._is_folder and not (Path(self.name_or_path) / GENERATION_CONFIG_NAME).is_file():
+            return None
+        try:
+            return GenerationConfig.from_pretrained(self.name_or_path)
+        except OSError as error:
+            if not self._is_folder:
+                return None  # there is none beside the weights
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(f"{self.name_or_path}/{GENERATION_CONFIG_NAME} must be JSON, but: {reason}") from error
+
+    def _token_id(self, text: str) -> int:
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) != 1:
+            raise ConfigError(
+                f"`eos_tokens` must be tokens of {self.name_or_path}, but got {text!r}, which is {len(ids)} tokens. "
+                "Spell it as the tokenizer does."
+            )
+        return int(ids[0])
 
     def build_model(self) -> PreTrainedModel:
         """Load the model."""
         with self._reading("a configuration", "config.json"):
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.name_or_path, dtype=getattr(torch, self.dtype)
+                self.name_or_path, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
         model.config.use_cache = False
         return model
@@ -147,6 +185,14 @@ class PretrainedPolicy:
     @property
     def _is_folder(self) -> bool:
         return self.name_or_path != "" and Path(self.name_or_path).is_dir()
+
+    def _refuse_code(self, error: Exception) -> None:
+        """Say what to set where a model wants its own code to be run."""
+        if not self.trust_remote_code and "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"`trust_remote_code` must be true for {self.name_or_path}, which has classes of its own, but got "
+                "False. Read its *.py files; if you want them to run here, set `model.trust_remote_code=true`."
+            ) from error
 
     @contextmanager
     def _reading(self, part: str, *patterns: str) -> Iterator[None]:
@@ -165,6 +211,7 @@ class PretrainedPolicy:
         try:
             yield
         except (OSError, ValueError) as error:
+            self._refuse_code(error)
             reason = str(error).strip().partition("\n")[0]
             if self._is_folder:
                 raise DataError(f"{name} must be a model that can be read, but is not: {reason} Repair it.") from error

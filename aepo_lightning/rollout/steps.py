@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
-from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.chat_format import ChatFormat, OpeningChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import Generation, SamplingParams, StopReason
 from aepo_lightning.contracts.question import Message, Question
@@ -73,6 +73,11 @@ _SAMPLE = (Message(role="user", content="?"),)
 """A question without a system message: what the chat format says by itself shows in its prompt."""
 
 
+def opening_of(chat_format: ChatFormat) -> str:
+    """Return what prompts of a format write in the policy's name, which a reward sees as its words."""
+    return chat_format.opening if isinstance(chat_format, OpeningChatFormat) else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChainSteps:
     """Takes the steps of one question's chains."""
@@ -85,6 +90,8 @@ class ChainSteps:
     _branching_tools: BranchingToolRunner | None = field(init=False, repr=False, compare=False)
     """The tools if they follow branches, asked once: it takes longer than many a call."""
     _stateful_tools: frozenset[str] = field(init=False, repr=False, compare=False)
+    _opening: str = field(init=False, repr=False, compare=False)
+    """What the prompt wrote in the policy's name."""
 
     def __post_init__(self) -> None:
         """Ask the tools what they can do."""
@@ -92,6 +99,7 @@ class ChainSteps:
         stateful = () if tools is None else (s.name for s in tools.specs if s.state is not ToolState.STATELESS)
         object.__setattr__(self, "_branching_tools", tools)
         object.__setattr__(self, "_stateful_tools", frozenset(stateful))
+        object.__setattr__(self, "_opening", opening_of(self.parts.chat_format))
 
     async def generate(self, chain: Chain, room: int, on_probe: Callable[[Generation], None]) -> Generation:
         """Return the chain's next turn."""
@@ -183,7 +191,7 @@ class ChainSteps:
         """Return what the chain's trajectory is worth."""
         sample = RewardInput(
             question=self.question,
-            response_text=self.parts.chat_format.decode(chain.token_ids[prompt_length:]),
+            response_text=self._opening + self.parts.chat_format.decode(chain.token_ids[prompt_length:]),
             tool_calls=chain.tool_calls,
             tool_results=chain.tool_results,
             stop_reason=stop_reason,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
@@ -43,7 +44,7 @@ class DemonstrationBatch:
 def encode_demonstration(
     demonstration: Demonstration, chat_format: ChatFormat, eos_token_id: int
 ) -> tuple[list[int], list[bool]]:
-    """Return tokens and, for each, whether it is trained. The end-of-sequence token is."""
+    """Return tokens and, for each, whether it is trained. The end of the message, `eos_token_id`, is."""
     tokens = chat_format.encode_prompt(demonstration.question.messages)
     trained = [False] * len(tokens)
     for turn in demonstration.turns:
@@ -76,6 +77,7 @@ class DemonstrationDataModule(LightningDataModule):
         self._source = source
         self._chat_format = chat_format
         self._tokenizer = tokenizer
+        self._end_token_id = message_end_id(tokenizer)
         self._batch_size = batch_size
 
     def train_dataloader(self) -> Iterable[DemonstrationBatch]:
@@ -87,7 +89,7 @@ class DemonstrationDataModule(LightningDataModule):
         assert self.trainer is not None
         first = (step * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
         rows = [
-            encode_demonstration(self._source.demonstration(index), self._chat_format, self._tokenizer.eos_token_id)
+            encode_demonstration(self._source.demonstration(index), self._chat_format, self._end_token_id)
             for index in range(first, first + self._batch_size)
         ]
         return collate_demonstrations(rows, self._tokenizer.pad_token_id)

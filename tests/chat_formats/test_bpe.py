@@ -140,11 +140,11 @@ def slow_reference(engine, tree, leaf):
         texts = []
         while segments and segments[0].source is SegmentSource.TOOL:
             texts.append(segments.pop(0).tool_result.text)
-        for piece in answers_written(engine.name, texts) if texts else ():
-            for token in TOKENIZER.encode(piece, add_special_tokens=False):
-                ids.append(token)
-                mask.append(False)
-                logprobs.append(0.0)
+        written = "".join(answers_written(engine.name, texts)) if texts else ""
+        for token in TOKENIZER.encode(written, add_special_tokens=False):
+            ids.append(token)
+            mask.append(False)
+            logprobs.append(0.0)
     return ids, mask, logprobs
 
 

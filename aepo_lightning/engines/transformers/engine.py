@@ -27,6 +27,7 @@ from aepo_lightning.engines.transformers.architecture import check_architecture,
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
+from aepo_lightning.policy.end_tokens import eos_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class TransformersEngine:
         module: nn.Module = self._model  # its own methods are untyped
         module.to(self._device).eval().requires_grad_(False)
         check_cache(self._model)
-        self._eos_token_id = policy.tokenizer.eos_token_id
+        self._eos_token_ids = eos_token_ids(policy)
         self._pieces = TokenPieces(policy.tokenizer)
         dtype = next(self._model.parameters()).dtype
         # One column beyond the longest sequence takes the writes of padding.
@@ -306,7 +307,7 @@ class TransformersEngine:
             self._advance(request)
 
     def _advance(self, request: Request) -> None:
-        reason = request.finish_reason(self._eos_token_id, self._pieces, self._max_model_len)
+        reason = request.finish_reason(self._eos_token_ids, self._pieces, self._max_model_len)
         probe_is_due = request.num_new == request.params.num_probe_tokens or reason is not None
         if request.on_probe is not None and probe_is_due:
             callback, request.on_probe = request.on_probe, None

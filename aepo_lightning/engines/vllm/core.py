@@ -20,6 +20,7 @@ from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm.sampler import install
 from aepo_lightning.errors import EngineError, boundary
 from aepo_lightning.policy.checked_weights import checked_weights, copies
+from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.policy.skeleton import meta_model
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class VLLMCore:
         self._sleep_level = sleep_level
         self.style = RequestStyle(
             vocab_size=policy.config.vocab_size,
-            eos_token_id=policy.tokenizer.eos_token_id,
+            eos_token_ids=eos_token_ids(policy),
             max_model_len=settings["max_model_len"],
         )
         self._skeleton: PreTrainedModel | None = None

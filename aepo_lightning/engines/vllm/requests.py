@@ -33,7 +33,8 @@ class RequestStyle:
     """What all requests of one engine have in common."""
 
     vocab_size: int
-    eos_token_id: int | None
+    eos_token_ids: tuple[int, ...]
+    """Tokens that end a generation."""
     max_model_len: int
     is_exact: bool = True
     """Whether tokens are drawn by `vllm.sampler`; else by vLLM, and entropies are those of the top log-probs."""
@@ -69,7 +70,7 @@ class RequestStyle:
             top_k=params.top_k,
             logprobs=min(num_top, self.vocab_size),
             flat_logprobs=True,
-            stop_token_ids=[] if self.eos_token_id is None else [self.eos_token_id],
+            stop_token_ids=list(self.eos_token_ids),
             ignore_eos=True,
             detokenize=False,
             output_kind=vllm.sampling_params.RequestOutputKind.DELTA,

@@ -52,7 +52,7 @@ def request_body(query: TokenQuery, style: RequestStyle) -> dict[str, Any]:
         "top_p": params.top_p,
         "top_k": params.top_k,
         "logprobs": _num_logprobs(query, style),
-        "stop_token_ids": [] if style.eos_token_id is None else [style.eos_token_id],
+        "stop_token_ids": list(style.eos_token_ids),
         "ignore_eos": True,
         "detokenize": bool(params.stop),
     }

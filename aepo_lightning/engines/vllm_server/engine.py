@@ -38,6 +38,7 @@ from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.event_loop import LoopThread
+from aepo_lightning.policy.end_tokens import eos_token_ids
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class VLLMServerEngine:
         self._settings = ServerSettings(**settings)
         style = RequestStyle(
             vocab_size=policy.config.vocab_size,
-            eos_token_id=policy.tokenizer.eos_token_id,
+            eos_token_ids=eos_token_ids(policy),
             max_model_len=max_model_len,
         )
         self._admission = Admission(style, self._settings, max_staleness, self.fall_back_to_top_k)
@@ -253,7 +254,7 @@ class VLLMServerEngine:
             if answer.top_logprobs:
                 request.top_logprobs.append(answer.top_logprobs[index])
             if (
-                reason := request.finish_reason(self._admission.style.eos_token_id, self._pieces, self.max_model_len)
+                reason := request.finish_reason(self._admission.style.eos_token_ids, self._pieces, self.max_model_len)
             ) is not None:
                 return reason
         return None
