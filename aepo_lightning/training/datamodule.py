@@ -34,7 +34,8 @@ from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
-from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
+from aepo_lightning.training.experience import ExperienceSettings
+from aepo_lightning.training.first_iterations import FirstIterations
 from aepo_lightning.training.lightning_settings import log_every_iteration, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
@@ -42,7 +43,8 @@ from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is
 from aepo_lightning.training.progress import rollout_progress
 from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through
 from aepo_lightning.training.question_stream import QuestionStream
-from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts
+from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts, experience_builder
+from aepo_lightning.training.round_trip import make_round_trip
 from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
 
 
@@ -75,6 +77,7 @@ class RolloutDataModule(LightningDataModule):
         overlap: bool = False,
         seed: int = 0,
         show_progress: bool = True,
+        round_trip: bool = True,
     ) -> None:
         """Keep the parts. The sampler is built in `setup`, when the module brings the tokenizer.
 
@@ -105,6 +108,7 @@ class RolloutDataModule(LightningDataModule):
                 an engine that runs beside it and a correction for rollouts that are one iteration old.
             seed: Every random number of every rollout derives from it.
             show_progress: Say how many trees have grown: a bar on a terminal, else a line of the log every 30 s.
+            round_trip: Try template, chat format, tools and reward on a perfect answer before anything is sampled.
 
         Raises:
             ConfigError: If a number does not fit the others, or a part is not what its argument asks for.
@@ -143,7 +147,8 @@ class RolloutDataModule(LightningDataModule):
         self._weights: WeightsStamp | None = None
         self._overlap = OverlappedRollouts() if overlap else None
         self._seed = seed
-        self._show_progress = show_progress
+        self._show_progress, self._round_trip = show_progress, round_trip
+        self._first_iterations = FirstIterations()
         self._published = -1
         self._collected_at = -1
         self._minibatches: list[Minibatch] = []
@@ -194,13 +199,7 @@ class RolloutDataModule(LightningDataModule):
             look_through(self.task, parts.chat_format, *self._prompt_limit)
             self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
             self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
-            self._experience = ExperienceBuilder(
-                advantage_estimator=self.algorithm.advantage_estimator,
-                shaping=self.algorithm.shaping,
-                drop_zero_variance_groups=self.algorithm.drop_zero_variance_groups,
-                settings=self._experience_settings,
-                pad_token_id=tokenizer.pad_token_id,
-            )
+            self._experience = experience_builder(self.algorithm, self._experience_settings, tokenizer.pad_token_id)
         return self._sampler
 
     def setup(self, stage: str) -> None:
@@ -211,6 +210,9 @@ class RolloutDataModule(LightningDataModule):
         """
         self.prepare_sampler(self._module.policy.tokenizer)
         prepare_trainer(self._trainer, self._num_steps, has_validation=self._stream.num_val > 0)
+        if self._round_trip:
+            make_round_trip(self.sampler.parts, self._module.policy, self.task, self._trainer.is_global_zero)
+            self._round_trip = False
         if stage != "fit":
             return
         check_agreement(self, self._module)
@@ -255,6 +257,8 @@ class RolloutDataModule(LightningDataModule):
             num_skipped += self._num_steps - len(self._minibatches)
             self.metrics["experience/skipped_steps"] = float(num_skipped)
             if self._minibatches:
+                found = (self.trees, self.metrics, self._minibatches)
+                self._first_iterations.look(self.iteration - 1, *found, is_said=self._trainer.is_global_zero)
                 log_every_iteration(self._trainer, len(self._minibatches))
                 return
         raise DataError(

@@ -16,6 +16,7 @@ from aepo_lightning.rewards.function import RewardFunction
 from aepo_lightning.rollout import RolloutParts, SamplingSettings, ScoringSettings
 from aepo_lightning.tools import ToolRuntime
 from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
 
 ChatFormatFactory: TypeAlias = Callable[[PreTrainedTokenizerBase, Sequence[ToolSpec]], ChatFormat]
 
@@ -57,6 +58,17 @@ def build_parts(
         )
 
     return complete
+
+
+def experience_builder(algorithm: Algorithm, settings: ExperienceSettings, pad_token_id: int) -> ExperienceBuilder:
+    """Return what makes optimiser steps of trees, as an algorithm asks for."""
+    return ExperienceBuilder(
+        advantage_estimator=algorithm.advantage_estimator,
+        shaping=algorithm.shaping,
+        drop_zero_variance_groups=algorithm.drop_zero_variance_groups,
+        settings=settings,
+        pad_token_id=pad_token_id,
+    )
 
 
 def _chat_format(

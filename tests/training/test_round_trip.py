@@ -1,0 +1,188 @@
+"""What a perfect policy would write is tried before the first token; what does not come back whole is one line."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from aepo_lightning.chat_formats import HermesFormat, TagFormat
+from aepo_lightning.errors import ConfigError, RewardError
+from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, ROLE_TEMPLATE, build_byte_tokenizer, build_word_tokenizer
+from aepo_lightning.rewards import PaperReward, as_reward
+from aepo_lightning.tools import DocumentSearch, PythonTool, ToolRuntime, tool
+from aepo_lightning.training.round_trip import RoundTrip
+from tests.support.builders import ScriptedEngine, make_parts, make_question
+from tests.support.chatml import CHATML, WORDS, chatml_tokenizer
+from tests.support.training import make_datamodule, make_run, small_policy
+
+
+@tool
+def multiply(a: float, b: float) -> str:
+    """Multiply two numbers.
+
+    Args:
+        a: The first.
+        b: The second.
+    """
+    return str(a * b)
+
+
+@tool
+def book(places: list[str], when: dict, kind: str | None = None) -> str:
+    """Book places.
+
+    Args:
+        places: Which.
+        when: Any words.
+        kind: Of the booking (choices: ["one way", "return"])
+    """
+    return f"{places} {when} {kind}"
+
+
+ALL = (multiply, book, DocumentSearch(), PythonTool())
+ENDED = ROLE_TEMPLATE.replace("+ '\\n'", "+ ('<end>' if message['role'] == 'assistant' else '') + '\\n'")
+
+
+def trip(tokenizer=None, tools=ALL, chat_format=TagFormat.for_tools, reward=None, eos=(1,), question=None):
+    tokenizer = tokenizer or build_byte_tokenizer()
+    runner = ToolRuntime(tools=tools)
+    parts = make_parts(
+        ScriptedEngine(script=lambda _text, _params: None),
+        tools=runner,
+        chat_format=chat_format(tokenizer, runner.specs),
+        reward=reward or PaperReward(),
+    )
+    question = question or make_question(answers=("42",))
+    return RoundTrip(parts=parts, tokenizer=tokenizer, eos_token_ids=eos, question=question)
+
+
+def hermes_tokenizer(template=CHATML, extra=()):
+    return build_byte_tokenizer((*WORDS, *extra), template)
+
+
+@pytest.mark.parametrize("tools", [(), (multiply,), ALL], ids=len)
+@pytest.mark.parametrize("name", ["tags", "hermes"])
+def test_a_perfect_answer_comes_back_whole_from_both_formats(name, tools):
+    tokenizer, made = (
+        (build_byte_tokenizer(), TagFormat.for_tools)
+        if name == "tags"
+        else (chatml_tokenizer(), HermesFormat.for_tools)
+    )
+    assert trip(tokenizer, tools, made).run() > 0
+
+
+def test_a_template_that_opens_the_thoughts_is_part_of_the_response():
+    template = ROLE_TEMPLATE.replace("'assistant: '", "'assistant: <think>\\n'")
+    tried = trip(build_byte_tokenizer(chat_template=template), tools=())
+    assert tried.parts.chat_format.opening == "<think>\n"
+    assert tried.run() > 0
+    hermes = hermes_tokenizer(CHATML.replace("assistant\\n", "assistant\\n<think>\\n"))
+    assert trip(hermes, chat_format=HermesFormat.for_tools).run() > 0
+
+
+def special_tokenizer(*texts):
+    tokenizer = build_byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(texts)})
+    return tokenizer
+
+
+@pytest.mark.parametrize("tag", PROTOCOL_TAGS)
+def test_tags_that_decoding_leaves_out_are_refused(tag):
+    with pytest.raises(ConfigError, match="must not be special tokens"):
+        trip(special_tokenizer(tag))
+
+
+def test_thoughts_that_decoding_leaves_out_are_refused_in_every_format():
+    tokenizer = chatml_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>"]})
+    with pytest.raises(ConfigError, match=r"<think> did not.*must not be special tokens"):
+        trip(tokenizer, chat_format=HermesFormat.for_tools).run()
+
+
+def test_a_message_must_end_where_a_generation_does():
+    tokenizer = build_byte_tokenizer((*PROTOCOL_TAGS, "<end>"), ENDED)
+    end = tokenizer.convert_tokens_to_ids("<end>")
+    with pytest.raises(ConfigError, match=r"'<end>' is not among the tokens that do.*model.eos_tokens=\['<end>'\]"):
+        trip(tokenizer).run()
+    assert trip(tokenizer, eos=(1, end)).run() > 0
+    with pytest.raises(ConfigError, match="No token stands for it"):
+        trip(build_byte_tokenizer(chat_template=ENDED)).run()
+    with pytest.raises(ConfigError, match="must have a token that ends its messages"):
+        trip(eos=()).run()
+
+
+def test_a_generation_that_ends_within_a_call_is_refused():
+    tokenizer = build_byte_tokenizer()
+    with pytest.raises(ConfigError, match="a call of 'multiply' must end with its last token"):
+        trip(tokenizer, eos=(1, tokenizer.encode("{")[0])).run()
+
+
+def test_a_vocabulary_without_a_tools_words_is_refused():
+    words = (
+        "<think>",
+        "</think>",
+        "<answer>",
+        "</answer>",
+        "<result>",
+        "</result>",
+        "\\boxed{",
+        "}",
+        "42",
+        "find",
+        "e0",
+    )
+    with pytest.raises(ConfigError, match=r"(?s)'search' must come back.*no token for part of it"):
+        trip(build_word_tokenizer(words), tools=(DocumentSearch(),)).run()
+
+
+class LosesCalls(TagFormat):
+    """A format that reads every call without its arguments."""
+
+    def parse_calls(self, turn_text, finish_reason):
+        return tuple(replace(call, arguments={}) for call in super().parse_calls(turn_text, finish_reason))
+
+
+def test_calls_that_lose_their_arguments_are_refused():
+    with pytest.raises(ConfigError, match=r"multiply\({}\) was read"):
+        trip(chat_format=LosesCalls.for_tools, tools=(multiply,)).run()
+
+
+class Fails(TagFormat):
+    """A format that cannot write results."""
+
+    def encode_results(self, texts):  # noqa: ARG002
+        raise KeyError("role")
+
+
+def test_a_format_that_raises_is_named():
+    with pytest.raises(ConfigError, match="`chat_format` must write a result, but raised KeyError: 'role'"):
+        trip(chat_format=Fails.for_tools).run()
+
+
+def test_an_answer_that_the_paper_reward_never_pays_is_refused():
+    with pytest.raises(ConfigError, match="must give a right answer its best, but gives 0"):
+        trip(question=make_question(answers=("+",))).run()
+
+
+def gives_nothing(_sample):
+    return 0.0
+
+
+def raises(_sample):
+    raise ValueError("no such\nfield")
+
+
+def test_a_reward_that_raises_is_named():
+    with pytest.raises(RewardError, match=r"`raises` must not fail, but raised ValueError: no such"):
+        trip(reward=as_reward(raises)).run()
+
+
+def test_every_start_makes_the_trip_unless_it_is_told_not_to(tmp_path, caplog):
+    policy = small_policy()
+    broken = TagFormat(policy.tokenizer, ("search", "python"))  # the vocabulary has no word of Python
+    runner = ToolRuntime(tools=(DocumentSearch(), PythonTool()))
+    with pytest.raises(ConfigError, match="'python' must come back"):
+        make_run(tmp_path, datamodule=make_datamodule(policy, tools=runner, chat_format=broken)).fit()
+    with caplog.at_level(logging.INFO):
+        make_run(tmp_path, datamodule=make_datamodule(policy)).fit()
+    assert any("Round trip of a perfect answer" in record.message for record in caplog.records)
