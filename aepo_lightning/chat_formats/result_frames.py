@@ -80,7 +80,7 @@ class ResultFrames:
         tail = self._template.tail(chat, has_tools=self._has_tools if has_tools is None else has_tools)
         end = self._template.first_token(tail)
         is_end = end.token_id is not None and (
-            end.token_id == self._end.token_id or self._codec.is_special(end.token_id)
+            end.token_id == self._end.token_id or end.token_id in self._codec.special_ids
         )
         return tail[len(end.text) :] if is_end else tail
 

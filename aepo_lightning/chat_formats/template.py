@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Thread, get_ident
 from typing import Any, TypeAlias, TypeVar
 
@@ -110,11 +111,16 @@ class ChatTemplate:
     def first_token(self, tail: str) -> MessageEnd:
         """Return the token that a text begins with, after white space; a text that begins with no token has none."""
         start = len(tail) - len(tail.lstrip())
-        added = {token.content: index for index, token in self._tokenizer.added_tokens_decoder.items()}
-        for text in sorted(added, key=len, reverse=True):
-            if text.strip() and tail.startswith(text, start):
-                return MessageEnd(text=tail[: start + len(text)], token_id=added[text])
+        for text, token_id in self._added_tokens:
+            if tail.startswith(text, start):
+                return MessageEnd(text=tail[: start + len(text)], token_id=token_id)
         return MessageEnd(text=tail, token_id=None)
+
+    @cached_property
+    def _added_tokens(self) -> list[tuple[str, int]]:
+        """Texts and ids of the tokens that are one wherever they stand, the longest first."""
+        added = [(token.content, index) for index, token in self._tokenizer.added_tokens_decoder.items()]
+        return sorted((each for each in added if each[0].strip()), key=lambda each: -len(each[0]))
 
     def opening(self) -> str:
         """Return the thoughts that the template opens in the policy's name at the end of a prompt, or nothing.

@@ -79,10 +79,11 @@ class TextCodec:
         """What the chat template writes in the policy's name at the end of a prompt, such as `<think>`."""
         return "" if self._tokenizer.chat_template is None else self.template.opening()
 
-    def is_special(self, token_id: int) -> bool:
-        """Return whether decoding leaves a token out."""
-        added = self._tokenizer.added_tokens_decoder.get(token_id)
-        return token_id in self._tokenizer.all_special_ids or (added is not None and added.special)
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that decoding leaves out."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return frozenset({*self._tokenizer.all_special_ids, *(index for index, token in added if token.special)})
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""

@@ -1,5 +1,7 @@
 """Policies: built from a configuration alike every time, and loaded from a folder as they were saved."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoConfig
@@ -184,3 +186,20 @@ def test_a_tokenizer_without_padding_pads_with_the_end_of_sequence(folder):
     policy.tokenizer.save_pretrained(path)
     tokenizer = PretrainedPolicy(name_or_path=str(path)).tokenizer
     assert tokenizer.pad_token == tokenizer.eos_token == "<eos>"
+
+
+def test_code_that_a_folder_brings_is_refused_with_what_to_set_and_nobody_is_asked(tmp_path, monkeypatch):
+    def asked(_):
+        raise AssertionError("nobody is there to answer")
+
+    monkeypatch.setattr("builtins.input", asked)
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own_kind", "auto_map": own}))
+    (tmp_path / "own.py").write_text("raise SystemExit('it ran')")
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    policy = PretrainedPolicy(str(tmp_path))
+    for part in (lambda: policy.config, lambda: policy.tokenizer, policy.build_model):
+        with pytest.raises(ConfigError, match=r"set `model\.trust_remote_code=true`") as error:
+            part()
+        assert "\n" not in str(error.value)

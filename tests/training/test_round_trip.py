@@ -160,8 +160,8 @@ def test_a_format_that_raises_is_named():
 
 
 def test_an_answer_that_the_paper_reward_never_pays_is_refused():
-    with pytest.raises(ConfigError, match="must give a right answer its best, but gives 0"):
-        trip(question=make_question(answers=("+",))).run()
+    with pytest.raises(ConfigError, match="must give a right answer its best, but gives -1"):
+        trip(question=make_question(answers=("{",))).run()
 
 
 def gives_nothing(_sample):
@@ -173,7 +173,7 @@ def raises(_sample):
 
 
 def test_a_reward_that_raises_is_named():
-    with pytest.raises(RewardError, match=r"`raises` must not fail, but raised ValueError: no such"):
+    with pytest.raises(RewardError, match=r"raises` must not fail, but raised ValueError: no such"):
         trip(reward=as_reward(raises)).run()
 
 
