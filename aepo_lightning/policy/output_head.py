@@ -140,6 +140,7 @@ class _Probe:
         ids = torch.zeros(1, len(self.hidden), dtype=torch.long)
         logits: Tensor = torch.empty(0)
         with ExitStack() as stack, boundary(refuse), torch.no_grad():
+            stack.enter_context(_in_evaluation(model))
             stack.enter_context(_replaced_forward(model.model, self._backbone))
             stack.enter_context(_replaced_forward(model.lm_head, self._head))
             for child_name, child in model.named_children():
@@ -171,6 +172,17 @@ def _refuse_layer(child: str, model: str) -> Callable[..., Any]:
         raise ConfigError(f"No layer may stand between backbone and head, but {model} has `{child}`. {_ADVICE}")
 
     return forward
+
+
+@contextmanager
+def _in_evaluation(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model's own `forward` compute what it does where tokens are sampled."""
+    was_training = model.training
+    model.training = False
+    try:
+        yield
+    finally:
+        model.training = was_training
 
 
 @contextmanager

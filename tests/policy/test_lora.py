@@ -28,6 +28,13 @@ def test_an_adapter_starts_as_the_policy_itself_and_moves_it_once_it_has_learnt(
     assert (logits(adapted_network(policy).model) - logits(policy.build_model())).abs().max() > 0.1
 
 
+def test_logits_of_an_adapted_model_are_scaled_as_its_own_are():
+    network = adapted_network(tiny_policy(model_type="cohere", logit_scale=0.3))
+    log_p = logits(network.model)[:, :-1].log_softmax(-1)
+    expected = log_p.gather(-1, IDS[:, 1:, None])[..., 0]
+    torch.testing.assert_close(network(IDS, MASK).logprobs, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_only_adapters_learn():
     network = adapted_network()
     trained = {name for name, parameter in network.model.named_parameters() if parameter.requires_grad}

@@ -53,6 +53,12 @@ def model_with(change):
     return model
 
 
+def test_what_counts_is_what_tokens_are_sampled_from():
+    model = model_with(lambda model, logits: logits * (3.0 if model.training else 0.5)).train()
+    assert measure_logit_map(model) == LogitMap(scale=0.5)
+    assert model.training
+
+
 def masked(_, logits):
     return logits.index_fill(-1, torch.tensor([77]), torch.finfo(logits.dtype).min)
 

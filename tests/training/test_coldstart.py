@@ -45,6 +45,35 @@ def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words
     assert is_trained == [False] * 3 + [True] * 3 + [False] * 5 + [True] * 6
 
 
+HEADS = {
+    "scaled": {"model_type": "granite", "logits_scaling": 13.0},
+    "capped": {"model_type": "gemma3_text", "final_logit_softcapping": 1.0},
+    "multiplied MLPs": {
+        "model_type": "falcon_h1",
+        "lm_head_multiplier": 0.1,
+        "mlp_multipliers": [0.5, 3.0],
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_ssm": 32,
+        "mamba_d_state": 8,
+    },
+}
+
+
+@pytest.mark.parametrize("fields", HEADS.values(), ids=HEADS)
+def test_the_loss_is_that_of_the_models_own_logits(fields):
+    policy = small_policy(**fields)
+    batch = collate_demonstrations([encoded(policy)], policy.tokenizer.pad_token_id)
+    module = ColdStartModule(policy, torch.optim.SGD)
+    is_scored = torch.nn.functional.pad(batch.response_mask, (0, 1))
+    with torch.no_grad(), module._mlps.last_layer_at(is_scored):
+        found = module.network(batch.input_ids, batch.response_mask).logprobs.sum()
+        model = policy.build_model().eval()
+        log_p = model(input_ids=batch.input_ids, use_cache=False).logits[:, :-1].log_softmax(-1)
+    expected = log_p.gather(-1, batch.input_ids[:, 1:, None])[..., 0][batch.response_mask].sum()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_encoding_twice_gives_the_same():
     policy = small_policy()
     chat_format = TagFormat(policy.tokenizer, ("search",))
