@@ -275,12 +275,10 @@ class RolloutDataModule(LightningDataModule):
         reference = module.score_reference if module.uses_reference else None
         with module.evaluating():
             self._minibatches = self._experience.build(self.trees, module.score, reference, is_stale=oldest > 0)
-        tally = summarise_trees(self.trees, self.sampler.parts.settings.turn_entropy)
+        parts = self.sampler.parts
+        tally = summarise_trees(self.trees, parts.settings.turn_entropy)
         seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
-        num_tokens = sum(tree.num_generated_tokens for tree in self.trees)
-        self.metrics = describe_iteration(tally, num_tokens, seconds) | {"rollout/staleness_steps": age}
-        of_tools = getattr(self.sampler.parts.tools, "metrics", dict)  # a runner need not have any
-        self.metrics |= prefixed("tools", of_tools())
+        self.metrics = describe_iteration(tally, self.trees, seconds, parts.tools) | {"rollout/staleness_steps": age}
         self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
         if self._publication_check is not None:
             self.metrics |= prefixed("publication", self._publication_check.metrics)

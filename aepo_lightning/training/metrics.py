@@ -1,7 +1,9 @@
 """Means of rollouts over all ranks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from aepo_lightning.contracts.tool import ToolRunner
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_names, all_reduce
 from aepo_lightning.rollout import Tally
 
@@ -15,15 +17,20 @@ def reduce_tally(tally: Tally) -> dict[str, float]:
     return {name: total / weight for name, total, weight in pairs if weight}
 
 
-def describe_iteration(tally: Tally, num_tokens: int, seconds: Mapping[str, float]) -> dict[str, float]:
+def describe_iteration(
+    tally: Tally, trees: Iterable[RolloutTree], seconds: Mapping[str, float], tools: ToolRunner
+) -> dict[str, float]:
     """Return the figures of an iteration's rollouts over all ranks, under the names that are logged. Collective.
 
     Args:
         tally: Of this rank's trees.
-        num_tokens: Tokens that the policy sampled on this rank.
+        trees: This rank's trees.
         seconds: How long the parts of the iteration took; `rollout_s` among them.
+        tools: What ran the calls. Its `metrics()`, if it has that, are this rank's.
     """
     values = prefixed("rollout", reduce_tally(tally)) | prefixed("time", seconds)
+    values |= prefixed("tools", getattr(tools, "metrics", dict)())
+    num_tokens = sum(tree.num_generated_tokens for tree in trees)
     values["rollout/tokens_per_s"] = all_reduce([float(num_tokens)])[0] / seconds["rollout_s"]
     return values
 

@@ -24,7 +24,7 @@ try:
 except Exception as _error:
     _names = [_kind.__name__ for _kind in type(_error).__mro__]
     _told = {{"names": _names, "message": str(_error), "retry_after_s": None}}
-_sys.stdout.write(_json.dumps(_told))
+print(_json.dumps(_told))
 """
 _pools: dict[int, PythonPool] = {}
 
