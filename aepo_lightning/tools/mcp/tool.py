@@ -145,7 +145,7 @@ def _schema(remote: Any) -> dict[str, Any]:
                 _look_up(schema, value)
             else:
                 re.compile(value)
-    except (SchemaError, re.error, LookupError, ValueError, TypeError, RecursionError) as error:
+    except (SchemaError, re.error, LookupError, ValueError, TypeError, ArithmeticError, RecursionError) as error:
         logger.warning("Arguments of %s are left to the server to check: %s", remote.name, str(error)[:200])
         return {"type": "object", "properties": {name: {} for name in schema["properties"]}}
     return schema

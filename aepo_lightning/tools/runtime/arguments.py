@@ -102,7 +102,7 @@ class ArgumentReader:
 def _check_schema(spec: ToolSpec) -> None:
     try:
         Draft202012Validator.check_schema(spec.parameters)
-    except (SchemaError, RecursionError) as error:
+    except (SchemaError, ValueError, ArithmeticError, RecursionError) as error:  # the last three by its patterns
         reason = error.message if isinstance(error, SchemaError) else str(error)
         raise ConfigError(f"`parameters` of {spec.name!r} must be a JSON schema, but: {reason}.") from None
     properties = spec.parameters.get("properties", {})

@@ -146,9 +146,12 @@ def test_only_what_is_known_to_be_quick_is_checked_here(schema, tame):
     assert is_tame(schema) is tame
 
 
-def test_a_pattern_that_is_none_is_refused_at_once():
-    with pytest.raises(ConfigError, match="`parameters` of 'probe' must be a JSON schema, but: '\\[' is not a"):
-        ToolRuntime(tools=[make({"type": "string", "pattern": "["})])
+@pytest.mark.parametrize(
+    "pattern", ["[", "a{99999999999999}", "(?u)(?a)", "(" * 2000], ids=["open", "repeats", "flags", "deep"]
+)
+def test_a_pattern_that_is_none_is_refused_at_once(pattern):
+    with pytest.raises(ConfigError, match="`parameters` of 'probe' must be a JSON schema, but: "):
+        ToolRuntime(tools=[make({"type": "string", "pattern": pattern})])
 
 
 def test_a_recorded_call_is_checked_again_in_the_same_way(monkeypatch):
