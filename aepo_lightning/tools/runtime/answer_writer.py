@@ -30,6 +30,7 @@ class AnswerWriter:
         retry_s: How long a file that failed is left alone. What comes meanwhile is not kept.
         clock: Returns seconds since the epoch.
         on_settled: Called with rows that are written, or will not be.
+        on_failure: Called with what the file could not take.
     """
 
     def __init__(
@@ -40,14 +41,15 @@ class AnswerWriter:
         retry_s: float,
         clock: Callable[[], float],
         on_settled: Callable[[list[Row]], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._path, self._max_bytes, self._retry_s, self._clock = path, max_bytes, retry_s, clock
-        self._on_settled = on_settled
+        self._on_settled, self._on_failure = on_settled, on_failure
         self._rows: _Queue = queue.SimpleQueue()
         self._connection: sqlite3.Connection | None = None
         self._num_written = self._num_bytes = 0
         self._rests_until = 0.0
-        self._is_failing = self._has_warned = False
+        self._is_failing = False
         self._thread = threading.Thread(target=self._run, name="aepo-tool-cache", daemon=True)
         self._thread.start()
 
@@ -111,15 +113,9 @@ class AnswerWriter:
             logger.info("Answers of tools are kept in %s again.", self._path)
 
     def _note(self, error: Exception) -> None:
-        """Go on without the file for a while. The log says so once: a disk may be full for days."""
-        if not self._has_warned:
-            logger.warning(
-                "Answers of tools are not kept in %s, which is tried again every %g s: %s",
-                self._path,
-                self._retry_s,
-                error,
-            )
-        self._is_failing = self._has_warned = True
+        """Go on without the file for a while."""
+        self._on_failure(error)
+        self._is_failing = True
         self._rests_until = time.monotonic() + self._retry_s
         self._disconnect()
 

@@ -99,8 +99,15 @@ class SQLiteCache:
             return None
 
     def _warn(self, error: Exception) -> None:
+        """Say so once: a disk may be full for days."""
         if not self._has_warned:
-            logger.warning("%s has answers that cannot be read, so tools are asked again: %s", self._path, error)
+            logger.warning(
+                "Answers of tools cannot be kept in %s or read from it, so tools are asked again; it is tried again "
+                "every %g s: %s",
+                self._path,
+                self._retry_s,
+                error,
+            )
         self._has_warned = True
 
     def put(self, key: str, tool: str, answer: ToolResult, ttl_s: float | None) -> None:
@@ -118,6 +125,7 @@ class SQLiteCache:
                     retry_s=self._retry_s,
                     clock=self._clock,
                     on_settled=self._settle,
+                    on_failure=self._warn,
                 )
             self._unwritten[key] = row
             self._writer.put(row)
