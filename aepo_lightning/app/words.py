@@ -7,6 +7,7 @@ folder named 007 is the number 7. What stands under the key of a path is a path.
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import HydraException
@@ -20,11 +21,23 @@ _QUOTES = ("'", '"')
 def plain_words(words: Sequence[str]) -> list[str]:
     """Return the words of a command line with paths quoted where they need it, and without bases in globs.
 
+    Overrides come first: Hydra takes them in one piece only, but people write flags between them.
+
     Args:
         words: Flags and overrides. What Hydra understands as it stands is left alone.
     """
+    words = _overrides_first(words)
     is_sweep = any(word in ("-m", "--multirun") for word in words)
     return [word if word.startswith("-") else _without_bases(_quoted_path(word, is_sweep)) for word in words]
+
+
+def _overrides_first(words: Sequence[str]) -> list[str]:
+    flags, others = get_args_parser().parse_known_args(words)
+    overrides = [*flags.overrides, *(word for word in others if not word.startswith("-"))]
+    rest = list(words)
+    for word in overrides:
+        rest.remove(word)
+    return [*overrides, *rest]
 
 
 def quoted(value: str | Path) -> str:

@@ -52,7 +52,7 @@ def test_lists_of_paths_are_read_as_they_were_written(words, values):
 
 
 def test_paths_of_a_sweep_are_one_value_each():
-    (_, word) = plain_words(["-m", "model.name_or_path=modelle/ä,b=c"])
+    (word, _) = plain_words(["-m", "model.name_or_path=modelle/ä,b=c"])
     assert list(parse(word).sweep_string_iterator()) == ["'modelle/ä'", "'b=c'"]
 
 
@@ -104,3 +104,8 @@ def test_a_glob_takes_no_bases(loader, word, some):
 
 def test_bases_that_are_asked_for_are_taken(loader):
     assert plain_words(["algorithm=glob(_*)"]) == ["algorithm=glob(_*)"]
+
+
+def test_flags_stand_where_people_put_them():
+    words = ["seed=1", "-m", "name=a,b", "--config-dir", "mine", "~callbacks"]
+    assert plain_words(words) == ["seed=1", "name=a,b", "~callbacks", "-m", "--config-dir", "mine"]
