@@ -25,7 +25,7 @@ from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, single_jobs
 from aepo_lightning.app.paths import expand_paths
 from aepo_lightning.app.sweep import Sweep
-from aepo_lightning.app.words import plain_words, quoted
+from aepo_lightning.app.words import plain_words
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
 
@@ -152,8 +152,7 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
         sweeps.append(Sweep(sys.argv[1:]))
         # Hydra writes a file of its own about a sweep, which says nothing that the folders of the runs do not.
         with TemporaryDirectory() as folder:
-            if not any(word.startswith("hydra.sweep.dir=") for word in sys.argv):
-                sys.argv.append(f"hydra.sweep.dir={quoted(folder)}")
+            sys.argv[1:] = sweeps[0].words_with_folder(Path(folder))
             try:
                 compose_and_run()
             finally:

@@ -72,6 +72,12 @@ class Sweep:
         flags, _ = get_args_parser().parse_known_args(list(words))
         return bool(flags.multirun or "hydra.mode=MULTIRUN" in words)
 
+    def words_with_folder(self, folder: Path) -> list[str]:
+        """Return the words of the command line, with a folder for what Hydra writes unless they name one."""
+        if any(word.startswith("hydra.sweep.dir=") for word in self.words):
+            return list(self.words)
+        return [f"hydra.sweep.dir={quoted(folder)}", *self.words]  # overrides come before flags
+
     def run(self, cfg: DictConfig) -> None:
         """Run the job whose configuration Hydra has composed, and note what came of it.
 

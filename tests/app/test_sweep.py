@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from aepo_lightning.app import sweep
 from aepo_lightning.app.sweep import Sweep
-from aepo_lightning.app.words import parse
+from aepo_lightning.app.words import parse, plain_words
 from aepo_lightning.errors import ConfigError
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
@@ -112,6 +113,18 @@ def test_the_command_of_a_job_is_that_of_the_sweep_with_its_own_values(monkeypat
 @pytest.mark.parametrize(("words", "is_sweep"), [(["-m"], True), (["hydra.mode=MULTIRUN"], True), (["seed=1"], False)])
 def test_a_sweep_is_known_by_its_words(words, is_sweep):
     assert Sweep.is_asked_for(words) is is_sweep
+
+
+@pytest.mark.parametrize(
+    "words", [["-m", "seed=0,1"], ["seed=0,1", "-m"], ["lr=3", "-m", "seed=0,1", "--config-dir", "mine"]]
+)
+def test_what_hydra_writes_goes_to_a_folder_that_is_named_where_hydra_reads_it(words, tmp_path):
+    found = Sweep(plain_words(words)).words_with_folder(tmp_path)
+    flags = get_args_parser().parse_args(found)
+    assert flags.multirun
+    assert [parse(word).value() for word in flags.overrides if word.startswith("hydra.")] == [str(tmp_path)]
+    assert "seed=0,1" in flags.overrides
+    assert Sweep(["-m", "hydra.sweep.dir=x"]).words_with_folder(tmp_path) == ["-m", "hydra.sweep.dir=x"]
 
 
 def test_a_termination_ends_the_job_before_the_sweep(tmp_path):
