@@ -250,7 +250,7 @@ class RolloutDataModule(LightningDataModule):
 
     def _collect_next(self) -> None:
         """Roll out until there is something to train on: an iteration has nothing if no prompt leaves room."""
-        num_skipped = 0
+        num_skipped, self._minibatches = 0, []
         for _ in range(self._stream.num_iterations_per_pass):
             self._collect()
             self.iteration, self.num_asked = self.iteration + 1, self.num_asked + self._questions_per_iteration
@@ -370,7 +370,9 @@ class RolloutDataModule(LightningDataModule):
 
         A rollout in flight is waited for: the weights that it needs will be gone.
         """
-        position = {"iteration": self.iteration} | self._stream.state(self.num_asked)
+        is_new = self._collected_at < 0
+        num_left = 0 if is_new else len(self._minibatches) - self._trainer.global_step + self._collected_at
+        position = {"iteration": self.iteration} | self._stream.state(self.num_asked, num_left)
         return position | ({} if self._overlap is None else self._overlap.state())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

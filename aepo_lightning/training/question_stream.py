@@ -36,10 +36,15 @@ class QuestionStream:
         found = [(index, self.task.question("train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
-    def state(self, num_asked: int) -> dict[str, Any]:
-        """Return a position as plain values: how many questions were asked, and the last of them."""
+    def state(self, num_asked: int, num_steps_left: int = 0) -> dict[str, Any]:
+        """Return a position as plain values: how many questions were asked, and the last of them.
+
+        Args:
+            num_asked: Of the training questions, over all ranks.
+            num_steps_left: Optimiser steps that were still to come of the iteration which asked the last of them.
+        """
         last = None if not num_asked else _names(self.task.question("train", num_asked - 1))
-        return {"num_asked": num_asked, "last_asked": last}
+        return {"num_asked": num_asked, "last_asked": last, "num_steps_left": num_steps_left}
 
     def position(self, state: Mapping[str, Any]) -> int:
         """Return how many questions were asked before a saved position.
@@ -51,6 +56,13 @@ class QuestionStream:
             state: What `state` returned, and the `iteration`. Without `num_asked` every iteration had as many questions
                 as they have here.
         """
+        if left := state.get("num_steps_left", 0):
+            logger.warning(
+                "The checkpoint was saved within an iteration. What was rolled out for its last %d optimiser steps is "
+                "not there any more, and the iteration goes on with as many of the next. Continue from the end of an "
+                "iteration, as `AtomicCheckpoint` saves it, to leave out no question.",
+                left,
+            )
         num_asked = int(state.get("num_asked", int(state["iteration"]) * self.questions_per_iteration))
         last = state.get("last_asked")
         if last is None or not num_asked:

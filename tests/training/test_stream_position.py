@@ -4,6 +4,8 @@ import logging
 from dataclasses import replace
 
 import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from aepo_lightning.contracts.question import Message
 from aepo_lightning.errors import DataError
@@ -54,6 +56,19 @@ def test_a_state_of_iterations_alone_is_of_as_many_questions_each():
     assert position(datamodule) == (3, 18)
     datamodule.load_state_dict({"iteration": 3, "num_asked": 7})
     assert position(datamodule) == (3, 7)
+
+
+@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
+def test_a_checkpoint_from_within_an_iteration_says_what_it_leaves_out(tmp_path, caplog):
+    every_step = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    run, _ = run_of(tmp_path, 1, callbacks=[every_step])
+    run.fit()
+    for name, left in (("step=1.ckpt", 1), ("step=2.ckpt", 0)):
+        state = torch.load(tmp_path / name, weights_only=True)["RolloutDataModule"]
+        assert state["num_steps_left"] == left
+        caplog.clear()
+        make_datamodule(make_module().policy).load_state_dict(state)
+        assert ("saved within an iteration" in caplog.text) == (left > 0)
 
 
 class Renamed:
