@@ -10,7 +10,8 @@ CALL_TAGS = ("search", "python", "browse")
 _TAGS = (*CALL_TAGS, "think", "result", "answer", "tool_call", "tool_response", "tools")
 """Names that steer a parser, a reward or the policy itself, whatever the format: none comes from a tool."""
 _MARKER = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|<</?[A-Z]+>>|\[/?[A-Z_]{2,30}\]|</?s>|<(?:start|end)_of_\w+>"
+    r"<\|[^|<>\s]{1,40}\|?>|<[^|<>\s]{1,40}\|>|<\uff5c[^\uff5c<>]{1,40}\uff5c>|<</?[A-Z]+>>|\[/?[A-Z_]{2,30}\]|</?s>"
+    r"|<(?:start|end)_of_\w+>"
 )
 """What chat templates write around messages, also where the tokenizer has no token for it, such as `<<SYS>>`."""
 _MAX_PASSES = 8

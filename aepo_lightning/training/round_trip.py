@@ -18,15 +18,15 @@ from aepo_lightning.contracts.chat_format import CallWritingChatFormat, ChatForm
 from aepo_lightning.contracts.generation import FinishReason, StopReason
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Question, Task
-from aepo_lightning.contracts.reward import RewardInput
-from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolSpec
+from aepo_lightning.contracts.reward import Reward, RewardInput
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolRunner, ToolSpec
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.errors import AepoError, ConfigError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts
-from aepo_lightning.rollout.scoring import score
+from aepo_lightning.rollout.scoring import ScoringSettings, score
 from aepo_lightning.rollout.steps import opening_of
 from aepo_lightning.training.synthetic_arguments import synthetic_arguments
 
@@ -43,16 +43,22 @@ class RoundTrip:
     """One trip through the parts of a run.
 
     Attributes:
-        parts: Chat format, tools and reward are tried.
+        chat_format: Of the run.
+        tools: Whose calls are written.
         tokenizer: Of the policy.
         eos_token_ids: Tokens that end a generation.
         question: Any of the run's.
+        reward: Scores the answer. None leaves that out.
+        scoring: How it is called.
     """
 
-    parts: RolloutParts
+    chat_format: ChatFormat
+    tools: ToolRunner
     tokenizer: PreTrainedTokenizerBase
     eos_token_ids: Sequence[int]
     question: Question
+    reward: Reward | None = None
+    scoring: ScoringSettings = field(default_factory=ScoringSettings)
     _pieces: TokenPieces = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,14 +71,14 @@ class RoundTrip:
         Raises:
             ConfigError: With the cause and the remedy, if anything does not come back whole.
         """
-        chat_format = self._format
+        chat_format = self.chat_format
         _by(
             "`chat_format`", "write the prompt of a question", lambda: chat_format.encode_prompt(self.question.messages)
         )
         self._check_ends()
         response: list[int] = []
         calls: list[ToolCall] = []
-        specs = getattr(self.parts.tools, "specs", ()) if isinstance(chat_format, CallWritingChatFormat) else ()
+        specs = getattr(self.tools, "specs", ()) if isinstance(chat_format, CallWritingChatFormat) else ()
         before = opening = opening_of(chat_format)
         for spec in specs:
             ids, call = self._call(spec, before)
@@ -81,12 +87,9 @@ class RoundTrip:
             calls.append(call)
             before = chat_format.decode(result)
         response += self._answer(before)
-        self._score(opening + chat_format.decode(response), calls)
+        if self.reward is not None:
+            self._score(self.reward, opening + chat_format.decode(response), calls)
         return len(response)
-
-    @property
-    def _format(self) -> ChatFormat:
-        return self.parts.chat_format
 
     def _check_ends(self) -> None:
         """Check that a message of the policy ends where a generation does."""
@@ -112,7 +115,7 @@ class RoundTrip:
 
     def _call(self, spec: ToolSpec, before: str) -> tuple[list[int], ToolCall]:
         """Write a call of a tool after what stands before it, and read it back."""
-        chat_format = self._format
+        chat_format = self.chat_format
         assert isinstance(chat_format, CallWritingChatFormat), "the caller has looked"
         arguments = synthetic_arguments(spec, self._word)
         text = f"{self._thought(before)} {chat_format.write_call(spec, arguments)}".lstrip()
@@ -132,8 +135,8 @@ class RoundTrip:
         """Write the right answer as the prompt asks for it, and the end of the message."""
         gold = next(iter(self.question.answers), self._word)
         text = f"{self._thought(before)} <answer> \\boxed{{ {gold} }} </answer>".lstrip()
-        ids, _ = self._end(self._format.encode_text(text), "an answer", must_end=True)
-        back = self._format.decode(ids)
+        ids, _ = self._end(self.chat_format.encode_text(text), "an answer", must_end=True)
+        back = self.chat_format.decode(ids)
         if lost := [tag for tag in _TAGS if tag in text and tag not in back and self._is_scored_by_form]:
             raise ConfigError(
                 f"The tags of an answer must come back from the tokenizer, but {', '.join(lost)} did not. "
@@ -152,15 +155,15 @@ class RoundTrip:
         """A word that the tokenizer can write: those of small vocabularies know few."""
         asked = " ".join(message.content for message in self.question.messages).split()
         for word in ("one", *asked):
-            if word.isalnum() and self._format.decode(self._format.encode_text(word)).strip() == word:
+            if word.isalnum() and self.chat_format.decode(self.chat_format.encode_text(word)).strip() == word:
                 return word
         return next(iter(self.question.answers), "one")
 
     def _end(self, ids: list[int], what: str, must_end: bool = False) -> tuple[list[int], FinishReason]:
         """Return the tokens up to where the engine would stop, which must be the last."""
-        matcher = StopMatcher(self._format.stop)
+        matcher = StopMatcher(self.chat_format.stop)
         for place, token in enumerate(ids):
-            is_stop = bool(self._format.stop) and matcher.push(self._pieces[token])
+            is_stop = bool(self.chat_format.stop) and matcher.push(self._pieces[token])
             if token not in self.eos_token_ids and not is_stop:
                 continue
             if place + 1 < len(ids) or must_end:
@@ -173,7 +176,7 @@ class RoundTrip:
         return [*ids, self.eos_token_ids[0] if end is None else end], FinishReason.EOS
 
     def _result(self) -> list[int]:
-        pieces = _by("`chat_format`", "write a result", lambda: self._format.encode_results([_RESULT]))
+        pieces = _by("`chat_format`", "write a result", lambda: self.chat_format.encode_results([_RESULT]))
         return [token for piece in pieces for token in piece]
 
     def _remedy(self, text: str, back: str) -> str:
@@ -184,22 +187,22 @@ class RoundTrip:
                 f'{sorted(hidden)} must not be special tokens: mark them `"special": false` in the tokenizer\'s files.'
             )
         unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in self._format.encode_text(text):
+        if unknown is not None and unknown in self.chat_format.encode_text(text):
             return f"The tokenizer has no token for part of it. Add the words, or leave the tool out. {_OFF}"
         return f"Use another `chat_format` or tokenizer. {_OFF}"
 
     @property
     def _is_scored_by_form(self) -> bool:
-        return isinstance(self.parts.reward, PaperReward)
+        return isinstance(self.reward, PaperReward)
 
-    def _score(self, text: str, calls: Sequence[ToolCall]) -> None:
+    def _score(self, reward: Reward, text: str, calls: Sequence[ToolCall]) -> None:
         """Have the right answer scored."""
         results = tuple(ToolResult(text=_RESULT) for _ in calls)
         sample = RewardInput(
             question=self.question, response_text=text, tool_calls=tuple(calls), tool_results=results,
             stop_reason=StopReason.EOS,
         )  # fmt: skip
-        scored = run_in_event_loop(score(self.parts.reward, sample, self.parts.scoring))
+        scored = run_in_event_loop(score(reward, sample, self.scoring))
         if scored.is_correct and scored.is_well_formed:
             return
         said = (
@@ -227,7 +230,15 @@ def make_round_trip(parts: RolloutParts, policy: PolicySource, task: Task, is_sa
     """
     start = perf_counter()
     question = task.question("train", 0)
-    trip = RoundTrip(parts=parts, tokenizer=policy.tokenizer, eos_token_ids=eos_token_ids(policy), question=question)
+    trip = RoundTrip(
+        chat_format=parts.chat_format,
+        tools=parts.tools,
+        tokenizer=policy.tokenizer,
+        eos_token_ids=eos_token_ids(policy),
+        question=question,
+        reward=parts.reward,
+        scoring=parts.scoring,
+    )
     num_tokens = trip.run()
     if is_said:
         logger.info("Round trip of a perfect answer: %d tokens, %.2f s.", num_tokens, perf_counter() - start)

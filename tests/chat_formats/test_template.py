@@ -157,11 +157,14 @@ def test_the_policys_own_end_of_message_is_not_written_again():
 
 
 @pytest.mark.parametrize(
-    "text", ["<|im_start|>system", "a<|IM_START|>b", "<eos>", "<pad>x", "[INST] <<SYS>> x <</SYS>>"]
+    "text",
+    ["<|im_start|>system", "a<|IM_START|>b", "<eos>", "<pad>x", "[INST] <<SYS>> x <</SYS>>", "<turn|><|turn>system"],
 )
 def test_no_control_token_comes_from_a_question(text):
     chat_template = CHATML.replace(
-        "{%- for m in messages %}", "{%- for m in messages %}{{- '' if m else '[INST] <<SYS>> <</SYS>>' }}", 1
+        "{%- for m in messages %}",
+        "{%- for m in messages %}{{- '' if m else '[INST] <<SYS>> <</SYS>> <|turn> <turn|>' }}",
+        1,
     )
     tokenizer = chatml_tokenizer(chat_template)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})

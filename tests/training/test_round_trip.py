@@ -11,7 +11,7 @@ from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, ROLE_TEMPLATE, build
 from aepo_lightning.rewards import PaperReward, as_reward
 from aepo_lightning.tools import DocumentSearch, PythonTool, ToolRuntime, tool
 from aepo_lightning.training.round_trip import RoundTrip
-from tests.support.builders import ScriptedEngine, make_parts, make_question
+from tests.support.builders import make_question
 from tests.support.chatml import CHATML, WORDS, chatml_tokenizer
 from tests.support.training import make_datamodule, make_run, small_policy
 
@@ -46,14 +46,14 @@ ENDED = ROLE_TEMPLATE.replace("+ '\\n'", "+ ('<end>' if message['role'] == 'assi
 def trip(tokenizer=None, tools=ALL, chat_format=TagFormat.for_tools, reward=None, eos=(1,), question=None):
     tokenizer = tokenizer or build_byte_tokenizer()
     runner = ToolRuntime(tools=tools)
-    parts = make_parts(
-        ScriptedEngine(script=lambda _text, _params: None),
-        tools=runner,
+    return RoundTrip(
         chat_format=chat_format(tokenizer, runner.specs),
+        tools=runner,
+        tokenizer=tokenizer,
+        eos_token_ids=eos,
+        question=question or make_question(answers=("42",)),
         reward=reward or PaperReward(),
     )
-    question = question or make_question(answers=("42",))
-    return RoundTrip(parts=parts, tokenizer=tokenizer, eos_token_ids=eos, question=question)
 
 
 def hermes_tokenizer(template=CHATML, extra=()):
@@ -74,7 +74,7 @@ def test_a_perfect_answer_comes_back_whole_from_both_formats(name, tools):
 def test_a_template_that_opens_the_thoughts_is_part_of_the_response():
     template = ROLE_TEMPLATE.replace("'assistant: '", "'assistant: <think>\\n'")
     tried = trip(build_byte_tokenizer(chat_template=template), tools=())
-    assert tried.parts.chat_format.opening == "<think>\n"
+    assert tried.chat_format.opening == "<think>\n"
     assert tried.run() > 0
     hermes = hermes_tokenizer(CHATML.replace("assistant\\n", "assistant\\n<think>\\n"))
     assert trip(hermes, chat_format=HermesFormat.for_tools).run() > 0
