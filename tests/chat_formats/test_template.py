@@ -7,9 +7,11 @@ import pytest
 
 from aepo_lightning.chat_formats import HermesFormat, TagFormat, message_end_id, template
 from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import JOIN_TEMPLATE, ROLE_TEMPLATE, build_byte_tokenizer
+from tests.support.builders import ScriptedEngine, calls_then_answer, grow
 from tests.support.chatml import CHATML, chatml_tokenizer
 
 SPEC = ToolSpec(name="search", description="Search.")
@@ -192,7 +194,24 @@ def test_a_special_token_within_another_is_made_harmless_too(specials):
     chat_format = TagFormat(tokenizer, ("search",))
     ids = {tokenizer.convert_tokens_to_ids(each) for each in specials}
     for text in (*specials, "".join(specials), f"<{specials[0]}>"):
-        assert not ids & set(chat_format.encode_result(text))
+        written = chat_format.encode_result(text)
+        assert not ids & set(written)
+        assert specials[0].strip("<>&|") in chat_format.decode(written)  # still to be read
+
+
+def test_what_the_template_wrote_for_the_policy_is_scored_as_its_words():
+    seen = []
+
+    class Opened(TagFormat):
+        opening = "<think> so "
+
+    async def keep(sample):
+        seen.append(sample.response_text)
+        return RewardOutput(reward=0.0, is_correct=False, is_well_formed=True)
+
+    engine = ScriptedEngine(calls_then_answer(0))
+    grow(engine, chat_format=Opened(engine.tokenizer, ("search",)), reward=keep, budget=1)
+    assert seen == ["<think> so <think> go </think> <answer> \\boxed{ e2 } </answer>"]
 
 
 def test_a_schema_reaches_the_template_with_its_words_made_harmless():

@@ -157,6 +157,13 @@ def test_tools_that_cannot_work_here_are_refused_before_the_cold_start(composed,
         build_cold_start(cfg, build(cfg.model))
 
 
+def test_calls_that_do_not_come_back_are_refused_before_the_cold_start(composed):
+    cfg = composed("tools=search")
+    cfg.model.tokenizer.words = ["<think>", "</think>", "<answer>", "</answer>", "\\boxed{", "}"]
+    with pytest.raises(ConfigError, match="'search' must come back as it was written"):
+        build_cold_start(cfg, build(cfg.model))
+
+
 def test_an_mcp_server_must_be_named(composed):
     pytest.importorskip("mcp", reason="needs the `mcp` extra")
     with pytest.raises((ConfigError, InstantiationException), match="One of `command` and `url` must be given"):

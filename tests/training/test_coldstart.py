@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
+from aepo_lightning.policy.tokenizers import build_word_tokenizer
 from aepo_lightning.training.coldstart import (
     ColdStartModule,
     DemonstrationDataModule,
@@ -43,6 +45,15 @@ def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words
     assert policy.tokenizer.decode(tokens) == text
     # 3 words of the prompt, 3 of the call, 5 of the result, 5 of the answer, the end of the sequence.
     assert is_trained == [False] * 3 + [True] * 3 + [False] * 5 + [True] * 6
+
+
+def test_the_end_that_is_trained_on_is_that_of_the_chat_template():
+    ends = "{% for m in messages %}{{ m.content + (' <end>' if m.role == 'assistant' else '') }}{% endfor %}"
+    tokenizer = build_word_tokenizer((*TASK.words, "<end>", "XYANSWERYX", "question"), ends)
+    tokenizer.add_tokens(["<end>"])
+    data = DemonstrationDataModule(TASK, TagFormat(tokenizer, ("search",)), tokenizer, batch_size=1)
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    assert int(data.batch(0).input_ids[0, -1]) == tokenizer.convert_tokens_to_ids("<end>")
 
 
 HEADS = {
