@@ -225,6 +225,12 @@ def test_a_function_of_the_working_directory_is_a_tool_under_its_key(composed, m
     assert result.text == "5"
 
 
+def test_the_isolation_of_a_function_is_set_beside_it(composed, my_tools):
+    nodes = {name: {"_target_": f"{my_tools}.add", "isolation": name} for name in ("thread", "process")}
+    runtime = build_tools(with_tool(composed, **nodes))
+    assert [tool.isolation for tool in runtime.tools if tool.spec.name in nodes] == ["thread", "process"]
+
+
 def test_a_function_with_arguments_of_its_own_makes_tools(composed, my_tools):
     runtime = build_tools(with_tool(composed, minus={"_target_": f"{my_tools}.make", "name": "minus", "sign": -1}))
     result = asyncio.run(runtime.call(ToolCall(tool="minus", text="", arguments={"a": 2, "b": 3}), CONTEXT))
@@ -239,9 +245,13 @@ def test_a_function_with_arguments_of_its_own_makes_tools(composed, my_tools):
         ({"_target_": "no_such_module.x"}, "`tools.plus`: `_target_` must be something to import"),
         ({"_target_": "my_tools.Fixed"}, "`tools.plus`: The key must be the name of the tool, but that is 'fixed'"),
         ({"_target_": "my_tools.add", "limits": {"deadline": 5}}, "but got 'deadline'. Did you mean `deadline_s`"),
+        (
+            {"_target_": "my_tools.add", "isolation": "jial"},
+            "`isolation` of 'plus' must be one of thread, process, jail",
+        ),
         (True, "`tools.plus`: A tool must be a mapping with a `_target_`, but got True"),
     ],
-    ids=["no-hints", "no-name", "no-module", "other-name", "limit", "no-mapping"],
+    ids=["no-hints", "no-name", "no-module", "other-name", "limit", "isolation", "no-mapping"],
 )
 def test_what_is_no_tool_is_refused_by_name(composed, my_tools, node, message):
     with pytest.raises(ConfigError, match=message):

@@ -3,12 +3,13 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any, get_args, overload
 
 from aepo_lightning.contracts.tool import AnyLimits, Tool, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.functions.routes import Isolation, Route, route_of
-from aepo_lightning.tools.functions.schema import function_schema
+from aepo_lightning.tools.processes.child import is_fork_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,26 +122,29 @@ def tool(
     '''
 
     def wrap(function: Callable[..., Any]) -> FunctionTool:
-        schema = function_schema(function)
-        parameters = schema["parameters"]
-        takes_context = "context" in inspect.signature(function).parameters
-        return FunctionTool(
-            function=function,
-            spec=ToolSpec(
-                name=name or schema["name"],
-                description=schema["description"],
-                parameters=parameters,
-                text_parameter=next(iter(parameters["properties"]), ""),
-                # Nobody knows what of the context the answer depends on.
-                is_question_bound=takes_context,
-                is_history_bound=takes_context,
-                limits=ToolLimits.of(limits),
-                version=version,
-            ),
-            isolation=isolation,
-        )
+        spec = _spec(function, name=name, limits=ToolLimits.of(limits), version=version)
+        return FunctionTool(function=function, spec=spec, isolation=isolation)
 
     return wrap if function is None else wrap(function)
+
+
+def _spec(function: Callable[..., Any], *, name: str | None, limits: ToolLimits, version: str) -> ToolSpec:
+    if is_fork_server():  # it calls the function; what a schema is made with takes seconds to import
+        return ToolSpec(name=name or function.__name__)
+    schema: dict[str, Any] = import_module("aepo_lightning.tools.functions.schema").function_schema(function)
+    parameters = schema["parameters"]
+    takes_context = "context" in inspect.signature(function).parameters
+    return ToolSpec(
+        name=name or schema["name"],
+        description=schema["description"],
+        parameters=parameters,
+        text_parameter=next(iter(parameters["properties"]), ""),
+        # Nobody knows what of the context the answer depends on.
+        is_question_bound=takes_context,
+        is_history_bound=takes_context,
+        limits=limits,
+        version=version,
+    )
 
 
 def as_tool(candidate: Tool | Callable[..., Any]) -> Tool:

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Mapping
 from typing import Any
 
+from aepo_lightning.errors import ToolError, boundary
 from aepo_lightning.tools.processes.child import TEXT
 from aepo_lightning.tools.processes.fork_server import server_of
 from aepo_lightning.tools.processes.program import Program
@@ -27,12 +28,22 @@ async def call_apart(
 
     Raises:
         Exception: As the function raised it, with its names and message.
-        ToolError: If the process ended instead.
+        ToolError: If the process ended instead, or arguments or context cannot be sent.
         ToolUnavailableError: If no process can be started.
     """
-    sent = b"" if context is None else pickle.dumps(context)
+    sent = b"" if context is None else _pickled(context)
     frame = {"function": name, "arguments": dict(arguments), "context": sent, "seed": seed}
-    reply = await server_of(program).call(pickle.dumps(frame))
+    reply = await server_of(program).call(_pickled(frame))
     if reply[:1] == TEXT:
         return reply[1:].decode("utf-8", "surrogatepass")
     raise told_error(json.loads(reply[1:]))
+
+
+def _pickled(value: object) -> bytes:
+    failures: list[Exception] = []
+    with boundary(failures.append):
+        return pickle.dumps(value)
+    raise ToolError(
+        f"what it is called with cannot be sent to another process ({type(failures[0]).__name__}: {failures[0]}). A "
+        "function with isolation=thread gets it as it is."
+    )

@@ -31,6 +31,11 @@ FORK, KILL = b"f", b"k"
 TEXT, FAILURE = b"t", b"e"
 
 
+def is_fork_server() -> bool:
+    """Return whether this process runs this file, to call functions for another one."""
+    return getattr(sys.modules.get("__main__"), "__file__", None) == __file__
+
+
 def read_exactly(channel: socket.socket, size: int) -> bytes:
     """Return so many bytes.
 

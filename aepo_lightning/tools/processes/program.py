@@ -24,6 +24,8 @@ class Program:
     """A module to import, or a function as bytes."""
 
     module: str = ""
+    origin: str = ""
+    """Which file that was when it was imported here: another one of its name is another program."""
     pickled: bytes = b""
 
     def settings(self) -> bytes:
@@ -41,10 +43,18 @@ def find_by_name(function: Callable[..., Any]) -> tuple[Program, str] | None:
     if module in (None, "__main__", "__mp_main__") or not isinstance(function, types.FunctionType) or "<" in name:
         return None
     found: Any = sys.modules.get(module)
+    program = Program(module=module, origin=_origin(getattr(found, "__file__", None)))
     for part in name.split("."):
         found = getattr(found, part, None)
     tool = getattr(found, "function", None)  # what `@tool` made of it stands there under its name
-    return (Program(module=module), name) if function in (found, tool) else None
+    return (program, name) if function in (found, tool) else None
+
+
+def _origin(file: str | None) -> str:
+    try:
+        return f"{file} {os.stat(file).st_mtime_ns}" if file else ""
+    except OSError:
+        return str(file)
 
 
 def send_by_value(function: Callable[..., Any]) -> tuple[Program, str]:

@@ -1,9 +1,11 @@
 """Plain functions run in processes: a deadline holds whatever they do, and what they raise comes back as it was."""
 
 import asyncio
+import importlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -118,6 +120,13 @@ def test_the_chain_is_seen_there():
     assert ask(plain_functions.chain, context, text="hi").text == "hi train-7 0"
 
 
+def test_a_chain_that_cannot_be_sent_there_is_an_error_with_a_remedy():
+    question = Question(question_id="q", messages=(), answers=(), metadata={"lock": threading.Lock()})
+    result = ask(plain_functions.chain, make_context(question=question), text="hi")
+    assert result.status is ToolStatus.ERROR
+    assert "isolation=thread" in result.text
+
+
 def ended(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -178,6 +187,34 @@ def test_what_cannot_be_sent_runs_here_unless_a_process_was_asked_for(caplog, tm
         assert "Tool(write) runs in a thread" in caplog.text
         with pytest.raises(ConfigError, match="must be a function that another process can load"):
             asyncio.run(tool(isolation="process")(write).start())
+
+
+@pytest.mark.parametrize("answer", ["one", "two"])
+def test_a_module_of_the_same_name_in_another_folder_is_another_module(answer, tmp_path, monkeypatch):
+    source = f'def say(text: str) -> str:\n    """Say."""\n    return "{answer}"\n'
+    (tmp_path / "says_something.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "says_something", raising=False)
+    assert ask(importlib.import_module("says_something").say, text="x").text == answer
+    monkeypatch.delitem(sys.modules, "says_something")
+
+
+DECORATED = """
+import sys
+from aepo_lightning.tools import tool
+
+@tool
+def loaded(text: str) -> str:
+    'Tell what is loaded.'
+    return str([name for name in ("torch", "transformers") if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_a_process_of_a_decorated_function_loads_nothing_that_it_does_not_use(tmp_path, monkeypatch):
+    (tmp_path / "tells_what_is_loaded.py").write_text(DECORATED)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert ask(importlib.import_module("tells_what_is_loaded").loaded, text="x").text == "[]"
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process", None])
