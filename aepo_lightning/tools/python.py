@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
-from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PoolSettings, PythonPool
+from aepo_lightning.tools.jail import Execution, ExitKind, PoolSettings, PythonPool, SandboxUnavailableError
 from aepo_lightning.tools.jail.session import PythonSession
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 _MIN_OUTPUT_CHARS = 200
 _MAX_BYTES_PER_CHAR = 4  # UTF-8
 _MAX_TRACEBACK_LINES = 10
-_SIGNAL_EXIT_BASE = 128
 _CODE_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {"code": {"type": "string", "description": "The program."}},
@@ -148,7 +147,7 @@ class PythonTool:
                 done = await context.state.run(code, seed=seed)
             else:
                 done = await self._pool.run(code, seed=seed)
-        except PoolBusyError as error:
+        except SandboxUnavailableError as error:
             raise ToolUnavailableError(str(error)) from None
         return self._answer(done)
 
@@ -172,6 +171,11 @@ class PythonTool:
     def _last_lines(self, stderr: str) -> str:
         return "\n".join(stderr.strip().splitlines()[-_MAX_TRACEBACK_LINES:])[-self.max_output_chars :]
 
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Return `pool_workers`: how many workers are up, busy ones included."""
+        return {"pool_workers": float(self._pool.num_ready)}
+
     def shut_down(self) -> None:
         """End the workers. They also end with this process."""
         self._pool.close()
@@ -183,8 +187,7 @@ def _seed(context: ToolContext) -> int:
 
 
 def _describe_exit(code: int | None) -> str:
-    if code is None or 0 <= code <= _SIGNAL_EXIT_BASE:
+    if code is None or code >= 0:
         return f"The code ended with exit code {code} and no message."
-    number = -code if code < 0 else code - _SIGNAL_EXIT_BASE
     names = {known.value: known.name for known in signal.Signals}
-    return f"The code was ended by signal {names.get(number, number)}."
+    return f"The code was ended by signal {names.get(-code, -code)}."

@@ -37,12 +37,21 @@ class ChildProcess:
         folder: Working directory.
         stdin: An open file that the process reads as its standard input.
         max_output_bytes: Kept of each of the two pipes. One byte more counts as a flood.
+        kept: Further descriptors that the process has, under their numbers.
 
     Raises:
         OSError: If the process cannot be started.
     """
 
-    def __init__(self, command: Sequence[str], *, folder: str, stdin: IO[bytes], max_output_bytes: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        folder: str,
+        stdin: IO[bytes],
+        max_output_bytes: int,
+        kept: Sequence[int] = (),
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._max_output_bytes = max_output_bytes
         self._has_settled, self._has_ended = asyncio.Event(), asyncio.Event()
@@ -54,6 +63,7 @@ class ChildProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=kept,
         )
         assert self._process.stdout is not None, "stdout was asked for"
         assert self._process.stderr is not None, "stderr was asked for"

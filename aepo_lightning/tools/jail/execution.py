@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aepo_lightning.errors import ConfigError, ToolError
+from aepo_lightning.errors import ConfigError, ToolUnavailableError
 
 
-class PoolBusyError(ToolError):
+class PoolBusyError(ToolUnavailableError):
     """Too many calls wait already; this one was not started."""
+
+
+class PoolUnavailableError(ToolUnavailableError):
+    """No worker is left, and none can be started at the moment. The pool goes on trying."""
 
 
 class SandboxUnavailableError(ConfigError):

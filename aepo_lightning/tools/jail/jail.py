@@ -1,16 +1,18 @@
 """The local back end: a set of jailed workers, started, repaired and ended off the event loop."""
 
 import asyncio
+import logging
 import os
 import platform
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, boundary
 from aepo_lightning.tools.jail.bubblewrap import Bubblewrap, Interpreter, find_bubblewrap, find_interpreter
 from aepo_lightning.tools.jail.execution import Execution, Isolation, SandboxUnavailableError
 from aepo_lightning.tools.jail.inside.job import Job
@@ -19,31 +21,40 @@ from aepo_lightning.tools.jail.settings import PoolSettings
 from aepo_lightning.tools.jail.slots import SlotQueue
 from aepo_lightning.tools.jail.worker import Worker, WorkerError
 
-_NUM_ATTEMPTS = 3
-_PAUSE_S = 1.0
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class Jail:
     """Warm workers behind bubblewrap. Opening blocks until the first one has passed its self-test.
 
     Workers are started by threads of their own that live until `close`: the kernel ends bubblewrap with the thread
-    that started it, and event loops come and go.
+    that started it, and event loops come and go. A worker that is lost is replaced; a start that fails is tried again
+    after growing pauses for as long as the jail is open. While there is no worker at all, calls are refused with
+    `PoolUnavailableError`.
 
     Args:
         settings: Limits and sizes.
+        wait: Pauses between two starts for so many seconds, or until its event is set.
 
     Raises:
         SandboxUnavailableError: If bubblewrap is missing, cannot start, or does not keep code in.
     """
 
-    def __init__(self, settings: PoolSettings) -> None:
+    def __init__(
+        self, settings: PoolSettings, wait: Callable[[threading.Event, float], object] = threading.Event.wait
+    ) -> None:
         self._bubblewrap, self._interpreter = _find_parts(settings)
+        self._wait = wait
         self._settings = settings
         self._queue = SlotQueue[Worker](max_active=settings.active, max_waiting=settings.max_waiting)
         self._lock = threading.Lock()
         self._workers: set[Worker] = set()
         self._ready: set[Worker] = set()
         self._closing = threading.Event()
+        self._has_recovered = threading.Event()
+        """Cleared by a start that failed, set by one that did not: then nobody pauses any longer."""
         self.num_attacks = 0
         self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="python-pool")
         try:
@@ -92,6 +103,7 @@ class Jail:
             if self._closing.is_set():
                 return
             self._closing.set()
+            self._has_recovered.set()
             workers = list(self._workers)
         self._queue.fail(ConfigError("The Python pool must be open, but it was closed. Make a new one."))
         for worker in workers:
@@ -105,7 +117,8 @@ class Jail:
             self._threads.submit(self._repair, worker)
 
     def _repair(self, worker: Worker) -> None:
-        worker.recover()
+        with boundary(lambda error: logger.warning("A Python worker could not be recovered: %r", error)):
+            worker.recover()
         if worker.is_usable:
             self._queue.add(worker)
         else:
@@ -113,22 +126,37 @@ class Jail:
             self._replace_worker()
 
     def _replace_worker(self) -> None:
-        """Start a worker, or give the pool up if there is none left and none will start."""
-        for attempt in range(_NUM_ATTEMPTS):
+        """Start a worker, again after growing pauses until it is there or the jail is closed."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._closing.is_set():
+            failures: list[Exception] = []
+            with boundary(failures.append):
+                self._queue.add(self._start_worker())
+                self._has_recovered.set()
+                return
+            self._has_recovered.clear()
             if self._closing.is_set():
                 return
-            try:
-                worker = self._start_worker()
-            except (WorkerError, OSError, ConfigError) as error:
-                failure = SandboxUnavailableError(f"No worker of the Python pool can be started any more: {error}")
-                self._closing.wait(_PAUSE_S * (attempt + 1))
-                continue
-            self._queue.add(worker)
-            return
+            self._note_failure(failures[0], pause_s)
+            self._wait(self._has_recovered, pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._find_parts_again()
+
+    def _note_failure(self, error: Exception, pause_s: float) -> None:
+        reason = str(error) or type(error).__name__
         with self._lock:
-            is_last = not self._workers
-        if is_last:
-            self._queue.fail(failure)
+            num_left = len(self._ready)
+        level = logging.WARNING if pause_s < _LONGEST_PAUSE_S else logging.DEBUG  # said often enough by then
+        logger.log(
+            level, "A Python worker cannot be started (%d left, next try in %g s): %s", num_left, pause_s, reason
+        )
+        if not num_left:
+            self._queue.suspend(f"The Python sandbox cannot be started at the moment: {reason}")
+
+    def _find_parts_again(self) -> None:
+        """Look for bubblewrap and Python anew: an upgrade may have moved them. What is not there fails at the start."""
+        with suppress(SandboxUnavailableError):
+            self._bubblewrap, self._interpreter = _find_parts(self._settings)
 
     def _start_worker(self) -> Worker:
         worker = Worker(self._bubblewrap, self._interpreter, self._settings)

@@ -99,6 +99,7 @@ class PythonPool:
 
         Raises:
             PoolBusyError: If too many calls wait already.
+            PoolUnavailableError: If no worker is left, and none can be started at the moment.
             SandboxUnavailableError: If there is no isolation to be had.
             ToolError: If the code is too long.
             ConfigError: If `timeout_s` cannot be kept.
@@ -161,7 +162,8 @@ class _Opening:
                 raise ConfigError("A Python pool must be used in the process that made it. Make one in each process.")
             if self._is_closed:
                 raise ConfigError("The Python pool must be open, but it was closed. Make a new one.")
-            if self._future is None:
+            has_failed = self._future is not None and self._future.done() and self._backend is None
+            if self._future is None or has_failed:
                 thread = ThreadPoolExecutor(1, thread_name_prefix="python-pool-opening")
                 self._future = thread.submit(self._open)
                 thread.shutdown(wait=False)

@@ -1,6 +1,7 @@
 """A program that runs code as the jail does, for places where only a whole program can be sent."""
 
 import inspect
+import signal
 
 from aepo_lightning.tools.jail.execution import ExitKind
 from aepo_lightning.tools.jail.inside import python_child
@@ -16,33 +17,33 @@ _child._FILENAME = "<code>"
 random.seed({seed!r})
 sys.stdin = io.StringIO({stdin!r})
 sys.path[:] = [path for path in sys.path if path]
-_done = _child._run({code!r})
+_done = _child._run({code!r}, lambda: sys.stderr.write({mark!r}))
 """
 
 
-def write_program(job: Job) -> str:
+def write_program(job: Job, mark: str = "") -> str:
     """Wrap the code of a call: last expression echoed, short traceback, seeded `random`, given standard input.
 
     Args:
         job: The call.
+        mark: Written to standard error where a `MemoryError` ends the code.
 
     Returns:
         Python source that needs the standard library only.
     """
     code, stdin = (text.encode("utf-8", "replace").decode() for text in (job.code, job.stdin))
-    return _PROGRAM.format(child=CHILD_SOURCE, seed=job.seed, stdin=stdin, code=code)
+    return _PROGRAM.format(child=CHILD_SOURCE, seed=job.seed, stdin=stdin, code=code, mark=mark)
 
 
-def name_exit(exit_code: int, stderr: str) -> ExitKind:
-    """Tell how a program ended from what is known outside.
+def name_exit(exit_code: int, *, has_no_memory: bool) -> ExitKind:
+    """Tell how a program ended. Its exit code and its output are its own choice, so they say little.
 
     Args:
-        exit_code: Of the program.
-        stderr: Its standard error.
+        exit_code: Of the program, minus the signal number if a signal ended it.
+        has_no_memory: Whether a `MemoryError` ended the code, as its supervisor says.
     """
     if exit_code == 0:
         return ExitKind.OK
-    last_line = stderr.strip().rpartition("\n")[2]
-    if last_line.partition(":")[0].endswith("MemoryError"):
-        return ExitKind.MEMORY
-    return ExitKind.ERROR if 0 < exit_code <= 128 else ExitKind.KILLED
+    if exit_code < 0:
+        return ExitKind.TIMEOUT if exit_code == -signal.SIGXCPU else ExitKind.KILLED
+    return ExitKind.MEMORY if has_no_memory else ExitKind.ERROR

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import time
 from typing import Any
 
@@ -60,8 +61,9 @@ class RemoteSandbox:
         lease = await self._queue.acquire()
         started = time.perf_counter()
         try:
-            reply = await self._post(job)
-            stdout, stderr, kind, code = self._read(reply)
+            mark = secrets.token_hex(16)  # what the code writes itself cannot be mistaken for it
+            reply = await self._post(job, mark)
+            stdout, stderr, kind, code = self._read(reply, mark)
         except (aiohttp.ClientError, TimeoutError, ValueError, RecursionError) as error:
             reason = str(error) or type(error).__name__
             stdout, stderr, kind, code = "", f"The remote sandbox failed: {reason}", ExitKind.LOST, None
@@ -79,9 +81,9 @@ class RemoteSandbox:
     def close(self) -> None:
         """Nothing stays open between calls."""
 
-    async def _post(self, job: Job) -> dict[str, Any]:
+    async def _post(self, job: Job, mark: str) -> dict[str, Any]:
         payload = {
-            "code": write_program(job),
+            "code": write_program(job, mark),
             "language": "python",
             "compile_timeout": job.timeout_s,
             "run_timeout": job.timeout_s,
@@ -108,14 +110,15 @@ class RemoteSandbox:
             raise ValueError("it answered with something else than an object")
         return reply
 
-    def _read(self, reply: dict[str, Any]) -> tuple[str, str, ExitKind, int | None]:
+    def _read(self, reply: dict[str, Any], mark: str) -> tuple[str, str, ExitKind, int | None]:
         result = reply.get("run_result")
         if reply.get("status") == "SandboxError" or not isinstance(result, dict):
             raise ValueError(f"it reported {reply.get('status')}: {str(reply.get('message'))[:200]}")
         most = self._settings.max_output_bytes
         stdout, stderr = (str(result.get(name) or "").encode("utf-8", "replace") for name in ("stdout", "stderr"))
         code = result.get("return_code")
-        kind = name_exit(code if isinstance(code, int) else 1, stderr.decode("utf-8", "replace"))
+        kind = name_exit(code if isinstance(code, int) else 1, has_no_memory=mark.encode() in stderr)
+        stderr = stderr.replace(mark.encode(), b"")
         if max(len(stdout), len(stderr)) > most:
             kind = ExitKind.OUTPUT
         if result.get("status") == "TimeLimitExceeded":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from aepo_lightning.tools.jail.execution import PoolBusyError
+from aepo_lightning.tools.jail.execution import PoolBusyError, PoolUnavailableError
 
 T = TypeVar("T")
 
@@ -64,6 +64,7 @@ class SlotQueue(Generic[T]):
         self._idle: deque[T] = deque()
         self._waiters: deque[_Waiter[T]] = deque()
         self._error: Exception | None = None
+        self._outage: str | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -78,6 +79,7 @@ class SlotQueue(Generic[T]):
 
         Raises:
             PoolBusyError: If too many wait already.
+            PoolUnavailableError: If there is no worker, and none can be started at the moment.
             Exception: What `fail` was given.
         """
         loop = asyncio.get_running_loop()
@@ -85,6 +87,8 @@ class SlotQueue(Generic[T]):
         with self._lock:
             if self._error:
                 raise self._error
+            if self._outage is not None:
+                raise PoolUnavailableError(self._outage)
             self._waiters.append(waiter)
             self._match()
             if waiter.lease:
@@ -103,8 +107,9 @@ class SlotQueue(Generic[T]):
         return waiter.lease
 
     def add(self, worker: T) -> None:
-        """Offer a worker that no lease holds."""
+        """Offer a worker that no lease holds. Calls are taken again if there was none."""
         with self._lock:
+            self._outage = None
             self._idle.append(worker)
             self._match()
 
@@ -123,10 +128,20 @@ class SlotQueue(Generic[T]):
         """Refuse all calls that wait and all later ones."""
         with self._lock:
             self._error = error
-            while self._waiters:
-                waiter = self._waiters.popleft()
-                waiter.error = error
-                waiter.wake()
+            self._refuse_waiting(lambda: error)
+
+    def suspend(self, reason: str) -> None:
+        """Refuse all calls that wait and later ones until a worker is added; nothing happens if one is idle."""
+        with self._lock:
+            if not self._idle:
+                self._outage = reason
+                self._refuse_waiting(lambda: PoolUnavailableError(reason))
+
+    def _refuse_waiting(self, error: Callable[[], Exception]) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            waiter.error = error()
+            waiter.wake()
 
     def _withdraw(self, waiter: _Waiter[T]) -> None:
         with self._lock:

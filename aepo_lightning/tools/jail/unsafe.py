@@ -38,38 +38,53 @@ class UnsafeRunner:
         return self._settings.workers
 
     async def run(self, job: Job) -> Execution:
-        """Run code in a new process, which is gone when this returns."""
+        """Run code in a new process, which is gone when this returns; `LOST` if none can be started."""
         asked = time.perf_counter()
         lease = await self._queue.acquire()
         started = time.perf_counter()
         try:
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as source:
-                source.write(write_program(job).encode())
-                source.seek(0)
-                command = [sys.executable, "-I", "-X", "utf8", "-c", CHILD_SOURCE, str(self._settings.memory_mb)]
-                child = ChildProcess(
-                    [*command, str(math.ceil(job.timeout_s) + 1)],
-                    folder=folder,
-                    stdin=source,
-                    max_output_bytes=self._settings.max_output_bytes,
-                )
-                is_late = await _finish(child, job.timeout_s)
+            stdout, stderr, kind, code = await self._supervise(job)
+        except OSError as error:
+            stdout, stderr, kind, code = "", f"The code could not be started: {error}", ExitKind.LOST, None
         finally:
             self._queue.release(lease, is_usable=True)
-        stdout, stderr = (data.decode("utf-8", "replace") for data in (child.stdout, child.stderr))
-        exit_kind = name_exit(child.exit_code or 0, stderr)
-        if is_late:
-            exit_kind = ExitKind.TIMEOUT
-        if child.is_stdout_flooded or child.is_stderr_flooded:
-            exit_kind = ExitKind.OUTPUT
         return Execution(
             stdout=stdout,
             stderr=stderr,
-            exit=exit_kind,
-            exit_code=child.exit_code,
+            exit=kind,
+            exit_code=code,
             duration_s=time.perf_counter() - started,
             queue_s=started - asked,
         )
+
+    async def _supervise(self, job: Job) -> tuple[str, str, ExitKind, int | None]:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            tempfile.TemporaryFile() as source,
+            tempfile.TemporaryFile() as report,
+        ):
+            source.write(write_program(job).encode())
+            source.seek(0)
+            limits = (self._settings.memory_mb, math.ceil(job.timeout_s) + 1, report.fileno())
+            child = ChildProcess(
+                [sys.executable, "-I", "-X", "utf8", "-c", CHILD_SOURCE, *map(str, limits)],
+                folder=folder,
+                stdin=source,
+                max_output_bytes=self._settings.max_output_bytes,
+                kept=[report.fileno()],
+            )
+            is_late = await _finish(child, job.timeout_s)
+            report.seek(0)
+            said = report.read().split()
+        # A supervisor that was ended itself says nothing.
+        code, has_no_memory = (int(said[0]), said[1] == b"1") if said else (child.exit_code or 0, False)
+        kind = name_exit(code, has_no_memory=has_no_memory)
+        if is_late:
+            kind = ExitKind.TIMEOUT
+        if child.is_stdout_flooded or child.is_stderr_flooded:
+            kind = ExitKind.OUTPUT
+        stdout, stderr = (data.decode("utf-8", "replace") for data in (child.stdout, child.stderr))
+        return stdout, stderr, kind, code
 
     def close(self) -> None:
         """Nothing stays open between calls."""

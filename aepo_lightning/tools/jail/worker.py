@@ -67,6 +67,8 @@ class Worker:
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._control, theirs = socket.socketpair()
         info, their_info = os.pipe()
+        # Closed with the process itself, while every fork of it keeps the socket open.
+        owner = os.pidfd_open(os.getpid())
         try:
             self._process = subprocess.Popen(
                 build_command(
@@ -81,7 +83,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._complaints,
                 stderr=self._complaints,
-                pass_fds=(theirs.fileno(), their_info),
+                pass_fds=(theirs.fileno(), their_info, owner),
                 process_group=0,
             )
         except BaseException:
@@ -90,8 +92,9 @@ class Worker:
         finally:
             theirs.close()
             os.close(their_info)
+            os.close(owner)
         try:
-            self._greet(interpreter, info)
+            self._greet(info, owner)
         except BaseException:
             self.close()
             raise
@@ -200,10 +203,11 @@ class Worker:
             if self._is_closed:
                 self._control.close()
 
-    def _greet(self, interpreter: Interpreter, info: int) -> None:
-        settings = self._settings
+    def _greet(self, info: int, owner: int) -> None:
+        settings, interpreter = self._settings, self.interpreter
         config = ZygoteConfig(
             uid=self._user.uid if self._user else None,
+            owner=owner,
             host_pid_namespace=os.readlink("/proc/self/ns/pid"),
             site_paths=[interpreter.inside(path) for path in interpreter.site_paths],
             preload=list(settings.preload),

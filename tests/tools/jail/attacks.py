@@ -194,7 +194,15 @@ DISK = [
         "ok",
     ),
 ]
+LOCKS = [
+    denied("lock a host file", "import fcntl\nfcntl.flock(open('/usr/bin/env'), fcntl.LOCK_EX)"),
+    denied("lock by description", "import fcntl\nfcntl.fcntl(open('/usr/bin/env'), 37, bytes(32))"),
+    denied("lease a host file", "import fcntl\nfcntl.fcntl(open('/usr/bin/env'), fcntl.F_SETLEASE, fcntl.F_RDLCK)"),
+    denied("watch a host folder", "import fcntl, os\nfcntl.fcntl(os.open('/usr', 0), fcntl.F_NOTIFY, 1)"),
+    denied("hint about a host file", "import fcntl\nfcntl.fcntl(open('/usr/bin/env'), 1036, bytes(8))"),
+]
 FORBIDDEN_CALLS = {  # x86_64
+    "flock": 73,
     "socketpair": 53, "ptrace": 101, "personality": 135, "pivot_root": 155, "chroot": 161, "mount": 165,
     "umount2": 166, "swapon": 167, "reboot": 169, "sethostname": 170, "iopl": 172, "ioperm": 173, "init_module": 175,
     "acct": 163, "settimeofday": 164, "setrlimit": 160, "modify_ldt": 154, "shmget": 29, "semget": 64, "msgget": 68,
@@ -276,6 +284,6 @@ EVERYWHERE = [
     ),
 ]
 ALL = [
-    *READS, *LISTS, *WRITES, *SOCKETS, *PROCESSES, *SIGNALS, *MEMORY, *TIME, *OUTPUT, *DISK, *CRASHES,
+    *READS, *LISTS, *WRITES, *SOCKETS, *PROCESSES, *SIGNALS, *MEMORY, *TIME, *OUTPUT, *DISK, *LOCKS, *CRASHES,
     *ECHO, *SOURCE, *EVERYWHERE,
 ]  # fmt: skip

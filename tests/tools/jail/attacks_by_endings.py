@@ -99,7 +99,9 @@ CRASHES = [
         "killed|memory|error|timeout",
         timeout_s=0.5,
     ),
-    Attack("blames the sandbox", "import sys\nsys.exit(242)", "error"),
+    *(Attack(f"exit code {code}", f"import os\nos._exit({code})", "error") for code in (137, 139, 152, 241, 242)),
+    Attack("says that memory was short", "import sys\nprint('MemoryError', file=sys.stderr)\nsys.exit(1)", "error"),
+    Attack("memory was short and it went on", "try:\n    b'x' * 10**10\nexcept MemoryError:\n    pass\n0", "ok"),
     Attack("will not exit", "import os\nos._exit = lambda code: None\nprint('x')", "ok", r"\Ax$"),
     Attack("exit code", "import os\nos._exit(7)", "error"),
     Attack(

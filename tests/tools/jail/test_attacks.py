@@ -1,9 +1,12 @@
 """The attack suite: every attack is contained, and the call after it finds a clean house."""
 
+import asyncio
 import importlib.util
 import os
 import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,3 +114,41 @@ def test_a_patched_numpy_is_whole_in_the_next_call(pool):
         run(pool, "import numpy\nnumpy.linalg.det = lambda m: 99\nnumpy.pi = 3")
     for _ in range(3):
         assert run(pool, "import numpy\nround(numpy.linalg.det(numpy.eye(2))), numpy.pi > 3.1").stdout == "(1, True)\n"
+
+
+@pytest.mark.parametrize(
+    "lock",
+    ["flock(f, fcntl.LOCK_EX)", "lockf(f, fcntl.LOCK_SH)", "fcntl(f, 37, bytes(32))"],
+    ids=["file", "range", "own"],
+)
+def test_no_file_of_the_host_is_locked(pool, lock):
+    async def scenario():
+        code = f"import fcntl, time\nf = open({os.__file__!r})\ntry:\n    fcntl.{lock}\nexcept OSError:\n    pass\n"
+        call = asyncio.create_task(pool.run(f"{code}print('held', flush=True)\ntime.sleep(30)", timeout_s=30.0))
+        await asyncio.sleep(0.3)
+        child = subprocess.run([sys.executable, "-c", TAKE_LOCKS, os.__file__], check=False, capture_output=True)
+        call.cancel()
+        return child
+
+    done = asyncio.run(scenario())
+    assert done.returncode == 0, done.stderr.decode()
+
+
+TAKE_LOCKS = """
+import fcntl, os, sys
+may_write = os.access(sys.argv[1], os.W_OK)
+file = open(sys.argv[1], "r+" if may_write else "r")
+fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+if may_write:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+def test_a_database_in_the_work_folder_can_be_used(pool):
+    code = (
+        "import sqlite3\nc = sqlite3.connect('a.db')\nc.execute('create table t(x)')\n"
+        "c.execute('insert into t values (3)')\nc.commit()\nc.close()\n"
+        "sqlite3.connect('a.db').execute('select x from t').fetchall()"
+    )
+    done = run(pool, code)
+    assert done.stdout == "[(3,)]\n", done.stderr

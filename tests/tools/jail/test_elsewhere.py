@@ -100,6 +100,8 @@ def unsafe():
         pytest.param("raise MemoryError", ExitKind.MEMORY, "", id="memory"),
         pytest.param("import os\nos.kill(os.getpid(), 11)", ExitKind.KILLED, "", id="killed"),
         pytest.param("import sys\nsys.exit(3)", ExitKind.ERROR, "", id="exit-code"),
+        pytest.param("import sys\nsys.exit(139)", ExitKind.ERROR, "", id="exit-code-like-a-signal"),
+        pytest.param("import sys\nprint('MemoryError', file=sys.stderr)\nsys.exit(1)", ExitKind.ERROR, "", id="claim"),
     ],
 )
 def test_code_runs_as_it_does_in_the_jail(request, kind, code, exit_kind, stdout):

@@ -132,3 +132,42 @@ def test_no_process_outlives_its_owner_however_it_ends():
     wait_until(lambda: not any(is_running(pid) for found in pids.values() for pid in found))
     # A fork of the owner can neither use nor end the pool.
     assert (said["fork"], said["owner"]) == ("ConfigError", "42")
+
+
+# The child of the owner has a copy of every socket of the pool, and lives on.
+FORKED = """
+import asyncio, os, time
+from aepo_lightning.tools.jail import PythonPool
+from tests.tools.jail.parts import descendants
+pool = PythonPool(num_workers=1, preload=())
+asyncio.run(pool.start())
+workers = descendants(os.getpid())
+child = os.fork()
+if child == 0:
+    time.sleep(600)
+    os._exit(0)
+print(os.getpid(), child, *workers, flush=True)
+asyncio.run(pool.run(CODE))
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("code", ["'1'", "'while True: pass'"], ids=["idle", "busy"])
+def test_no_zygote_outlives_its_owner_though_a_fork_of_that_holds_its_socket(code):
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKED.replace("CODE", code)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as owner:
+        pid, child, *workers = (int(word) for word in owner.stdout.readline().split())
+        try:
+            if "while" in code:
+                wait_until(lambda: any(descendants(worker) for worker in workers[1:]))
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not any(is_running(worker) for worker in workers))
+            assert len(workers) == 2
+            assert is_running(child)
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.tools.jail.inside.child import EXIT_MEMORY, run_child
+from aepo_lightning.tools.jail.inside.child import run_child
 from aepo_lightning.tools.jail.inside.config import WORK_FOLDER, ZygoteConfig
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown
 from aepo_lightning.tools.jail.inside.plumbing import Plumbing
-from aepo_lightning.tools.jail.inside.scratch import Scratch
+from aepo_lightning.tools.jail.inside.scratch import Mark, Scratch
 
 _LOOK_EVERY_S = 0.03
 _PRIORITIES = ((1, 5), (5, 10), (100, 15))
@@ -41,7 +41,7 @@ class Call:
         poller = select.poll()
         ending = os.pidfd_open(self.pid)
         try:
-            for descriptor in (*self.outputs, self.control.fileno(), ending):
+            for descriptor in (*self.outputs, self.control.fileno(), self.config.owner, ending):
                 poller.register(descriptor, select.POLLIN)
             has_ended = False
             while not has_ended and self.verdict is None:
@@ -51,6 +51,8 @@ class Call:
                             poller.unregister(descriptor)
                     elif descriptor == ending:
                         has_ended = True
+                    elif descriptor == self.config.owner:
+                        self.verdict, self.is_abandoned = "lost", True
                     else:
                         self._listen()
                 if not has_ended:
@@ -118,10 +120,10 @@ def run_call(
         Header of the answer, and standard output and error, for the caller to close; None if nobody is there to
         receive it.
     """
-    plumbing = Plumbing.lay()
+    plumbing, out_of_memory = Plumbing.lay(), Mark()
     pid = os.fork()
     if pid == 0:
-        run_child(timeout_s, request, lockdown, plumbing)
+        run_child(timeout_s, request, lockdown, plumbing, out_of_memory)
     request.close()
     plumbing.keep_parent_ends()
     # Room for one byte more than may be written: it tells a flood from what just fits.
@@ -132,9 +134,10 @@ def run_call(
     duration_s = time.monotonic() - call.started
     call.drain()
     failure = plumbing.close()
+    has_no_memory = out_of_memory.take()
     if call.is_abandoned:
         return None
-    answer = {"exit": call.verdict or _name_exit(status), "code": status, "duration_s": duration_s}
+    answer = {"exit": call.verdict or _name_exit(status, has_no_memory), "code": status, "duration_s": duration_s}
     if failure:
         answer |= {"exit": "lost", "failure": failure.decode("utf-8", "replace")}
     return answer, list(outputs.values())
@@ -174,9 +177,12 @@ def num_files_used() -> int:
     return volume.f_files - volume.f_ffree
 
 
-def _name_exit(status: int) -> str:
+def _name_exit(status: int, has_no_memory: bool) -> str:
+    """Say how a child ended: its exit code is its own choice, so all that is read off that is whether it is zero."""
     if status == -signal.SIGXCPU:
         return "timeout"
     if status < 0:
         return "killed"
-    return {0: "ok", EXIT_MEMORY: "memory"}.get(status, "error")
+    if status == 0:
+        return "ok"
+    return "memory" if has_no_memory else "error"

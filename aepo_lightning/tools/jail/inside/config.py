@@ -17,6 +17,8 @@ class ZygoteConfig:
 
     uid: int | None
     """User to become, or None to stay who one is (in a user namespace of one's own)."""
+    owner: int
+    """Descriptor of a handle of the process that started the worker, which must not outlive it."""
     host_pid_namespace: str
     """Name of the namespace that the worker must not be in, as `/proc/self/ns/pid` links to it."""
     site_paths: list[str]

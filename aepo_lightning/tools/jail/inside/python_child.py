@@ -2,17 +2,19 @@
 
 The source of this file is handed to `python -I -c`, so it imports the standard library only and stays quick to start.
 The worker sets its own resource limits and runs the code from standard input. The supervisor waits for it, adopts what
-it leaves behind (also daemons that left the process group) and kills that before it goes. Arguments: memory of each
-process in MiB, processor time in seconds.
+it leaves behind (also daemons that left the process group), kills that, and reports at last how the worker ended.
+Arguments: memory of each process in MiB, processor time in seconds, and the descriptor of the report.
 """
 
 import ast
 import ctypes
 import linecache
+import mmap
 import os
 import resource
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType, ModuleType, TracebackType
 
 _FILENAME = "<python>"
@@ -22,7 +24,8 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 
 def main() -> None:
     """Fork the worker; supervise it in the parent, run the code in the child."""
-    memory_mb, cpu_s = int(sys.argv[1]), int(sys.argv[2])
+    memory_mb, cpu_s, report = (int(argument) for argument in sys.argv[1:4])
+    out_of_memory = mmap.mmap(-1, 1)  # shared with the worker
     source = sys.stdin.buffer.read().decode("utf-8")
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
@@ -32,12 +35,14 @@ def main() -> None:
     worker = os.fork()
     if worker == 0:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.close(report)
         _limit_resources(memory_mb, cpu_s)
-        _run(source)
+        _run(source, lambda: out_of_memory.__setitem__(0, 1))
         return
     status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
     _kill_descendants()
-    os._exit(status if status >= 0 else 128 - status)
+    os.write(report, f"{status} {out_of_memory[0]}".encode())
+    os._exit(0)
 
 
 def echo_last_expression(source: str) -> ast.Module:
@@ -62,13 +67,17 @@ def _is_print(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
 
 
-def _run(source: str) -> None:
+def _run(source: str, on_memory_error: Callable[[], object]) -> None:
     sys.excepthook = _show_traceback
     sys.argv = ["-c"]
     linecache.cache[_FILENAME] = (len(source), None, source.splitlines(keepends=True), _FILENAME)
     module = ModuleType("__main__")
     sys.modules["__main__"] = module  # pickle and dataclasses look classes of the code up there
-    exec(compile(echo_last_expression(source), _FILENAME, "exec"), module.__dict__)
+    try:
+        exec(compile(echo_last_expression(source), _FILENAME, "exec"), module.__dict__)
+    except MemoryError:
+        on_memory_error()
+        raise
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:

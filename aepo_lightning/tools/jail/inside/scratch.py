@@ -6,6 +6,7 @@ ordinary objects of the zygote, not even for a moment.
 
 import mmap
 import os
+import select
 import socket
 
 
@@ -39,9 +40,16 @@ class Scratch:
         self._num_filled += num_bytes
         return num_bytes
 
-    def receive_all(self, control: socket.socket) -> bool:
-        """Fill it to the end from a socket, and return whether all of that came."""
+    def receive_all(self, control: socket.socket, owner: int | None = None) -> bool:
+        """Fill it to the end from a socket, and return whether all of that came.
+
+        Args:
+            control: The socket.
+            owner: Handle of a process with whose end the waiting ends, too. Whoever it forked has the socket as well.
+        """
         while self._num_filled < len(self._all):
+            if owner is not None and not _wait_for_word(control, owner):
+                return False
             num_bytes = control.recv_into(self._all[self._num_filled :])
             if not num_bytes:
                 return False
@@ -56,3 +64,28 @@ class Scratch:
         """Give the memory back."""
         self._all.release()
         self._map.close()
+
+
+class Mark:
+    """One bit that a child can leave for its parent. It starts unset."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, 1, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)
+
+    def set(self) -> None:
+        """Set it; this takes no memory."""
+        self._map[0] = 1
+
+    def take(self) -> bool:
+        """Return whether it was set, and give the memory back."""
+        is_set = bool(self._map[0])
+        self._map.close()
+        return is_set
+
+
+def _wait_for_word(control: socket.socket, owner: int) -> bool:
+    """Wait until a socket has something, or a process has ended and there is nothing."""
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    poller.register(owner, select.POLLIN)
+    return any(descriptor == control.fileno() for descriptor, _ in poller.poll())

@@ -16,7 +16,10 @@ _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _NUMBER, _ARCHITECTURE = 0, 4  # offsets in struct seccomp_data; six arguments of 8 bytes follow at 16
 _X32_BIT = 0x40000000
 _CLONE_THREAD, _CLONE_NEW_NAMESPACES = 0x00010000, 0x7E020000
-_FCNTL_REFUSED = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: they send signals
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK; F_OFD_GETLK; F_DUPFD_CLOEXEC, pipe sizes, seals of its input.
+# The rest sends signals, leases host files, or locks them: SETOWN, SETSIG, SETLEASE, NOTIFY, OFD_SETLK, and so on.
+_FCNTL_ALLOWED = (0, 1, 2, 3, 4, 5, 36, 1030, 1031, 1032, 1033, 1034)
+_FCNTL_NO_EFFECT = (6, 7)  # F_SETLK, F_SETLKW: a process never conflicts with itself, and nobody else is there
 _IOCTL_ALLOWED = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIO(N)CLEX
 _PRCTL_ALLOWED = (3, 15, 16)  # PR_GET_DUMPABLE, PR_SET_NAME, PR_GET_NAME
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
@@ -80,7 +83,12 @@ def _argument_checks(may_fork: bool) -> dict[str, list[Instruction]]:
     return {
         "clone": [*clone, _return(_ALLOW)],
         "clone3": [_refuse(errno.ENOSYS)],  # its flags lie in memory, out of reach of a filter; C libraries use clone
-        "fcntl": [_load(_argument(1)), *_each(_FCNTL_REFUSED, _refuse(errno.EPERM)), _return(_ALLOW)],
+        "fcntl": [
+            _load(_argument(1)),
+            *_each(_FCNTL_ALLOWED, _return(_ALLOW)),
+            *_each(_FCNTL_NO_EFFECT, _refuse(0)),  # databases lock their files; the kernel would lock the host's, too
+            _refuse(errno.EPERM),
+        ],
         "ioctl": [_load(_argument(1)), *_each(_IOCTL_ALLOWED, _return(_ALLOW)), _refuse(errno.ENOTTY)],
         "prctl": [_load(_argument(0)), *_each(_PRCTL_ALLOWED, _return(_ALLOW)), _refuse(errno.EPERM)],
         "prlimit64": [  # may read limits; a new limit is a pointer that is not null

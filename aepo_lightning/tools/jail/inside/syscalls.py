@@ -1,7 +1,7 @@
 """The system calls that jailed code may make: numbers on x86_64 and on aarch64.
 
 Everything that is not listed is refused: new processes and programs, signals to others, sockets, mounts, namespaces,
-tracing, keys, shared memory segments, message queues, io_uring and whatever kernels add in the future.
+tracing, keys, shared memory segments, message queues, locks on files, io_uring and whatever kernels add in the future.
 
 The numbers are those of `asm/unistd_64.h` (x86_64) and `asm-generic/unistd.h` (aarch64) of Linux.
 """
@@ -14,7 +14,7 @@ X86_64 = {
     "getcwd": 79, "chdir": 80, "fchdir": 81, "mkdir": 83, "mkdirat": 258, "rmdir": 84, "unlink": 87, "unlinkat": 263,
     "rename": 82, "renameat": 264, "renameat2": 316, "link": 86, "linkat": 265, "symlink": 88, "symlinkat": 266,
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "umask": 95, "utimensat": 280, "truncate": 76,
-    "ftruncate": 77, "fallocate": 285, "fsync": 74, "fdatasync": 75, "flock": 73, "dup": 32, "dup2": 33, "dup3": 292,
+    "ftruncate": 77, "fallocate": 285, "fsync": 74, "fdatasync": 75, "dup": 32, "dup2": 33, "dup3": 292,
     "pipe": 22, "pipe2": 293, "fcntl": 72, "poll": 7, "ppoll": 271, "select": 23, "pselect6": 270,
     "epoll_create": 213, "epoll_create1": 291, "epoll_ctl": 233, "epoll_wait": 232, "epoll_pwait": 281,
     "epoll_pwait2": 441, "eventfd": 284, "eventfd2": 290, "sendfile": 40, "copy_file_range": 326, "fadvise64": 221,
@@ -39,7 +39,7 @@ AARCH64 = {
     "statx": 291, "statfs": 43, "fstatfs": 44, "lseek": 62, "faccessat": 48, "faccessat2": 439, "readlinkat": 78,
     "getdents64": 61, "getcwd": 17, "chdir": 49, "fchdir": 50, "mkdirat": 34, "unlinkat": 35, "renameat": 38,
     "renameat2": 276, "linkat": 37, "symlinkat": 36, "fchmod": 52, "fchmodat": 53, "fchmodat2": 452, "umask": 166,
-    "utimensat": 88, "truncate": 45, "ftruncate": 46, "fallocate": 47, "fsync": 82, "fdatasync": 83, "flock": 32,
+    "utimensat": 88, "truncate": 45, "ftruncate": 46, "fallocate": 47, "fsync": 82, "fdatasync": 83,
     "dup": 23, "dup3": 24, "pipe2": 59, "fcntl": 25, "ppoll": 73, "pselect6": 72, "epoll_create1": 20,
     "epoll_ctl": 21, "epoll_pwait": 22, "epoll_pwait2": 441, "eventfd2": 19, "sendfile": 71, "copy_file_range": 285,
     "fadvise64": 223, "getxattr": 8, "lgetxattr": 9, "fgetxattr": 10, "listxattr": 11, "llistxattr": 12,

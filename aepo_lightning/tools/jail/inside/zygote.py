@@ -28,7 +28,7 @@ _COLLECT_AFTER = (20_000, 20, 20)  # children are short-lived and bounded in mem
 
 
 def main(descriptor: int) -> None:
-    """Serve calls from a socket until its other end is closed.
+    """Serve calls from a socket until its other end is closed, or the process that started this one has ended.
 
     Args:
         descriptor: The inherited socket.
@@ -48,6 +48,7 @@ class _RefusalError(Exception):
 class _Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
+        self._owner: int | None = None
 
     def prepare(self) -> None:
         """Become the process that all calls are forked from, and say what it is."""
@@ -55,6 +56,7 @@ class _Zygote:
         if frame is None:
             sys.exit(0)
         config = ZygoteConfig(**frame[0])
+        self._owner = config.owner
         check_namespace(config.host_pid_namespace)
         with suppress(OSError):  # if memory runs out, the kernel ends code before it ends a trainer
             _write_text("/proc/self/oom_score_adj", "500")
@@ -110,7 +112,7 @@ class _Zygote:
 
     def _receive_all(self, num_bytes: int) -> Scratch | None:
         scratch = Scratch(num_bytes)
-        if scratch.receive_all(self._control):
+        if scratch.receive_all(self._control, self._owner):
             return scratch
         kill_everything()
         return None
