@@ -7,6 +7,7 @@
     |-- ToolError       a tool failed; the runtime turns it into an observation for the model
     |   |-- ToolUnavailableError    what stands behind the tool failed; another attempt may succeed
     |   `-- ToolTimeoutError        a tool stopped its own work because it took too long
+    |-- ToolOutageError a tool has been unavailable for so long that the run stops
     |-- RewardError     a reward could not be computed
     `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
 
@@ -55,6 +56,10 @@ class ToolUnavailableError(ToolError):
 
 class ToolTimeoutError(ToolError, TimeoutError):
     """A tool stopped its own work because it took too long. The runtime reports it as a time-out, not as an error."""
+
+
+class ToolOutageError(AepoError, RuntimeError):
+    """A tool that has been unavailable for too long: the run stops rather than go on without it."""
 
 
 class RewardError(AepoError, RuntimeError):

@@ -274,7 +274,7 @@ class StatefulTool(Tool, Protocol):
 
 @runtime_checkable
 class ToolRunner(Protocol):
-    """Runs calls of any tool with deadlines and limits, and never raises for a failing tool."""
+    """Runs calls of any tool with deadlines and limits. Only a tool that stays unavailable may make it raise."""
 
     @property
     def tool_names(self) -> tuple[str, ...]:

@@ -4,11 +4,12 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput, checked_output, reward_name
+from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError, boundary
 from aepo_lightning.event_loop import CutOffError, call_function, cut_off
 
@@ -63,12 +64,19 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
         else:
             deadline_s = None if math.isinf(settings.deadline_s) else settings.deadline_s
             answer = await cut_off(call_function(reward, sample, "aepo-reward"), deadline_s, f"the reward `{name}`")
-        return checked_output(answer, name, question_id)
+        return without_outages(checked_output(answer, name, question_id), sample)
     problem = _describe(failures[0], name, question_id, settings.deadline_s)
     if settings.on_error == "stop":
         raise RewardError(f"{problem} {_ADVICE}") from failures[0]
     logger.warning("%s The trajectory is left out.", problem)
     return RewardOutput(reward=0.0, is_correct=False, is_well_formed=True, reason=problem, is_scored=False)
+
+
+def without_outages(output: RewardOutput, sample: RewardInput) -> RewardOutput:
+    """Leave a trajectory out of its group and the update if a tool was unavailable: that is not the policy's doing."""
+    if all(result.status is not ToolStatus.UNAVAILABLE for result in sample.tool_results):
+        return output
+    return replace(output, is_scored=False, reason="A tool was unavailable, so the trajectory is left out.")
 
 
 def _describe(error: Exception, name: str, question_id: str, deadline_s: float) -> str:

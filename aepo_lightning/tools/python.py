@@ -171,7 +171,6 @@ class PythonTool:
     def _last_lines(self, stderr: str) -> str:
         return "\n".join(stderr.strip().splitlines()[-_MAX_TRACEBACK_LINES:])[-self.max_output_chars :]
 
-    @property
     def metrics(self) -> Mapping[str, float]:
         """Return `pool_workers`: how many workers are up, busy ones included."""
         return {"pool_workers": float(self._pool.num_ready)}

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from aepo_lightning.contracts.tool import (
     StatefulTool,
@@ -30,6 +30,7 @@ from aepo_lightning.tools.runtime.cache import ToolCache
 from aepo_lightning.tools.runtime.circuit_breaker import CircuitOpenError
 from aepo_lightning.tools.runtime.kept_answers import KeptAnswers
 from aepo_lightning.tools.runtime.loop_state import LoopState
+from aepo_lightning.tools.runtime.outage import Outage
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class ToolRuntime:
         max_queued_calls: Calls of each tool that may wait for a slot, for tools that name no number. One more is
             answered at once that the tool is busy.
         cache: Keeps answers of tools whose limits ask for it. None keeps none.
+        max_unavailable_s: Seconds for which calls are answered that a tool is unavailable.
+        on_outage: What happens then: `stop` ends the run, which continues with ckpt_path=last; `wait` has calls wait
+            until the tool is back.
 
     Raises:
         ConfigError: If something is neither a tool nor a function that can be one, a name is not a tag or occurs twice,
@@ -79,10 +83,13 @@ class ToolRuntime:
     max_concurrent_calls: int = 64
     max_queued_calls: int = 65_536
     cache: ToolCache | None = None
+    max_unavailable_s: float = 600.0
+    on_outage: Literal["stop", "wait"] = "stop"
     _loops: dict[asyncio.AbstractEventLoop, LoopState] = field(
         init=False, repr=False, compare=False, default_factory=dict
     )
     _by_name: dict[str, _Known] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _outages: dict[str, Outage] = field(init=False, repr=False, compare=False, default_factory=dict)
     _kept: KeptAnswers = field(init=False, repr=False, compare=False)
     _lags_s: list[float] = field(init=False, repr=False, compare=False, default_factory=list)
 
@@ -96,6 +103,7 @@ class ToolRuntime:
             if name in self._by_name:
                 raise ConfigError(f"`tools` must have distinct names, but got {name!r} twice. Rename one of them.")
             self._by_name[name] = known
+            self._outages[name] = Outage(name, self.max_unavailable_s, self.on_outage == "wait")
         if not (math.isfinite(self.timeout_s) and self.timeout_s > 0):
             raise ConfigError(f"`timeout_s` must be positive and finite, but got {self.timeout_s}. Give seconds.")
         for limit in ("max_result_chars", "max_concurrent_calls"):
@@ -104,6 +112,11 @@ class ToolRuntime:
         if self.max_queued_calls < 0:
             raise ConfigError(
                 f"`max_queued_calls` must not be negative, but got {self.max_queued_calls}. 0 queues none."
+            )
+        if not self.max_unavailable_s >= 0 or self.on_outage not in ("stop", "wait"):
+            raise ConfigError(
+                "`max_unavailable_s` must not be negative and `on_outage` be 'stop' or 'wait', but got "
+                f"{self.max_unavailable_s} and {self.on_outage!r}."
             )
         object.__setattr__(self, "_kept", KeptAnswers(self.cache))
 
@@ -118,7 +131,7 @@ class ToolRuntime:
         return tuple(known.spec for known in self._by_name.values())
 
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
-        """Run one call. Never raises for a failing tool; only cancellation passes through.
+        """Run one call. Never raises for a failing call.
 
         Args:
             call: What the policy asked for.
@@ -126,6 +139,9 @@ class ToolRuntime:
 
         Returns:
             The observation. Its text is never empty and `status` says how the call ended.
+
+        Raises:
+            ToolOutageError: If the tool has been unavailable for `max_unavailable_s`, and `on_outage` is `stop`.
         """
         known = self._by_name.get(call.tool)
         if call.problem:
@@ -173,10 +189,9 @@ class ToolRuntime:
 
     async def _in_turn(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         """Wait for the chain's turn with the tool, then for a slot, and run the call."""
-        if known.stateful is None:
-            return await self._in_slot(known, arguments, context)
-        async with self._here().states.turn(known.tool, context):
-            return await self._in_slot(known, arguments, context)
+        turn = None if known.stateful is None else self._here().states.turn(known.tool, context)
+        async with turn or nullcontext():
+            return await self._outages[known.spec.name].outlast(lambda: self._in_slot(known, arguments, context))
 
     async def _in_slot(self, known: _Known, arguments: Mapping[str, Any], context: ToolContext) -> ToolResult:
         """Run the call in a slot, and tell the circuit breaker how it went."""
@@ -265,15 +280,15 @@ class ToolRuntime:
     def metrics(self) -> dict[str, float]:
         """Return figures since this was last asked: how late the event loop was at most, and what the tools tell.
 
-        A tool may have a method of this name; its figures bear the tool's name.
+        A tool may have a method of this name; figures of one name add up.
         """
         lags_s = [*self._lags_s, *(state.watch.take_lag_s() for state in list(self._loops.values()))]
         self._lags_s.clear()
         figures = {"loop_lag_s": max(lags_s, default=0.0)}
-        for name, known in self._by_name.items():
+        for known in self._by_name.values():
             own = getattr(known.tool, "metrics", None)
-            if callable(own):
-                figures |= {f"{name}_{key}": float(value) for key, value in own().items()}
+            for key, value in own().items() if callable(own) else ():
+                figures[key] = figures.get(key, 0.0) + float(value)
         return figures
 
     async def _close(self, spec: ToolSpec, close: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -233,9 +233,10 @@ def test_the_policy_is_not_blamed_for_what_the_sandbox_lacks(monkeypatch, error)
 
 def test_the_tool_says_how_many_workers_it_has(monkeypatch):
     tool = PythonTool()
-    assert tool.metrics == {"pool_workers": 0.0}
+    assert tool.metrics() == {"pool_workers": 0.0}
     monkeypatch.setattr(tool._pool._opening, "_backend", Opened())
-    assert tool.metrics == {"pool_workers": 4.0}
+    assert tool.metrics() == {"pool_workers": 4.0}
+    assert ToolRuntime(tools=[tool]).metrics()["pool_workers"] == 4.0
 
 
 def test_code_that_cannot_be_started_without_a_wall_is_lost(monkeypatch):

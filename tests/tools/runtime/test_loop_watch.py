@@ -98,7 +98,7 @@ def test_a_function_in_a_process_is_not_under_suspicion():
     assert not tool(isolation="thread")(look_up).is_apart
 
 
-def test_figures_of_a_tool_bear_its_name():
+def test_figures_of_tools_add_up():
     class Counted:
         spec = tool(look_up).spec
 
@@ -108,4 +108,4 @@ def test_figures_of_a_tool_bear_its_name():
         def metrics(self):
             return {"workers": 3}
 
-    assert ToolRuntime(tools=[Counted()]).metrics() == {"loop_lag_s": 0.0, "look_up_workers": 3.0}
+    assert ToolRuntime(tools=[Counted()]).metrics() == {"loop_lag_s": 0.0, "workers": 3.0}
