@@ -36,7 +36,7 @@ from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
 from aepo_lightning.training.experience import ExperienceSettings
 from aepo_lightning.training.first_iterations import FirstIterations
-from aepo_lightning.training.lightning_settings import log_every_iteration, prepare_trainer
+from aepo_lightning.training.lightning_settings import hear_signals, log_every_iteration, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
@@ -286,9 +286,8 @@ class RolloutDataModule(LightningDataModule):
     def _take_trees(self) -> None:
         """Get the trees of this iteration and, with overlap, start those of the next one."""
         order = self._order(self.iteration)
-        ready = None
+        ready = None if self._overlap is None else self._overlap.take(self.sampler, order)
         if self._overlap is not None:
-            ready = self._overlap.take(self.sampler, order)
             self.rest()  # prefixes that validation has cached would change the last bits
         self.publish_weights()
         if self._weights_archive is not None:
@@ -328,6 +327,7 @@ class RolloutDataModule(LightningDataModule):
 
     def publish_weights(self) -> None:
         """Give the engine the present weights, unless it has them."""
+        hear_signals(self._trainer)
         network, version = self._network, self._trainer.global_step
         if self._published != version:
             if self._overlap is not None:

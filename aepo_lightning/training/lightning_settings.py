@@ -1,11 +1,14 @@
 """What Lightning must be told where rollouts are made between epochs."""
 
+import signal
 from collections.abc import Mapping
 from typing import Any
 
 from lightning import Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
+from aepo_lightning.distributed.ranks import guard_fit
 from aepo_lightning.errors import ConfigError
 
 _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
@@ -87,3 +90,18 @@ def log_every_iteration(trainer: Trainer, num_steps: int) -> None:
     """Let iterations of so many optimiser steps leave a point in the logs at least."""
     settings: Any = trainer
     settings.log_every_n_steps = min(settings.log_every_n_steps, num_steps)
+
+
+def hear_signals(trainer: Trainer) -> None:
+    """Have SIGTERM end a trainer that runs, whatever it waits for: Lightning's handler only leaves a note.
+
+    A handler of somebody else stays, and so does Lightning's own where it puts the job back into SLURM's queue.
+
+    Args:
+        trainer: One that runs: Lightning puts its handlers in place after every `setup`.
+    """
+    settings: Any = trainer
+    before = settings._signal_connector._original_handlers.get(signal.SIGTERM)
+    environment = settings._accelerator_connector.cluster_environment
+    is_requeued = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
+    guard_fit({signal.SIGTERM: before} if before is signal.SIG_DFL and not is_requeued else {})

@@ -5,7 +5,7 @@ Only processes and the store of the process group are known here: no tensors, no
 
 from aepo_lightning.distributed.ranks.board import Board, Failure, Sign
 from aepo_lightning.distributed.ranks.evidence import tick
-from aepo_lightning.distributed.ranks.guard import current_watch, guarded_process, start_watch
+from aepo_lightning.distributed.ranks.guard import current_watch, guard_fit, guarded_process, start_watch
 from aepo_lightning.distributed.ranks.processes import (
     Neighbours,
     end_children,
@@ -27,6 +27,7 @@ __all__ = [
     "current_watch",
     "end_children",
     "finishing",
+    "guard_fit",
     "guarded_process",
     "how_it_ended",
     "machine_id",

@@ -1,8 +1,9 @@
 """The one watch of this process: started when the ranks know each other, and held until the program is through."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -12,7 +13,7 @@ from aepo_lightning.distributed.ranks.processes import end_children, watch_launc
 from aepo_lightning.distributed.ranks.signals import (
     EndTimes,
     SignalExit,
-    claim_signals,
+    end_on_lent_signals,
     ending_on_signals,
     flush_streams,
 )
@@ -37,8 +38,6 @@ def start_watch(times: WatchTimes) -> RankWatch | None:
         _current.append(RankWatch(board, times))
         for _ in _guards:
             _current[-1].enter()
-        # Lightning's handler takes part in a collective, which the other ranks may not have heard of.
-        claim_signals()
     return current_watch()
 
 
@@ -72,6 +71,18 @@ def guarded_process(times: EndTimes | None = None) -> Iterator[None]:
         _guards.remove(is_over)
         if _current:
             _current[-1].leave()
+
+
+def guard_fit(handlers: Mapping[int, Any]) -> None:
+    """Have signals end this process while something trains in it, whatever that waits for; see `SignalExit`.
+
+    A handler of Lightning, which takes part in a collective that the other ranks may know nothing of, is replaced.
+
+    Args:
+        handlers: By signal, those that were there before the trainer put its own in their place. Signals that
+            `guarded_process` has taken need not be named.
+    """
+    end_on_lent_signals(_end_by_signal, handlers)
 
 
 def _end_by_signal(error: SignalExit, at_once: bool) -> None:

@@ -11,7 +11,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from time import monotonic
@@ -26,6 +26,7 @@ _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 _TICK_S = 0.2
 _SAME_S = 0.5
 """Launchers send a signal to a process and to its group: what comes so soon is the same signal."""
+_SAY_S = 2.0
 _STOP = 0
 _STATUS_BASE = 128
 
@@ -60,12 +61,15 @@ class SignalWatch:
         self,
         end: Callable[[SignalExit, bool], object],
         times: EndTimes | None = None,
+        lent: Mapping[int, Any] | None = None,
     ) -> None:
-        """Take over the signals that nobody else handles or ignores.
+        """Take over signals.
 
         Args:
             end: Ends the process and what it has started. The flag says whether it must do so at once.
             times: How long the main thread may take.
+            lent: Signals that belong to this watch only while its handler is in place, with the handlers that were
+                there before. None takes those that nobody else handles or ignores, for good.
         """
         self._end = end
         self._times = times or EndTimes()
@@ -77,9 +81,11 @@ class SignalWatch:
         """The signal that came first."""
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
-        self._before: dict[int, Any] = {
-            number: handler for number in ENDING if (handler := signal.getsignal(number)) in _DEFAULTS
-        }
+        self.is_lent = lent is not None
+        """Whether signals are this watch's only while its handler is in place."""
+        handlers = {number: signal.getsignal(number) for number in ENDING}
+        own = {number: handler for number, handler in handlers.items() if handler in _DEFAULTS}
+        self._before: dict[int, Any] = own if lent is None else dict(lent)
         self._wakeup_before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self.claim()
         self._thread = threading.Thread(target=self._run, daemon=True, name="signal-watch")
@@ -93,7 +99,6 @@ class SignalWatch:
     def close(self) -> None:
         """Give the signals back, unless one has come: then the thread sees to the end of the process."""
         if self.first is not None:
-            self._is_said.wait(_SAME_S)
             return
         self.restore()
         os.write(self._writer, bytes([_STOP]))
@@ -104,7 +109,8 @@ class SignalWatch:
     def restore(self) -> None:
         """Put the handlers back that were there before."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if self._owns(number):
+                signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
 
     @contextmanager
@@ -129,7 +135,11 @@ class SignalWatch:
             self._owed = number
             return
         self._is_raised = True
+        self._is_said.wait(_SAY_S)  # or the process may have ended before
         raise SignalExit(number)
+
+    def _owns(self, number: int) -> bool:
+        return number in self._before and (not self.is_lent or signal.getsignal(number) == self._handle)
 
     def _notify(self, number: int) -> None:
         with suppress(OSError):
@@ -141,10 +151,10 @@ class SignalWatch:
         return os.read(self._reader, 1)[0] if ready else None
 
     def _run(self) -> None:
-        while (number := self._next(None)) not in self._before:
-            if number == _STOP:
-                return
-        assert number is not None, "one of `_before`"
+        while (number := self._next(None) or _STOP) != _STOP and not self._owns(number):
+            continue
+        if number == _STOP:
+            return
         self.first = self.first or number
         began = monotonic()
         self._say(number)
@@ -200,17 +210,26 @@ def ending_on_signals(end: Callable[[SignalExit, bool], object], times: EndTimes
         watch.close()
 
 
+def end_on_lent_signals(end: Callable[[SignalExit, bool], object], handlers: Mapping[int, Any]) -> None:
+    """End the process on signals for as long as nobody replaces their handlers; does nothing in a thread.
+
+    Args:
+        end: As `SignalWatch` has it.
+        handlers: What to put back in a forked child, by signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if handlers and not _current:
+        _current.append(SignalWatch(end, lent=handlers))
+    if _current and (handlers or not _current[-1].is_lent):
+        _current[-1].claim()
+
+
 @contextmanager
 def finishing() -> Iterator[None]:
     """Let what is inside come to its end before a signal interrupts it; a second signal does not wait."""
     with _current[-1].finishing() if _current else nullcontext():
         yield
-
-
-def claim_signals() -> None:
-    """Put the handlers of this process above those that others have put there since."""
-    if _current and threading.current_thread() is threading.main_thread():
-        _current[-1].claim()
 
 
 def exit_status() -> int:

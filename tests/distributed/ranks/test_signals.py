@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from torch.distributed import TCPStore
 from aepo_lightning.distributed.ranks import finishing, guarded_process
-from aepo_lightning.distributed.ranks.signals import EndTimes, SignalExit, claim_signals
+from aepo_lightning.distributed.ranks.signals import EndTimes, SignalExit, end_on_lent_signals
 {before}
 with guarded_process(EndTimes(grace_s={grace_s})):
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"])
@@ -168,7 +168,7 @@ def test_signals_that_are_ignored_or_handled_by_others_are_left_to_them(start):
 
 
 def test_signals_are_given_back_at_the_end_and_may_be_claimed_from_a_later_owner(start):
-    work = "signal.signal(signal.SIGTERM, lambda *_: None); claim_signals(); child.kill()\n"
+    work = "signal.signal(signal.SIGTERM, lambda *_: None); end_on_lent_signals(None, {}); child.kill()\n"
     work += (
         "    try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(1000)\n    except SignalExit as error: print(error)"
     )
