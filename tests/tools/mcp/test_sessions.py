@@ -179,6 +179,15 @@ def test_schemas_are_translated_or_left_to_the_server(tmp_path, caplog):
     server.close()
 
 
+@pytest.mark.parametrize("pattern", ["a{99999999999999}", "(?u)(?a)", "(" * 2000], ids=["repeats", "flags", "deep"])
+def test_a_pattern_that_cannot_be_compiled_is_left_to_the_server(pattern, monkeypatch):
+    server = MCPServer(EXAMPLE)
+    schema = {"properties": {"a": {"pattern": pattern}}}
+    found = [type("Odd", (), {"name": "odd", "description": "", "input_schema": schema})]
+    monkeypatch.setattr(server, "list_tools", lambda: found)
+    assert mcp_tools(server)[0].spec.parameters == {"type": "object", "properties": {"a": {}}}
+
+
 def test_tools_whose_names_become_one_are_refused(tmp_path, monkeypatch):
     server = raw(tmp_path, "good")
     twin = type("Twin", (), {"name": "echo", "description": "", "input_schema": {}})
