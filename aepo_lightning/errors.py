@@ -18,6 +18,7 @@ fails and a budget that is spent are data (`ToolStatus`, `StopReason`), not exce
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from signal import Signals
 
 
 class AepoError(Exception):
@@ -68,6 +69,23 @@ class RewardError(AepoError, RuntimeError):
 
 class TrainingError(AepoError, RuntimeError):
     """An update that must not be applied."""
+
+
+SIGNAL_STATUS = 128
+"""What shells add to the number of the signal that ended a process."""
+
+
+class SignalExit(SystemExit):
+    """The process was told to end by a signal. It passes every seam behind which foreign code runs."""
+
+    def __init__(self, number: int) -> None:
+        """Keep the signal's number."""
+        super().__init__(SIGNAL_STATUS + number)
+        self.number = number
+        self.status = SIGNAL_STATUS + number
+
+    def __str__(self) -> str:
+        return f"told to end by {Signals(self.number).name}"
 
 
 @contextmanager

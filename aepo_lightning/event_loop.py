@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from aepo_lightning.errors import boundary
+from aepo_lightning.errors import SignalExit, boundary
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,8 @@ async def cut_off(work: Coroutine[Any, Any, T], deadline_s: float | None, name: 
 async def _contain(work: Coroutine[Any, Any, T]) -> T:
     try:
         return await work
+    except SignalExit:
+        raise
     except SystemExit as error:  # the loop would pass it on, and the run would end
         raise RuntimeError("it tried to end the process.") from error
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from aepo_lightning.errors import ToolUnavailableError
-from aepo_lightning.event_loop import LoopThread, run_in_event_loop
+from aepo_lightning.errors import SignalExit, ToolUnavailableError
+from aepo_lightning.event_loop import LoopThread, cut_off, run_in_event_loop
 
 
 def closed():
@@ -72,3 +72,11 @@ def test_work_runs_beside_a_running_loop_and_its_error_comes_back():
 
     with pytest.raises(ToolUnavailableError, match="no"):
         asyncio.run(outer())
+
+
+def test_a_signal_passes_work_with_a_deadline_though_that_may_not_end_the_process_itself():
+    async def told():
+        raise SignalExit(15)
+
+    with pytest.raises(SignalExit, match="told to end by SIGTERM"):
+        asyncio.run(cut_off(told(), 60.0, "a reward"))

@@ -7,8 +7,7 @@ import pytest
 import torch
 from typing_extensions import override
 
-from aepo_lightning.distributed.ranks import SignalExit
-from aepo_lightning.errors import EngineError
+from aepo_lightning.errors import EngineError, SignalExit
 from tests.callbacks.test_atomic_checkpoint import Draws, files, run_of, saver
 from tests.support.training import flat
 

@@ -13,7 +13,7 @@ from aepo_lightning.distributed.ranks.processes import (
     machine_id,
     watch_launcher,
 )
-from aepo_lightning.distributed.ranks.signals import SignalExit, finishing
+from aepo_lightning.distributed.ranks.signals import finishing
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "Neighbours",
     "RankWatch",
     "Sign",
-    "SignalExit",
     "WatchTimes",
     "current_watch",
     "end_children",

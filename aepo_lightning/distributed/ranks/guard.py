@@ -12,12 +12,12 @@ from aepo_lightning.distributed.ranks.board import Board
 from aepo_lightning.distributed.ranks.processes import end_children, watch_launcher
 from aepo_lightning.distributed.ranks.signals import (
     EndTimes,
-    SignalExit,
     end_on_lent_signals,
     ending_on_signals,
     flush_streams,
 )
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
+from aepo_lightning.errors import SignalExit
 
 _current: list[RankWatch] = []
 _guards: list[object] = []

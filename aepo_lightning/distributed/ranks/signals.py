@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from aepo_lightning.distributed.ranks.evidence import where
+from aepo_lightning.errors import SIGNAL_STATUS, SignalExit
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """What schedulers, launchers and people send."""
@@ -28,7 +29,6 @@ _SAME_S = 0.5
 """Launchers send a signal to a process and to its group: what comes so soon is the same signal."""
 _SAY_S = 2.0
 _STOP = 0
-_STATUS_BASE = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +39,6 @@ class EndTimes:
     """Below the 30 s after which SLURM, Kubernetes and torchrun kill."""
     saving_s: float = 600.0
     """The longest by which a checkpoint that is being written puts that off."""
-
-
-class SignalExit(SystemExit):
-    """The process was told to end by a signal. Its exit status is 128 and the signal's number, as in a shell."""
-
-    def __init__(self, number: int) -> None:
-        """Keep the signal's number."""
-        super().__init__(_STATUS_BASE + number)
-        self.number = number
-        self.status = _STATUS_BASE + number
-
-    def __str__(self) -> str:
-        return f"told to end by {signal.Signals(self.number).name}"
 
 
 class SignalWatch:
@@ -179,7 +166,7 @@ class SignalWatch:
     def _say(self, number: int) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             write_line(
-                f"{signal.Signals(number).name}: the run ends (exit status {_STATUS_BASE + number}). What was "
+                f"{signal.Signals(number).name}: the run ends (exit status {SIGNAL_STATUS + number}). What was "
                 "generated is kept; `ckpt_path=last` goes on from there. A second signal ends it at once."
             )
         self._is_said.set()
@@ -235,7 +222,7 @@ def finishing() -> Iterator[None]:
 def exit_status() -> int:
     """Return the status of a process that fails: 1, or that of the signal which told it to end."""
     first = _current[-1].first if _current else None
-    return 1 if first is None else _STATUS_BASE + first
+    return 1 if first is None else SIGNAL_STATUS + first
 
 
 def _before_fork() -> None:

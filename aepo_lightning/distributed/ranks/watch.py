@@ -17,8 +17,8 @@ from typing import NoReturn
 from aepo_lightning.distributed.ranks.board import Board, Failure, Sign, own_place
 from aepo_lightning.distributed.ranks.evidence import is_waiting, may_be_an_effect, progress, where
 from aepo_lightning.distributed.ranks.processes import Neighbours, end_children, how_it_ended
-from aepo_lightning.distributed.ranks.signals import SignalExit, exit_status
-from aepo_lightning.errors import AepoError, boundary
+from aepo_lightning.distributed.ranks.signals import exit_status
+from aepo_lightning.errors import AepoError, SignalExit, boundary
 
 _READ_S = 5.0
 """How long a rank that ends waits for the others to know why."""

@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from torch.distributed import TCPStore
 from aepo_lightning.distributed.ranks import finishing, guarded_process
-from aepo_lightning.distributed.ranks.signals import EndTimes, SignalExit, end_on_lent_signals
+from aepo_lightning.distributed.ranks.signals import EndTimes, end_on_lent_signals
+from aepo_lightning.errors import SignalExit
 {before}
 with guarded_process(EndTimes(grace_s={grace_s})):
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"])
