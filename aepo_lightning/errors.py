@@ -9,6 +9,7 @@
     |   `-- ToolTimeoutError        a tool stopped its own work because it took too long
     |-- ToolOutageError a tool has been unavailable for so long that the run stops
     |-- RewardError     a reward could not be computed
+    |-- CallbackError   a callback of a user failed
     `-- TrainingError   the update phase met something it must not train on, such as a non-finite loss
 
 Each child also inherits the builtin it specialises, so that callers may catch either. What a constructor refuses is a
@@ -65,6 +66,10 @@ class ToolOutageError(AepoError, RuntimeError):
 
 class RewardError(AepoError, RuntimeError):
     """A reward that could not be computed."""
+
+
+class CallbackError(AepoError, RuntimeError):
+    """A callback of a user that failed."""
 
 
 class TrainingError(AepoError, RuntimeError):

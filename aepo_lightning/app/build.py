@@ -12,13 +12,20 @@ from typing import Any, TypeVar
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.app.user_parts import (
+    check_callback,
+    find_target,
+    refuse_strangers,
+    with_functions,
+    without_settings_of,
+)
 from aepo_lightning.checkpoints import EitherCheckpointIO
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
@@ -29,6 +36,7 @@ from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.tools import FunctionTool, function_tool
 from aepo_lightning.training.algorithm import Algorithm
@@ -63,6 +71,8 @@ def build(node: Any, **extra: Any) -> Any:
             raise cause from None
         if isinstance(cause, (ValueError, MisconfigurationException)):
             raise ConfigError(str(cause)) from error
+        if "Error locating target" in str(error):
+            raise ConfigError(_not_found(error)) from error
         raise
 
 
@@ -83,7 +93,7 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
         ConfigError: If the settings do not fit together.
     """
     engine: Engine = build(cfg.engine, policy=policy)
-    algorithm: Algorithm = build(cfg.algorithm)
+    algorithm: Algorithm = build(with_functions(cfg.algorithm, "algorithm"))
     datamodule = build_data(cfg, engine, algorithm, folder)
     module: AEPOModule = build(cfg.module, policy=policy, algorithm=algorithm)
     return Run(module=module, datamodule=datamodule, trainer=build_trainer(cfg, folder), engine=engine)
@@ -96,7 +106,7 @@ def build_data(cfg: DictConfig, engine: Engine, algorithm: Algorithm, folder: Pa
         engine=engine,
         algorithm=algorithm,
         tools=build_tools(cfg.tools),
-        reward=build(cfg.reward),
+        reward=build(with_functions(without_settings_of(PaperReward, cfg.reward), "reward")),
         chat_format=partial(build_chat_format, cfg),
         sampling=build(cfg.rollout.sampling),
         experience=build(cfg.experience),
@@ -140,13 +150,11 @@ def build_tools(cfg: DictConfig) -> BranchingToolRunner:
 def _build_tool(name: str, node: Any) -> Any:
     if not (isinstance(node, DictConfig) and "_target_" in node):
         raise ConfigError(f"A tool must be a mapping with a `_target_`, but got {node!r}. Name a class or a function.")
-    try:
-        target = get_object(node._target_)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"`_target_` must be something to import, but {node._target_!r} is not: {error}.") from error
+    target = find_target(node._target_, "")
     settings = {str(key) for key in node} - {"_target_"}
-    is_function = inspect.isfunction(target) or isinstance(target, FunctionTool)
-    if is_function and settings <= {"limits", "version", "isolation"}:
+    if isinstance(target, Tool) and not isinstance(target, FunctionTool | type) and not settings:
+        return target  # an object of the module, finished
+    if not inspect.isclass(target) and settings <= {"limits", "version", "isolation"}:
         own: Any = OmegaConf.to_container(OmegaConf.masked_copy(node, list(settings)), resolve=True)
         return function_tool(target, name=name, **own)
     takes_name = "name" not in settings and "name" in inspect.signature(target).parameters
@@ -173,7 +181,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     trainer: L.Trainer = build(
         cfg.trainer,
         strategy=build_strategy(cfg),
-        callbacks=[build(node) for node in callbacks.values() if node is not None],
+        callbacks=[check_callback(str(name), build(node)) for name, node in callbacks.items() if node is not None],
         logger=build_logger(cfg, folder),
         default_root_dir=str(folder),
     )
@@ -252,8 +260,18 @@ async def _start_and_close(tools: BranchingToolRunner) -> None:
     await tools.close()
 
 
+def _not_found(error: InstantiationException) -> str:
+    """Say which target is not there, and where it stands."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    target = lines[0].partition("'")[2].partition("'")[0]
+    key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key: ")), "")
+    reason = " ".join(str(error.__cause__).split())
+    return f"`{key}._target_` must be something to import, but {target!r} is not: {reason}".replace("`._", "`_")
+
+
 def _checked(target: Callable[..., T], *arguments: Any, **settings: Any) -> T:
-    """Construct a part; a value that it refuses is a mistake of the configuration."""
+    """Construct a part; a value that it refuses, or a key that it does not know, is a mistake of the configuration."""
+    refuse_strangers(target, settings)
     try:
         return target(*arguments, **settings)
     except AepoError:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from io import TextIOWrapper
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_module
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -22,9 +22,11 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from aepo_lightning.app.build import find_modules_here
+from aepo_lightning.app.config_dir import explain_file, folder_problem, search_path
 from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, single_jobs
 from aepo_lightning.app.paths import expand_paths
 from aepo_lightning.app.sweep import Sweep
+from aepo_lightning.app.user_parts import naming_callbacks
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
@@ -54,8 +56,9 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
     overrides = [*flags.overrides, *(word for word in others if not word.startswith("-"))]
     shows_only = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     name = flags.config_name or CONFIG_NAME
-    # Quoted: a path may have characters that mean something in an override.
-    extra = [f"hydra.searchpath=['file://{Path(flags.config_dir).absolute()}']"] if flags.config_dir else []
+    if problem := folder_problem(flags.config_dir):
+        return problem
+    extra = search_path(flags.config_dir)
     keys: tuple[str, ...] = ()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
@@ -68,6 +71,8 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
                     return problem
         except (HydraException, OmegaConfBaseException) as error:
             return explain_override_error(error, keys)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            return explain_file(error, flags.config_dir)
         finally:
             GlobalHydra.instance().clear()
     return None
@@ -132,7 +137,7 @@ def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:
             if sweeps and not cfg.plan:
                 sweeps[0].run(cfg)
                 return
-            with guarded_process():
+            with guarded_process(), naming_callbacks():
                 run(cfg)
         except AepoError as error:
             logging.getLogger(__name__).debug("raised by", exc_info=error)

@@ -2,10 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from numbers import Real
+from typing import Protocol, no_type_check, runtime_checkable
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from aepo_lightning.contracts.blame import describe_failure, is_own, part_name
+from aepo_lightning.errors import AepoError, TrainingError, boundary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,6 +39,7 @@ class WeightedMean:
         return float(self.total / self.weight) if float(self.weight) > 0 else 0.0
 
 
+@no_type_check  # authors write what they have; `evaluate_objective` looks at it where it arrives
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ObjectiveOutput:
     """Per-token losses (not yet aggregated) and what to log about them."""
@@ -59,3 +65,61 @@ class Objective(Protocol):
     def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
         """Return the per-token losses and metrics about them."""
         ...
+
+
+def evaluate_objective(objective: Objective, inputs: ObjectiveInput) -> ObjectiveOutput:
+    """Return what an objective answers; of one that a user wrote, checked.
+
+    Token losses alone, without metrics, are an answer as well, and a metric may be any number.
+
+    Raises:
+        TrainingError: If the objective raises, or its answer is not one finite loss for each token, with a gradient
+            where the log-probs have one. It names the objective.
+    """
+    if is_own(objective):
+        return objective(inputs)
+    failures: list[Exception] = []
+    answer: object = None
+    with boundary(failures.append):
+        answer = objective(inputs)
+    if failures:
+        if isinstance(failures[0], AepoError):
+            raise failures[0]
+        raise _refusal(objective, "not fail", f"it raised {describe_failure(failures[0])}") from failures[0]
+    losses, metrics = (answer.token_losses, answer.metrics) if isinstance(answer, ObjectiveOutput) else (answer, {})
+    _check_losses(objective, losses, inputs)
+    assert isinstance(losses, Tensor), "it was checked"
+    means = {name: _as_mean(objective, name, value, losses) for name, value in metrics.items()}
+    return ObjectiveOutput(token_losses=losses, metrics=means)
+
+
+def _check_losses(objective: Objective, losses: object, inputs: ObjectiveInput) -> None:
+    shape = tuple(inputs.logprobs.shape)
+    if not isinstance(losses, Tensor):
+        found = f"got {type(losses).__name__} {losses!r:.80}"
+        raise _refusal(objective, "return an `ObjectiveOutput` or a tensor of token losses", found)
+    if tuple(losses.shape) != shape or not losses.is_floating_point():
+        found = f"got {losses.dtype} of shape {tuple(losses.shape)}"
+        raise _refusal(objective, f"return a loss for each token, floats of shape {shape}", found)
+    if inputs.logprobs.requires_grad and not losses.requires_grad:
+        raise _refusal(objective, "return losses with a gradient", "they do not depend on `logprobs`")
+    inside = torch.where(inputs.response_mask, losses.detach(), 0.0)
+    given = (inputs.logprobs, inputs.old_logprobs, inputs.advantages)
+    is_given_finite = all(bool(torch.isfinite(each.detach()).all()) for each in given)
+    if is_given_finite and not bool(torch.isfinite(inside).all()):
+        raise _refusal(objective, "return finite losses for finite log-probs and advantages", "some are not")
+
+
+def _as_mean(objective: Objective, name: object, value: object, like: Tensor) -> WeightedMean:
+    """Return a metric as a mean; a number counts once for each micro-batch."""
+    if isinstance(value, WeightedMean):
+        return value
+    is_number = isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not is_number or not isinstance(name, str):
+        raise _refusal(objective, "return metrics that are numbers or `WeightedMean`s", f"{name!r} is {value!r:.80}")
+    total = torch.as_tensor(value, dtype=like.dtype, device=like.device).detach().reshape(())
+    return WeightedMean(total=total, weight=torch.ones_like(total))
+
+
+def _refusal(objective: Objective, rule: str, found: str) -> TrainingError:
+    return TrainingError(f"The objective `{part_name(objective)}` must {rule}, but {found}.")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from functools import partial
 from numbers import Real
 from typing import Any, Protocol, no_type_check, runtime_checkable
 
@@ -65,17 +64,6 @@ class ChecksGolds(Protocol):
     def gold_problem(self, question: Question, answer: str) -> str | None:
         """Return why a response that gives exactly this answer would not earn the full reward, or None if it would."""
         ...
-
-
-def reward_name(reward: object) -> str:
-    """Return the name of a function or of a reward's class, with the module: what a user knows it by."""
-    while isinstance(reward, partial):
-        reward = reward.func
-    named = reward if hasattr(reward, "__qualname__") else type(reward)
-    function = getattr(reward, "function", None)  # what wraps a function is known by that
-    if callable(function):
-        return reward_name(function)
-    return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__name__)}"
 
 
 def checked_output(value: object, reward: str, question_id: str) -> RewardOutput:

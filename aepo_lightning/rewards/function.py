@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput, checked_output, reward_name
+from aepo_lightning.contracts.blame import part_name
+from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput, checked_output
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.event_loop import call_function, is_coroutine_function
 
@@ -30,7 +31,7 @@ class FunctionReward:
             RewardError: If the function returns neither a finite number nor a `RewardOutput`.
         """
         answer = await call_function(self.function, sample, "aepo-reward")
-        return checked_output(answer, reward_name(self.function), sample.question.question_id)
+        return checked_output(answer, part_name(self.function), sample.question.question_id)
 
 
 def as_reward(reward: Reward | RewardFunction) -> Reward:

@@ -2,13 +2,12 @@
 
 import logging
 import math
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
-from aepo_lightning.contracts.reward import RewardInput, RewardOutput, checked_output, reward_name
+from aepo_lightning.contracts.blame import describe_failure, part_name
+from aepo_lightning.contracts.reward import RewardInput, RewardOutput, checked_output
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError, boundary
 from aepo_lightning.event_loop import CutOffError, call_function, cut_off
@@ -56,7 +55,7 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
     Raises:
         RewardError: If the reward failed and `on_error` is `stop`.
     """
-    name, question_id = reward_name(reward), sample.question.question_id
+    name, question_id = part_name(reward), sample.question.question_id
     failures: list[Exception] = []
     with boundary(failures.append):
         if getattr(reward, "is_immediate", False):  # arithmetic alone: nothing that could hang is worth a task
@@ -86,7 +85,5 @@ def _describe(error: Exception, name: str, question_id: str, deadline_s: float) 
     elif isinstance(error, RewardError) and name in str(error):
         return str(error)
     else:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}, line {frame.lineno}"
-        rule = f"must not fail, but raised {type(error).__name__}: {error} ({where})"
+        rule = f"must not fail, but raised {describe_failure(error)}"
     return f"The reward `{name}` {rule}, for question {question_id!r}."

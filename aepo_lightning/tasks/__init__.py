@@ -11,6 +11,7 @@ answers.py      accepted answers as rows have them: texts, numbers, lists
 prompts.py      messages of a question
 repair.py       LaTeX commands that became control characters
 splits.py       questions in memory, by split and index: cleaned, counted, looked through
+asked.py        the seam where a task is asked: what it answers is checked
 index.py        checks of a position in a split
 paths.py        where data files are looked for
 file_report.py  what a reader kept, repaired and dropped

@@ -19,6 +19,7 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.tiled_mlp import tile_gated_mlps
+from aepo_lightning.tasks.asked import ask_demonstration
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
@@ -89,7 +90,7 @@ class DemonstrationDataModule(LightningDataModule):
         assert self.trainer is not None
         first = (step * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
         rows = [
-            encode_demonstration(self._source.demonstration(index), self._chat_format, self._end_token_id)
+            encode_demonstration(ask_demonstration(self._source, index), self._chat_format, self._end_token_id)
             for index in range(first, first + self._batch_size)
         ]
         return collate_demonstrations(rows, self._tokenizer.pad_token_id)

@@ -32,6 +32,7 @@ from aepo_lightning.rewards.function import RewardFunction
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, derive_seed, summarise_trees
 from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
+from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
 from aepo_lightning.training.experience import ExperienceSettings
@@ -340,7 +341,7 @@ class RolloutDataModule(LightningDataModule):
         if self._publication_check is None:
             return WeightsStamp(version=version)
         module, parts = self._module, self.sampler.parts
-        prompt_ids = parts.chat_format.encode_prompt(self.task.question("train", 0).messages)
+        prompt_ids = parts.chat_format.encode_prompt(ask_question(self.task, "train", 0).messages)
         with module.evaluating():
             return self._publication_check(
                 parts.engine, module.score, prompt_ids, parts.settings.temperature or 1.0, version

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
-from aepo_lightning.contracts.objective import Objective, ObjectiveInput, WeightedMean
+from aepo_lightning.contracts.objective import Objective, ObjectiveInput, WeightedMean, evaluate_objective
 from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.ops.masked import weighted_mean
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
@@ -40,14 +40,13 @@ class PolicyLoss:
         mode = "grad" if self.entropy_coefficient else "detached"
         scores: TokenScores = network(batch.input_ids, mask, batch.temperature, mode, packed=batch.packed)
         corrected = self.correction(scores.logprobs, batch.old_logprobs, batch.sampler_logprobs, mask)
-        output = self.objective(
-            ObjectiveInput(
-                logprobs=scores.logprobs,
-                old_logprobs=corrected.old_logprobs,
-                advantages=batch.advantages,
-                response_mask=mask,
-            )
+        inputs = ObjectiveInput(
+            logprobs=scores.logprobs,
+            old_logprobs=corrected.old_logprobs,
+            advantages=batch.advantages,
+            response_mask=mask,
         )
+        output = evaluate_objective(self.objective, inputs)
         token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
         if batch.ref_logprobs is not None:
             token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)

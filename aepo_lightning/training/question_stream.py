@@ -8,6 +8,7 @@ from typing import Any
 
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.tasks.asked import ask_question, ask_size
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class QuestionStream:
         """
         # Strided, so that every optimiser step has the same questions however many ranks share them.
         indices = range(num_asked, num_asked + self.questions_per_iteration)[rank::num_ranks]
-        found = [(index, self.task.question("train", index)) for index in indices]
+        found = [(index, ask_question(self.task, "train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
     def state(self, num_asked: int, num_steps_left: int = 0) -> dict[str, Any]:
@@ -43,7 +44,7 @@ class QuestionStream:
             num_asked: Of the training questions, over all ranks.
             num_steps_left: Optimiser steps that were still to come of the iteration which asked the last of them.
         """
-        last = None if not num_asked else _names(self.task.question("train", num_asked - 1))
+        last = None if not num_asked else _names(ask_question(self.task, "train", num_asked - 1))
         return {"num_asked": num_asked, "last_asked": last, "num_steps_left": num_steps_left}
 
     def position(self, state: Mapping[str, Any]) -> int:
@@ -67,7 +68,7 @@ class QuestionStream:
         last = state.get("last_asked")
         if last is None or not num_asked:
             return num_asked
-        found = _names(self.task.question("train", num_asked - 1))
+        found = _names(ask_question(self.task, "train", num_asked - 1))
         if any(own == other for own, other in zip(found, last, strict=True)):
             return num_asked
         logger.warning(
@@ -82,7 +83,7 @@ class QuestionStream:
     @property
     def num_iterations_per_pass(self) -> int:
         """Iterations that ask every training question at least once; of a task without end, a good many."""
-        available = self.task.num_questions("train")
+        available = ask_size(self.task, "train")
         return _ENDLESS_PASS if available is None else -(-available // self.questions_per_iteration)
 
     @property
@@ -92,7 +93,7 @@ class QuestionStream:
         Raises:
             ConfigError: If the task has no end and no number was asked for.
         """
-        available = self.task.num_questions("val")
+        available = ask_size(self.task, "val")
         number = self.num_val_questions if self.num_val_questions is not None else available
         if number is None:
             raise ConfigError("`num_val_questions` must be given for a task without end, but got None.")
@@ -104,7 +105,7 @@ class QuestionStream:
         Raises:
             ConfigError: If the task has no end and no number was asked for.
         """
-        return [self.task.question("val", index) for index in range(self.num_val)[rank::num_ranks]]
+        return [ask_question(self.task, "val", index) for index in range(self.num_val)[rank::num_ranks]]
 
 
 def _names(question: Question) -> list[str]:

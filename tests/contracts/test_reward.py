@@ -3,13 +3,12 @@
 import math
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from aepo_lightning.contracts.reward import RewardOutput, checked_output, reward_name
+from aepo_lightning.contracts.reward import RewardOutput, checked_output
 from aepo_lightning.errors import RewardError
 
 
@@ -100,18 +99,3 @@ def test_a_field_that_is_no_such_thing_is_named(changes, named):
     output = RewardOutput(**({"reward": 1.0, "is_correct": True, "is_well_formed": True} | changes))
     with pytest.raises(RewardError, match=named):
         check(output)
-
-
-class Judge:
-    def __call__(self, sample):
-        return sample
-
-    def rate(self, sample):
-        return sample
-
-
-def test_a_reward_is_known_by_what_its_author_wrote():
-    here = __name__
-    assert reward_name(check) == reward_name(partial(check, 1)) == f"{here}.check"
-    assert reward_name(Judge()) == f"{here}.Judge"
-    assert reward_name(Judge().rate) == f"{here}.Judge.rate"

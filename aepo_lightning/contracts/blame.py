@@ -1,0 +1,30 @@
+"""Names for what a user wrote: which part it is, and where in its code it failed."""
+
+import traceback
+from functools import partial
+from pathlib import Path
+
+OWN_PACKAGE = "aepo_lightning"
+
+
+def part_name(part: object) -> str:
+    """Return the name of a function, or of the class of an object, with its module: what its author knows it by."""
+    while isinstance(part, partial):
+        part = part.func
+    function = getattr(part, "function", None)  # what wraps a function is known by that
+    if callable(function) and not isinstance(part, type):
+        return part_name(function)
+    named = part if hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__name__)}"
+
+
+def is_own(part: object) -> bool:
+    """Return whether a part comes with this library, and not from a user."""
+    return part_name(part).partition(".")[0] == OWN_PACKAGE
+
+
+def describe_failure(error: BaseException) -> str:
+    """Return kind and message of an exception, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
