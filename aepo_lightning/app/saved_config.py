@@ -177,12 +177,15 @@ def _name_tools(plain: dict[Any, Any]) -> None:
 
 
 def _keep_scoring(plain: dict[Any, Any]) -> None:
-    """Compare answers as they were compared, and call rewards without a deadline."""
+    """Compare answers as they were compared, ask all that were asked, and call rewards without a deadline."""
     settings = {"_target_": "aepo_lightning.rollout.ScoringSettings", "deadline_s": float("inf"), "on_error": "stop"}
     plain["rollout"].setdefault("scoring", settings)
     reward = plain.get("reward", {})
     if reward.get("_target_") == "aepo_lightning.rewards.PaperReward":
         reward.setdefault("match", "words")
+    task = plain.get("data", {}).get("task", {})
+    if task.get("_target_", "").rpartition(".")[2] in ("JsonlQuestions", "ParquetQuestions", "OfficialParquet"):
+        task.setdefault("on_bad_gold", "keep")
 
 
 _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (

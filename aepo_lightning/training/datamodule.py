@@ -117,8 +117,9 @@ class RolloutDataModule(LightningDataModule):
         super().__init__()
         experience = experience or ExperienceSettings()
         self._num_steps = experience.num_steps(questions_per_iteration)
+        reward = PaperReward() if reward is None else reward
         self.task = as_task(task)
-        check_golds(self.task, reward or PaperReward())
+        check_golds(self.task, reward)
         self.engine = engine
         self.algorithm = algorithm
         self.iteration = 0
@@ -129,7 +130,7 @@ class RolloutDataModule(LightningDataModule):
             engine=engine,
             algorithm=algorithm,
             tools=tools,
-            reward=PaperReward() if reward is None else reward,
+            reward=reward,
             chat_format=chat_format,
             sampling=sampling or SamplingSettings(),
             scoring=scoring or ScoringSettings(),

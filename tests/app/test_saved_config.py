@@ -93,7 +93,9 @@ def test_listed_tools_stand_under_their_names(tmp_path):
 
 def test_answers_are_compared_and_waited_for_as_they_were():
     plain = {"rollout": {}, "reward": {"_target_": "aepo_lightning.rewards.PaperReward", "multi_tool_bonus": 0.1}}
+    plain["data"] = {"task": {"_target_": "aepo_lightning.tasks.OfficialParquet", "path": "a.parquet"}}
     saved_config._keep_scoring(plain)
+    assert plain["data"]["task"]["on_bad_gold"] == "keep"
     assert plain["reward"]["match"] == "words"
     assert build(plain["rollout"]["scoring"]).deadline_s == math.inf
 

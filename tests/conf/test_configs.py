@@ -20,6 +20,7 @@ REQUIRED = {
     ("model", "hf"): ["model.name_or_path=a-folder"],
     ("data", "jsonl"): ["data.task.path=a.jsonl"],
     ("data", "parquet"): ["data.task.path=a.parquet"],
+    ("reward", "own"): ["reward._target_=my_rewards.contains"],
 }
 """What must be given beside an option."""
 BIG = ["aepo_qwen3_14b", "aepo_qwen3_8b", "aepo_llama3_8b", "aepo_qwen2_5_7b"]
