@@ -5,6 +5,7 @@ r"""What an answer is worth.
     answer_format.py  which rule of the trajectory grammar a text breaks
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
     function.py       plain functions as rewards
+    process.py        plain functions in processes of their own
 
 Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
 """

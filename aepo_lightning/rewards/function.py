@@ -1,15 +1,19 @@
 """Plain functions as rewards."""
 
 import inspect
+import math
+import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput, checked_output
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, boundary
 from aepo_lightning.event_loop import call_function, is_coroutine_function
+from aepo_lightning.rewards.process import ProcessReward
 
+Isolation = Literal["thread", "process"]
 Scored: TypeAlias = RewardOutput | float
 RewardFunction: TypeAlias = Callable[[RewardInput], Scored | Awaitable[Scored]]
 
@@ -34,13 +38,33 @@ class FunctionReward:
         return checked_output(answer, part_name(self.function), sample.question.question_id)
 
 
-def as_reward(reward: Reward | RewardFunction) -> Reward:
+def as_reward(reward: Reward | RewardFunction, isolation: Isolation = "thread", deadline_s: float = math.inf) -> Reward:
     """Return a reward: what is one already as it is, a plain function wrapped.
 
+    Args:
+        reward: What scores.
+        isolation: Where a plain function runs: in a thread, or in another process.
+        deadline_s: Of a process, for one trajectory.
+
     Raises:
-        ConfigError: If it is neither.
+        ConfigError: If it is neither, or cannot be sent to the process that it should run in.
     """
     if isinstance(reward, type) or not callable(reward):
         raise ConfigError(f"`reward` must be a function or a `Reward`, but got {reward!r}. Pass an instance.")
+    if isolation == "process" and not is_coroutine_function(reward) and not getattr(reward, "is_immediate", False):
+        return ProcessReward(_sendable(reward), deadline_s)
     is_function = inspect.isroutine(reward) or not is_coroutine_function(reward)
     return FunctionReward(reward) if is_function else reward  # type: ignore[return-value]  # told apart above
+
+
+def _sendable(function: Any) -> Any:
+    """Return a function that another process can find."""
+    failures: list[Exception] = []
+    with boundary(failures.append):
+        pickle.dumps(function)
+    if failures:
+        raise ConfigError(
+            f"`reward` must be a function of a module to run in another process, but {part_name(function)} cannot be "
+            f"sent there: {failures[0]}. Move it to the top of a module, or choose the thread."
+        )
+    return function

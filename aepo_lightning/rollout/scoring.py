@@ -29,8 +29,12 @@ class ScoringSettings:
     """
 
     deadline_s: float = 60.0
-    """Seconds for one trajectory; infinite for none. A coroutine is then cancelled. A plain function runs in a thread,
-    which cannot be stopped: it is left behind."""
+    """Seconds for one trajectory; infinite for none. A coroutine is then cancelled, a process ended. A thread cannot be
+    stopped: it is left behind."""
+    isolation: Literal["thread", "process"] = "thread"
+    """Where a plain function runs. `process` is for rewards of which one may hold the interpreter, such as a regular
+    expression that backtracks, or need a main thread: a fresh process that imports its module, ended at the deadline.
+    Coroutines run in the loop."""
     on_error: Literal["stop", "mask"] = "stop"
     """A reward that raises, takes too long or answers with something that is no reward: `stop` ends the run with its
     name and the question, and what is finished is kept. `mask` goes on without the trajectory: it is left out of its
@@ -40,6 +44,8 @@ class ScoringSettings:
         """Refuse values without meaning."""
         if not self.deadline_s > 0:
             raise ConfigError(f"`deadline_s` must be positive, but got {self.deadline_s}. Use inf for no deadline.")
+        if self.isolation not in ("thread", "process"):
+            raise ConfigError(f"`isolation` must be 'thread' or 'process', but got {self.isolation!r}.")
         if self.on_error not in ("stop", "mask"):
             raise ConfigError(f"`on_error` must be 'stop' or 'mask', but got {self.on_error!r}.")
 
@@ -61,7 +67,8 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
         if getattr(reward, "is_immediate", False):  # arithmetic alone: nothing that could hang is worth a task
             answer = await reward(sample)
         else:
-            deadline_s = None if math.isinf(settings.deadline_s) else settings.deadline_s
+            is_endless = math.isinf(settings.deadline_s) or getattr(reward, "keeps_deadline", False)
+            deadline_s = None if is_endless else settings.deadline_s
             answer = await cut_off(call_function(reward, sample, "aepo-reward"), deadline_s, f"the reward `{name}`")
         return without_outages(checked_output(answer, name, question_id), sample)
     problem = _describe(failures[0], name, question_id, settings.deadline_s)

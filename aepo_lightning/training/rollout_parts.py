@@ -42,7 +42,7 @@ def build_parts(
             "algorithm's: `AEPO(budget=...)`."
         )
     runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
-    scored_by = as_reward(reward)
+    scored_by = as_reward(reward, scoring.isolation, scoring.deadline_s)
     settings = algorithm.rollout_settings(sampling)
 
     def complete(tokenizer: PreTrainedTokenizerBase) -> RolloutParts:
