@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from io import TextIOWrapper
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import hydra

@@ -141,7 +141,7 @@ def cycle():
         (Nested(len), Nested(max)),
         (Nested(list(range(5000))), Nested(list(range(5001)))),
     ],
-    ids=str,
+    ids=["kind", "value", "set", "pattern", "path", "slots", "class", "text", "nesting", "function", "length"],
 )
 def test_values_that_differ_are_described_differently(one, other):
     assert describe(one) != describe(other)

@@ -10,7 +10,7 @@ from aepo_lightning.engines.vllm.entropy import pack_entropies
 from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.errors import EngineError
 
-STYLE = RequestStyle(vocab_size=8, eos_token_id=1, max_model_len=16)
+STYLE = RequestStyle(vocab_size=8, eos_token_ids=(1,), max_model_len=16)
 CODE = int(pack_entropies(torch.tensor([1.25]))[0])
 
 

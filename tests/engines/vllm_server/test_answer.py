@@ -14,7 +14,7 @@ from aepo_lightning.engines.vllm_server.http import EndpointError
 from tests.support.vllm_server_fake import CODE, ENTROPY, FakeServer, token_at
 
 VOCAB = 268
-STYLE = RequestStyle(vocab_size=VOCAB, eos_token_id=1, max_model_len=160)
+STYLE = RequestStyle(vocab_size=VOCAB, eos_token_ids=(1,), max_model_len=160)
 QUERY = TokenQuery(token_ids=[2, 9, 16], params=SamplingParams(max_tokens=4, num_top_logprobs=2), max_tokens=4)
 CHOICE = ("choices", 0)
 LAST = (*CHOICE, "logprobs", "content", -1)
