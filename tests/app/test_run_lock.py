@@ -44,10 +44,8 @@ from pathlib import Path
 from aepo_lightning.app.run_lock import RunLock
 
 lock = RunLock(Path(sys.argv[1]))
-worker = os.fork()
-if worker == 0:
-    signal.pause()  # it outlives the run
-print(worker, flush=True)
+if os.fork() == 0:
+    print(os.getpid(), flush=True)  # it is there, and outlives the run
 signal.pause()
 """
 

@@ -71,7 +71,7 @@ def test_every_option_of_this_library_passes():
     for group, option in all_options():
         targets = list(find_targets(OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"))))
         if (group, option) != ("tools", "mcp"):
-            assert all(map(is_allowed, targets)), (group, option)
+            assert all(is_allowed(each) for each in targets if each != "???"), (group, option)
 
 
 @pytest.mark.parametrize("allowed", ["rewards_of_mine.correct", "rewards_of_mine"])

@@ -246,7 +246,7 @@ def test_calls_run_side_by_side_without_threads_and_leave_no_file_open(tmp_path)
     num_threads, num_files = len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
     outputs, num_threads_meanwhile = asyncio.run(several())
     assert outputs == ["0", "1", "2", "3"]
-    assert num_threads_meanwhile == num_threads
+    assert num_threads_meanwhile <= num_threads
     assert len(os.listdir("/proc/self/fd")) == num_files
 
 

@@ -10,7 +10,7 @@ from lightning import Callback
 from typing_extensions import override
 
 from aepo_lightning.contracts.generation import WeightsStamp
-from aepo_lightning.errors import ConfigError, EngineError, TrainingError
+from aepo_lightning.errors import ConfigError, EngineError, RewardError, TrainingError
 from aepo_lightning.training.overlap import RolloutInFlight, RolloutOrder
 from tests.support.overlapped import SlowEngine, Stop, overlapped_run, threads
 from tests.support.training import TASK, RecordingEngine, make_module
@@ -52,7 +52,7 @@ def test_an_error_of_the_reward_surfaces_too(tmp_path):
             return await super().__call__(sample)
 
     object.__setattr__(parts, "reward", Breaking())
-    with pytest.raises(ZeroDivisionError, match="no score"):
+    with pytest.raises(RewardError, match="raised ZeroDivisionError: no score"):
         run.fit()
 
 
