@@ -87,6 +87,7 @@ def test_options_of_another_folder_are_known(tmp_path):
     assert "Did you mean `mine`" in explain_bad_overrides(["--config-dir", str(folder), "model=min"])
 
 
+@pytest.mark.slow
 def test_help_lists_groups_and_the_keys_that_are_changed_most():
     done = train("--help", "seed=7")
     assert done.returncode == 0, done.stderr
@@ -112,6 +113,7 @@ def test_plan_prints_memory_and_batches_and_exits_cleanly_without_weights():
         assert word in done.stdout
 
 
+@pytest.mark.slow
 def test_fast_dev_run_goes_through_all_three_stages(tmp_path):
     done = train(*SMALL, "trainer.fast_dev_run=true", f"run_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr

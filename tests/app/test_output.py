@@ -22,6 +22,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 def test_a_file_gets_a_page_of_plain_lines(tmp_path):
     path = tmp_path / "output.txt"
     with path.open("w") as file:

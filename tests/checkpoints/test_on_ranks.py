@@ -102,6 +102,7 @@ def test_two_ranks_go_on_in_every_bit_each_with_its_own_generators(tmp_path, two
 
 
 @pytest.mark.parametrize("strategy", first_quick(["fsdp", "auto"]))
+@pytest.mark.slow
 def test_a_checkpoint_of_two_ranks_loads_on_one(tmp_path, two_ranks, strategy):
     folder, whole = two_ranks
     # Nothing left to train: what is loaded comes out.
@@ -198,6 +199,7 @@ def fail_to_save(rank, folder, of):
 
 
 @pytest.mark.parametrize("of", first_quick([1, 0]))
+@pytest.mark.slow
 def test_a_rank_that_cannot_save_stops_all_and_leaves_the_checkpoint_before(tmp_path, of):
     assert len(run_ranks(fail_to_save, tmp_path, of)) == 2
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["iteration0000.ckpt", "last.ckpt"]

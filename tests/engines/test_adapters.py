@@ -170,6 +170,7 @@ def test_a_base_of_another_architecture_is_refused_and_not_kept(workplace):
     assert len(one(engine).token_ids) == 6
 
 
+@pytest.mark.slow
 def test_an_engine_that_keeps_no_base_gets_merged_weights():
     pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
     policy = vllm_policy()

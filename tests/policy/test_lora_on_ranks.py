@@ -93,6 +93,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", quick({name: name for name in CASES}, "tied, stored"))
+@pytest.mark.slow
 def test_two_ranks_train_the_adapter_that_one_process_trains(tmp_path, case):
     policy = small_policy(tie_word_embeddings=case.startswith("tied"))
     if "stored" in case:  # sharded ranks then read their rows from files, into a skeleton

@@ -10,6 +10,7 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import Tool, ToolCall, ToolContext, ToolStatus
 from aepo_lightning.errors import ToolError, ToolTimeoutError
 from aepo_lightning.tools import PythonTool, ToolRuntime
+from tests.support.slow import first_quick
 
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 # Leaves its process group and its session, closes nothing, and would live for a minute.
@@ -137,7 +138,7 @@ def test_code_that_does_not_end_is_stopped(code):
     assert time.perf_counter() - started < 50  # the code would run for a minute
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("signal_name", first_quick(["SIGKILL", "SIGSTOP"]))
 def test_code_that_attacks_its_supervisor_is_stopped(signal_name, tmp_path):
     pid_file = tmp_path / "pid"
     code = (
@@ -175,7 +176,7 @@ def test_long_output_is_cut_to_the_limit():
     [
         pytest.param("x = 1", ToolStatus.EMPTY, id="success"),
         pytest.param("1 / 0", ToolStatus.ERROR, id="failure"),
-        pytest.param("while True: pass", ToolStatus.TIMEOUT, id="time-out"),
+        pytest.param("while True: pass", ToolStatus.TIMEOUT, id="time-out", marks=pytest.mark.slow),
         pytest.param("while True: print('x')", ToolStatus.OK, id="flood"),
     ],
 )

@@ -260,6 +260,7 @@ def fit_units(rank, folder, policy, **options):
     return fit(rank, folder, policy, 2, CPUStrategy(precision_plugin=ExactPrecision()), **options)
 
 
+@pytest.mark.slow
 def test_two_ranks_of_the_strategy_equal_one_process(tmp_path):
     policy = save(tmp_path / "model", tie_word_embeddings=True)
     options = {"kl_penalty": KLPenalty(coefficient=0.1), "max_grad_norm": 0.05}

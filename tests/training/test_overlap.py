@@ -93,6 +93,7 @@ def test_the_end_is_seen_whatever_sets_it(tmp_path, limit):
     assert len(recorder.trees) == len(list((tmp_path / "rollouts").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_validation_waits_and_changes_nothing(tmp_path, whole):
     run, recorder = overlapped_run(tmp_path, SlowEngine, limit_val_batches=1.0, check_val_every_n_epoch=1)
     run.fit()

@@ -31,7 +31,13 @@ def check(pool, attack):
     assert after.stdout == "[] /jail/work\n"
 
 
-@pytest.mark.parametrize("attack", attacks.ALL, ids=lambda attack: attack.name)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        pytest.param(each, id=each.name, marks=pytest.mark.slow if each.exits == "timeout" else ())
+        for each in attacks.ALL
+    ],
+)
 def test_is_contained(pool, attack):
     check(pool, attack)
 

@@ -73,6 +73,7 @@ def test_a_traceback_is_short_and_shows_the_code(pool):
     assert "aepo" not in execution.stderr
 
 
+@pytest.mark.slow
 def test_output_before_a_time_out_is_kept(pool):
     execution = run(pool, "print('so far')\nwhile True:\n    pass", timeout_s=5.0)
     assert (execution.exit, execution.stdout) == (ExitKind.TIMEOUT, "so far\n")
