@@ -23,7 +23,7 @@ def test_every_example_is_run_and_explained():
 
 @pytest.mark.parametrize(
     "name",
-    quick({name: name for name in SAYS}, "callback_on_plain_module", "own_tool_reward_task", "sampler_alone"),
+    quick({name: name for name in SAYS}, "own_tool_reward_task"),
 )
 def test_an_example_runs_from_start_to_end_and_is_a_page_long(name, tmp_path):
     path = ROOT / f"examples/{name}.py"

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import AepoError, DataError
 
 Result = TypeVar("Result")
 Value = TypeVar("Value")
@@ -60,6 +60,22 @@ def from_rank_zero(value: Value) -> Value:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def on_rank_zero(action: Callable[[], object]) -> None:
+    """Run an action on rank 0 only, and fail on every rank if it fails there. Collective.
+
+    Raises:
+        AepoError: What the action raised, on every rank.
+    """
+    problem: AepoError | None = None
+    if world_size() == 1 or dist.get_rank() == 0:
+        try:
+            action()
+        except AepoError as error:
+            problem = error
+    if (found := from_rank_zero(problem)) is not None:
+        raise found
 
 
 def together(action: Callable[[], Result]) -> Result:

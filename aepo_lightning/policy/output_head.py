@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import PreTrainedModel
 
 from aepo_lightning.errors import ConfigError, boundary
@@ -29,6 +30,8 @@ _TOLERANCE = 1e-5
 _ADVICE = "The trainer would compute other log-probs than the model. Use another model."
 
 
+# Its own numbers are real, also where weights are fake, as in a measurement of memory.
+@unset_fake_temporarily()
 def measure_logit_map(model: PreTrainedModel) -> LogitMap:
     """Return how a model turns the outputs of its head into logits.
 

@@ -144,15 +144,13 @@ class RolloutDataModule(LightningDataModule):
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._val_chunk_size = val_chunk_size
         self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
-        self._journal = journal
-        self._weights_archive = weights_archive
+        self._journal, self._weights_archive = journal, weights_archive
         self._weights: WeightsStamp | None = None
         self._overlap = OverlappedRollouts() if overlap else None
         self._seed = seed
         self._show_progress, self._round_trip = show_progress, round_trip
         self._first_iterations = FirstIterations()
-        self._published = -1
-        self._collected_at = -1
+        self._published = self._collected_at = -1
         self._minibatches: list[Minibatch] = []
         self._sampler: RolloutSampler | None = None
 
@@ -213,7 +211,7 @@ class RolloutDataModule(LightningDataModule):
         self.prepare_sampler(self._module.policy.tokenizer)
         prepare_trainer(self._trainer, self._num_steps, has_validation=self._stream.num_val > 0)
         if self._round_trip:
-            make_round_trip(self.sampler.parts, self._module.policy, self.task, self._trainer.is_global_zero)
+            make_round_trip(self.sampler.parts, self._module.policy, self.task)
             self._round_trip = False
         if stage != "fit":
             return

@@ -20,6 +20,7 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.reward import Reward, RewardInput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolRunner, ToolSpec
+from aepo_lightning.distributed.collectives import on_rank_zero
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.errors import AepoError, ConfigError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
@@ -216,32 +217,33 @@ class RoundTrip:
             logger.warning("%s If it wants answers of another form, say so in a system message of the questions.", said)
 
 
-def make_round_trip(parts: RolloutParts, policy: PolicySource, task: Task, is_said: bool = True) -> None:
-    """Make a round trip with the first question of a task.
+def make_round_trip(parts: RolloutParts, policy: PolicySource, task: Task) -> None:
+    """Make a round trip with the first question of a task, on rank 0 for all. Collective.
 
     Args:
         parts: Of the rollouts.
         policy: Whose tokenizer and end of messages are tried.
         task: Of the run.
-        is_said: Whether the log says how long it took.
 
     Raises:
         ConfigError: With the cause and the remedy, if anything does not come back whole.
+        RewardError: If the reward fails.
     """
+    on_rank_zero(lambda: _try(parts, policy, task))
+
+
+def _try(parts: RolloutParts, policy: PolicySource, task: Task) -> None:
     start = perf_counter()
-    question = task.question("train", 0)
     trip = RoundTrip(
         chat_format=parts.chat_format,
         tools=parts.tools,
         tokenizer=policy.tokenizer,
         eos_token_ids=eos_token_ids(policy),
-        question=question,
+        question=task.question("train", 0),
         reward=parts.reward,
         scoring=parts.scoring,
     )
-    num_tokens = trip.run()
-    if is_said:
-        logger.info("Round trip of a perfect answer: %d tokens, %.2f s.", num_tokens, perf_counter() - start)
+    logger.info("Round trip of a perfect answer: %d tokens, %.2f s.", trip.run(), perf_counter() - start)
 
 
 def _by(part: str, task: str, work: Callable[[], T]) -> T:

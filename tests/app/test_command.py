@@ -106,6 +106,7 @@ def test_a_wrong_override_ends_the_command_with_one_message():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_plan_prints_memory_and_batches_and_exits_cleanly_without_weights():
     done = train("+experiment=aepo_qwen3_14b", "plan=true")
     assert done.returncode == 0, done.stderr

@@ -39,6 +39,9 @@ def finish(process):
     assert process.wait().returncode == 0, process.stderr
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a finished run."""

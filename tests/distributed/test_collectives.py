@@ -3,7 +3,15 @@
 import pytest
 import torch.distributed as dist
 
-from aepo_lightning.distributed.collectives import all_gather, all_names, all_reduce, from_rank_zero, world_size
+from aepo_lightning.distributed.collectives import (
+    all_gather,
+    all_names,
+    all_reduce,
+    from_rank_zero,
+    on_rank_zero,
+    world_size,
+)
+from aepo_lightning.errors import RewardError
 from aepo_lightning.rollout import Tally
 from aepo_lightning.training.metrics import reduce_tally
 from tests.support.ranks import run_ranks
@@ -44,3 +52,23 @@ def test_two_ranks_reduce_to_the_same_numbers_and_names():
     assert first["of rank 0"] == ("rank", 0)
     # Rank 0 adds 0 with weight 1, rank 1 adds 1 with weight 2; only rank 1 has seen a branch.
     assert first["tally"] == {"reward": pytest.approx(2 / 3), "branch_reward": 0.5}
+
+
+def refuse(rank):
+    calls = []
+    on_rank_zero(lambda: calls.append(rank))
+
+    def fail():
+        raise RewardError(f"no score on rank {rank}")
+
+    with pytest.raises(RewardError, match="no score on rank 0"):
+        on_rank_zero(fail)
+    return calls
+
+
+def test_what_one_rank_tries_fails_on_all_or_none():
+    assert run_ranks(refuse) == [[0], []]
+
+
+def test_a_single_process_is_the_first_rank():
+    assert refuse(0) == [0]

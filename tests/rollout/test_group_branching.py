@@ -67,7 +67,7 @@ def test_a_decision_that_the_budget_turned_down_resets_the_count():
 
 @pytest.mark.parametrize("penalty_scope", ["chain", "question"])
 @pytest.mark.parametrize("branch_baseline", ["root", "own"])
-@pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool"])
+@pytest.mark.parametrize("branch_signal", first_quick(["after_tool", "before_tool"]))
 @pytest.mark.parametrize("allocator", [RootChains(num_root_chains=3), ScriptedBudget(num_root_chains=3)], ids=repr)
 def test_every_decision_sees_what_the_finished_trees_say(allocator, branch_signal, branch_baseline, penalty_scope):
     recorder = RecordingBranchPolicy(rule=lambda context: int(context.entropy > 0.4))
@@ -145,8 +145,8 @@ def test_roots_that_have_not_started_keep_their_share_of_the_budget():
     }
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("top_up", ["parallel", "sequential"])
+@pytest.mark.parametrize("seed", first_quick(range(4)))
+@pytest.mark.parametrize("top_up", first_quick(["parallel", "sequential"]))
 @pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool"])
 def test_a_kept_probe_decides_what_a_chain_with_the_same_seeds_decides_on_its_way(branch_signal, top_up, seed):
     def run(allocator):

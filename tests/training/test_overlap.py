@@ -200,6 +200,7 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(tmp_path, whole, step
     check_continued(tmp_path, whole, step // NUM_STEPS)
 
 
+@pytest.mark.slow
 def test_a_run_that_an_error_ended_continues_as_if_nothing_had_happened(tmp_path, whole):
     run, _ = overlapped_run(tmp_path, SlowEngine, [saver(tmp_path), Stop(5)])
     with pytest.raises(RuntimeError, match="stop here"):

@@ -58,7 +58,7 @@ def test_plan_and_measurement_agree_for_every_option(changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"is_checkpointed": False}, id="all_saved"),
+        pytest.param({"is_checkpointed": False}, id="all_saved", marks=pytest.mark.slow),
         pytest.param(
             {"is_checkpointed": False, "is_mixed_precision": False}, id="all_saved_fp32", marks=pytest.mark.slow
         ),
