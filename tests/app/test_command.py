@@ -98,6 +98,7 @@ def test_help_lists_groups_and_the_keys_that_are_changed_most():
     assert len(done.stdout.splitlines()) < 45, "not the whole configuration"
 
 
+@pytest.mark.slow
 def test_a_wrong_override_ends_the_command_with_one_message():
     command = [sys.executable, "train.py", "trainer.max_epoch=3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
@@ -175,6 +176,7 @@ def test_a_model_and_questions_of_ones_own_run_without_validation(own, tmp_path)
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_questions_of_ones_own_are_validated(own, tmp_path):
     (tmp_path / "val.jsonl").write_text('{"question": "1 + 1?", "answer": 2}\n')
     settings = [f"data.task.val_path={tmp_path / 'val.jsonl'}", "evaluation.num_samples=2", "evaluation.pass_at=[1,2]"]

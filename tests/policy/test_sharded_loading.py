@@ -191,6 +191,7 @@ def measure_peak(rank, policy):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_no_rank_ever_holds_the_whole_model(tmp_path):
     policy = save(
         tmp_path,

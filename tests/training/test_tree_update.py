@@ -230,6 +230,7 @@ def _recording(load, sizes):
     return loader
 
 
+@pytest.mark.slow
 def test_a_run_on_packed_tokens_logs_what_one_on_padded_rows_logs(tmp_path):
     expected, padded = roll_out_and_train(tmp_path / "padded", "padded")
     compare = partial(pytest.approx, rel=1e-5, abs=1e-5)
