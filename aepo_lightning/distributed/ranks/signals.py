@@ -3,12 +3,14 @@
 The handler raises `SignalExit` where the main thread stands, which unwinds it like any error: rollouts are cancelled,
 tools closed, other ranks told. But Python runs handlers in the main thread only, and not while it is inside a
 collective or foreign code; and what is unwound may wait for a thread that never ends. So the kernel also writes to a
-pipe, and a thread that reads it says what happens and ends the process, with its children, when its time is over.
+socket, and a thread that reads it says what happens and ends the process, with its children, when its time is over.
+Where some code holds the interpreter, no thread can, and a process beside this one does (`StarvationWatch`).
 """
 
 import os
 import select
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from aepo_lightning.distributed.ranks.evidence import where
+from aepo_lightning.distributed.ranks.starved import StarvationWatch
 from aepo_lightning.errors import SIGNAL_STATUS, SignalExit
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
@@ -66,7 +69,7 @@ class SignalWatch:
         self._is_said = threading.Event()
         self.first: int | None = None
         """The signal that came first."""
-        self._reader, self._writer = os.pipe()
+        self._reader, self._writer = (end.detach() for end in socket.socketpair())
         os.set_blocking(self._writer, False)
         self.is_lent = lent is not None
         """Whether signals are this watch's only while its handler is in place."""
@@ -77,6 +80,10 @@ class SignalWatch:
         self.claim()
         self._thread = threading.Thread(target=self._run, daemon=True, name="signal-watch")
         self._thread.start()
+        self._starvation = self._watch_starvation() if lent is None else None
+
+    def _watch_starvation(self) -> StarvationWatch:
+        return StarvationWatch(self._reader, os.getpid(), self._before, self._times.grace_s, _SAME_S)
 
     def claim(self) -> None:
         """Put the handlers in place again, above those that others have put there since."""
@@ -90,6 +97,8 @@ class SignalWatch:
         self.restore()
         os.write(self._writer, bytes([_STOP]))
         self._thread.join()
+        if self._starvation is not None:
+            self._starvation.close()
         os.close(self._reader)
         os.close(self._writer)
 
@@ -234,7 +243,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    """Give the signals back: what a child gets is not meant for its parent, whose pipe it shares."""
+    """Give the signals back: what a child gets is not meant for its parent, whose socket it shares."""
     while _current:
         with suppress(ValueError):
             _current.pop().restore()

@@ -205,3 +205,42 @@ def test_a_rank_that_is_told_to_end_tells_the_others(monkeypatch, work):
     assert board.failure().reason == "it was told to end by SIGTERM"
     board.acknowledge()
     assert job.wait(LONG_S).returncode == 128 + signal.SIGTERM
+
+
+HOLDING = """
+    import re
+    thread = threading.Thread(target=re.match, args=("(a+)+$", "a" * 60 + "b"))
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("grace_s", "num_signals"), [(0.5, 1), (1000.0, 2)], ids=["once", "twice"])
+def test_code_that_holds_the_interpreter_is_killed_with_what_it_started(start, grace_s, num_signals):
+    job = start(HOLDING, grace_s)
+    time.sleep(1)  # until it holds the interpreter; before, the signal is heard
+    for _ in range(num_signals):
+        os.kill(job.pid, signal.SIGTERM)
+        time.sleep(1.5)
+    job.wait(LONG_S)
+    assert job.returncode == -signal.SIGKILL
+    assert "The run does not hear SIGTERM: some code holds the interpreter. It is killed." in job.stderr
+    assert not lives(int(job.stdout.split()[0]))
+
+
+@pytest.mark.slow
+def test_other_signals_kill_nothing(start):
+    before = "signal.signal(signal.SIGUSR2, lambda *_: None)"
+    work = """
+    import re
+    thread = threading.Thread(target=re.match, args=("(a+)+$", "a" * 25 + "b"))
+    thread.start()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    thread.join()
+    child.kill()
+"""
+    job = start(work, 0.1, before)
+    job.wait(LONG_S)
+    assert job.returncode == 0, job.stderr
+    assert "went on" in job.stdout
