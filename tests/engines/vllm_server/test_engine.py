@@ -167,13 +167,15 @@ def test_killing_the_only_server_in_mid_batch_is_an_error_that_says_what_to_do(s
     url, kill = server
 
     async def run():
-        tasks = [asyncio.create_task(engine.generate(prompt(5, n), params(150))) for n in range(8)]
+        # So many that a machine on which this process waits long has not answered all of them before the kill.
+        tasks = [asyncio.create_task(engine.generate(prompt(5, n), params(150))) for n in range(64)]
         while engine._pool.endpoints[0].num_in_flight < 8:
             await asyncio.sleep(0.001)
         kill()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
-    errors = asyncio.run(run())
+    errors = [each for each in asyncio.run(run()) if isinstance(each, BaseException)]
+    assert errors
     assert all(isinstance(error, EngineError) for error in errors)
     assert f"{url}: it broke the connection" in str(errors[0])
     assert "restart those that ended" in str(errors[0])
