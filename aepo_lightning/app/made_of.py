@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from glob import glob
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import aepo_lightning
 from aepo_lightning.app.paths import PATH_KEY
 from aepo_lightning.app.targets import find_targets
+from aepo_lightning.tasks.paths import files_at, find_places
 
 MadeOf = Mapping[str, str]
 """Part (`configuration`, `files`, `code`) to digest."""
@@ -59,8 +59,9 @@ def misfits(found: MadeOf | None, own: MadeOf) -> list[str]:
 
 def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
     plain = {section: _plain(cfg, section) for section in sections}
-    data_folder = str(OmegaConf.select(cfg, "data.task.data_dir") or os.environ.get("AEPO_DATA_DIR", "."))
-    paths = [path for name in _paths_in(plain) for path in _matches(name, data_folder)]
+    found = OmegaConf.select(cfg, "data.task.data_dir")
+    data_dir = None if found is None else str(found)
+    paths = [path for name in _paths_in(plain) for path in _matches(name, data_dir)]
     return {
         "configuration": _digest(json.dumps(_without_places(plain), sort_keys=True, default=str).encode()),
         "files": _digest(b"".join(_content(path) for path in paths)),
@@ -95,15 +96,15 @@ def _paths_in(node: Any, key: str = "") -> Iterator[str]:
         yield node
 
 
-def _matches(name: str, data_folder: str) -> list[Path]:
-    """Return the files that a path or a pattern stands for, from the working directory or the folder of data.
+def _matches(name: str, data_dir: str | None) -> list[Path]:
+    """Return the files that a path or a pattern stands for, looked for as a task does it.
 
     Of folders, only those of models count: what else lies beside questions is not read.
     """
-    for found in (name, os.path.join(data_folder, name)):
-        if os.path.isfile(os.path.join(found, "config.json")):
-            return sorted(each for each in Path(found).iterdir() if each.is_file() and _is_data(each))
-        if matches := [each for each in map(Path, sorted(glob(found, recursive=True))) if each.is_file()]:
+    for place in find_places(name, data_dir):
+        if (place / "config.json").is_file():
+            return sorted(each for each in place.iterdir() if each.is_file() and _is_data(each))
+        if matches := files_at(place, name):
             return [each for each in matches if _is_data(each)]
     return []
 

@@ -70,19 +70,10 @@ def find_files(paths: FilePaths, data_dir: str | None, split: Split = "train") -
     return list(dict.fromkeys(found))
 
 
-def find_file(path: str, data_dir: str | None, split: Split = "train") -> Path:
-    """Return the absolute path of one data file, from the first folder that has it; see `find_files`."""
-    return find_files(path, data_dir, split)[0]
-
-
 def _find(path: str, data_dir: str | None, setting: str) -> list[Path]:
-    given = Path(path).expanduser()
-    roots = [Path.cwd(), data_root(data_dir).absolute()]
-    places = list(dict.fromkeys(root / given for root in (reversed(roots) if data_dir else roots)))
+    places = find_places(path, data_dir)
     for place in places:
-        if place.is_file():
-            return [place]
-        if glob.has_magic(path) and (fitting := _fitting(place)):
+        if fitting := files_at(place, path):
             return fitting
     if folder := next((place for place in places if place.is_dir()), None):
         raise DataError(f"`{setting}` must name files, but {folder} is a folder. Write {setting}='{path}/*.jsonl'.")
@@ -92,9 +83,25 @@ def _find(path: str, data_dir: str | None, setting: str) -> list[Path]:
     )
 
 
-def _fitting(pattern: Path) -> list[Path]:
-    """Return the files that fit a pattern, by name."""
-    return sorted(path for path in map(Path, glob.glob(str(pattern), recursive=True)) if path.is_file())
+def find_places(path: str, data_dir: str | None) -> list[Path]:
+    """Return where a path or a pattern is looked for, as absolute paths in the order in which that is done."""
+    given = Path(path).expanduser()
+    roots = [Path.cwd(), data_root(data_dir).absolute()]
+    return list(dict.fromkeys(root / given for root in (reversed(roots) if data_dir else roots)))
+
+
+def files_at(place: Path, given: str) -> list[Path]:
+    """Return the file of exactly this name, else the files that fit it, by name, if what was given is a pattern.
+
+    Args:
+        place: One of `find_places`.
+        given: What was looked for there.
+    """
+    if place.is_file():
+        return [place]
+    if not glob.has_magic(given):
+        return []
+    return sorted(path for path in map(Path, glob.glob(str(place), recursive=True)) if path.is_file())
 
 
 def row_error(path: Path, row: str, field: str, rule: str, value: object) -> DataError:

@@ -64,6 +64,23 @@ def test_the_content_of_files_counts_and_not_their_place(plain, tmp_path, monkey
     assert misfits(first, cold_start_made_of(with_rows(tmp_path / "c" / "rows.jsonl"))) == ["files"]
 
 
+@pytest.mark.parametrize("is_named", [True, False], ids=["data_dir", "beside the checkout"])
+def test_the_files_that_count_are_those_that_the_task_reads(plain, tmp_path, monkeypatch, is_named):
+    here, data = tmp_path / "here", tmp_path / "shared" / "data"
+    for folder in (here, data):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("AEPO_DATA_DIR", raising=False)
+    monkeypatch.setattr("aepo_lightning.tasks.paths._CHECKOUT", tmp_path / "checkout")
+    (data / "rows.jsonl").write_text("1")
+    if is_named:
+        (here / "rows.jsonl").write_text("other rows, which come second")
+    task = {"path": "rows.jsonl", "data_dir": str(data) if is_named else None}
+    first = cold_start_made_of(changed(plain, "data.task", task))
+    (data / "rows.jsonl").write_text("2")
+    assert misfits(first, cold_start_made_of(changed(plain, "data.task", task))) == ["files"]
+
+
 def test_very_large_files_count_by_size_and_edges(tmp_path, monkeypatch):
     monkeypatch.setattr(made_of, "_WHOLE_BYTES", 8)
     monkeypatch.setattr(made_of, "_EDGE_BYTES", 2)

@@ -3,7 +3,7 @@
 import pytest
 
 from aepo_lightning.errors import DataError
-from aepo_lightning.tasks.paths import find_file
+from aepo_lightning.tasks.paths import find_files
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def folders(tmp_path, monkeypatch):
 def test_the_first_place_that_has_the_file_is_taken(folders, present, data_dir, found):
     for name in present:
         (folders / name / "a.jsonl").touch()
-    assert find_file("a.jsonl", data_dir and str(folders / data_dir)) == folders / found / "a.jsonl"
+    assert find_files("a.jsonl", data_dir and str(folders / data_dir)) == [folders / found / "a.jsonl"]
 
 
 def test_a_missing_file_is_named_with_both_places_and_what_to_set(folders):
@@ -37,10 +37,10 @@ def test_a_missing_file_is_named_with_both_places_and_what_to_set(folders):
         f"{folders}/env/no.jsonl. Correct it, or set `data_dir` or the environment variable AEPO_DATA_DIR"
     )
     with pytest.raises(DataError) as caught:
-        find_file("no.jsonl", None, "val")
+        find_files("no.jsonl", None, "val")
     assert str(caught.value).startswith(message)
 
 
 def test_an_absolute_path_is_looked_for_in_one_place(folders):
     with pytest.raises(DataError, match=f"there is no {folders}/no.jsonl. Correct it"):
-        find_file(f"{folders}/no.jsonl", None)
+        find_files(f"{folders}/no.jsonl", None)
