@@ -29,6 +29,7 @@ from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts
 from aepo_lightning.rollout.scoring import ScoringSettings, score
 from aepo_lightning.rollout.steps import opening_of
+from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.training.synthetic_arguments import synthetic_arguments
 
 T = TypeVar("T")
@@ -239,7 +240,7 @@ def _try(parts: RolloutParts, policy: PolicySource, task: Task) -> None:
         tools=parts.tools,
         tokenizer=policy.tokenizer,
         eos_token_ids=eos_token_ids(policy),
-        question=task.question("train", 0),
+        question=ask_question(task, "train", 0),
         reward=parts.reward,
         scoring=parts.scoring,
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from aepo_lightning.chat_formats import HermesFormat, TagFormat
-from aepo_lightning.errors import ConfigError, RewardError
+from aepo_lightning.errors import ConfigError, DataError, RewardError
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, ROLE_TEMPLATE, build_byte_tokenizer, build_word_tokenizer
 from aepo_lightning.rewards import PaperReward, as_reward
 from aepo_lightning.tools import DocumentSearch, PythonTool, ToolRuntime, tool
@@ -175,6 +175,23 @@ def raises(_sample):
 def test_a_reward_that_raises_is_named():
     with pytest.raises(RewardError, match=r"raises` must not fail, but raised ValueError: no such"):
         trip(reward=as_reward(raises)).run()
+
+
+class Fragile:
+    """A task without a first question."""
+
+    def num_questions(self, split):  # noqa: ARG002
+        return None
+
+    def question(self, split, index):
+        raise KeyError(split, index)
+
+
+def test_a_task_that_raises_is_named(tmp_path):
+    datamodule = make_datamodule(small_policy())
+    datamodule.task = Fragile()
+    with pytest.raises(DataError, match=r"Fragile` must not fail, but raised KeyError: \('train', 0\)"):
+        make_run(tmp_path, datamodule=datamodule).fit()
 
 
 def test_every_start_makes_the_trip_unless_it_is_told_not_to(tmp_path, caplog):
