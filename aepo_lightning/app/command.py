@@ -60,10 +60,8 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
     if problem := folder_problem(flags.config_dir):
         return problem
     extra = search_path(flags.config_dir)
-    keys: tuple[str, ...] = ()
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         try:
-            keys = _known_keys(name, overrides, extra)
             loader = GlobalHydra.instance().config_loader()
             for job in single_jobs(overrides, loader) if flags.multirun else [overrides]:
                 cfg = compose(name, [*job, *extra])
@@ -71,7 +69,7 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
                 if not shows_only and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
                     return problem
         except (HydraException, OmegaConfBaseException) as error:
-            return explain_override_error(error, keys)
+            return explain_override_error(error, _known_keys(name, overrides, extra))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             return explain_file(error, flags.config_dir)
         finally:
@@ -82,9 +80,10 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
 def _known_keys(name: str, overrides: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
     """Return the keys of the configuration with the groups that overrides choose, as far as it can be composed."""
     groups = [word for word in overrides if "." not in word.partition("=")[0]]
-    with suppress(HydraException, OmegaConfBaseException):
-        return config_keys(OmegaConf.to_container(compose(name, [*groups, *extra])))  # type: ignore[arg-type]
-    return config_keys(OmegaConf.to_container(compose(name, list(extra))))  # type: ignore[arg-type]
+    for words in ([*groups, *extra], list(extra)):
+        with suppress(HydraException, OmegaConfBaseException):
+            return config_keys(OmegaConf.to_container(compose(name, words)))  # type: ignore[arg-type]
+    return ()
 
 
 def config_groups() -> str:
