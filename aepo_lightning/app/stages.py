@@ -28,7 +28,7 @@ from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_ma
 from aepo_lightning.app.occupied_folder import settle_with_folder
 from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
 from aepo_lightning.app.report import RunReport, render_report
-from aepo_lightning.app.run_folder import VARIABLE, choose_run_folder, resolve_checkpoint, start_of_run
+from aepo_lightning.app.run_folder import CONFIG, VARIABLE, choose_run_folder, resolve_checkpoint, start_of_run
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.atomic_files import write_json
@@ -170,15 +170,16 @@ def _announce(message: str, *values: object) -> None:
 
 def evaluate_before(record: RunRecord, run: Run) -> None:
     """Evaluate on held-out questions, unless the folder has the result of the same evaluation already."""
-    path, own = record.folder / "evaluation_before.json", evaluation_made_of(record.cfg)
+    path, made_of = record.folder / "evaluation_before.json", evaluation_made_of(record.cfg)
+    own = dict(made_of)
     if record.checkpoint is not None:
-        own = {part: digest for part, digest in own.items() if part != "code"}  # it was measured before code changed
+        del own["code"]  # it was measured before code changed
     with record.stage("evaluation before"):
         spare_living_objects()
         found = _read_evaluation(path)
         if found is None or _misfits("evaluation before", found.made_of, own):
-            found = _Evaluation(_evaluate(run), evaluation_made_of(record.cfg))
-            _write_json(path, {**found.metrics, "made_of": dict(found.made_of or {})})
+            found = _Evaluation(_evaluate(run), made_of)
+            _write_json(path, {**found.metrics, "made_of": dict(made_of)})
         record.report.before = found.metrics
 
 
@@ -298,4 +299,4 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 @rank_zero_only
 def _save_config(cfg: DictConfig, folder: Path) -> None:
-    save_config(cfg, folder / "config.yaml")
+    save_config(cfg, folder / CONFIG)
