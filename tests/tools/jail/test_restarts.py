@@ -102,6 +102,14 @@ def lose_all(made, number):
     return found
 
 
+def assert_recovers(made, pauses, number):
+    """Take the obstacle away; after one more pause all workers are there, and calls are answered."""
+    FakeWorker.obstacle, FakeWorker.loses = None, False
+    pauses.go_on.release()
+    wait_until(lambda: made.num_ready == number)
+    assert asyncio.run(made.run(JOB)).exit == ExitKind.OK
+
+
 OBSTACLES = [
     pytest.param(WorkerError("bwrap: No space left on device"), id="full-disk"),
     pytest.param(OSError(11, "Resource temporarily unavailable"), id="no-more-processes"),
@@ -123,11 +131,7 @@ def test_every_lost_worker_comes_back_after_any_number_of_failed_starts(start, o
         pauses.go_on.release()
     wait_until(lambda: len(pauses.asked) >= 15)
     assert made.num_ready == 0
-    FakeWorker.obstacle = None
-    pauses.go_on.release()  # the first that starts wakes the others
-    wait_until(lambda: made.num_ready == 3)
-    assert asyncio.run(made.run(JOB)).exit == ExitKind.OK
-    made.close()
+    assert_recovers(made, pauses, 3)  # the first that starts wakes the others
 
 
 def test_pauses_grow_up_to_half_a_minute(start):
@@ -138,7 +142,6 @@ def test_pauses_grow_up_to_half_a_minute(start):
         pauses.go_on.release()
     wait_until(lambda: len(pauses.asked) == 10)
     assert pauses.asked == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0, 30.0]
-    made.close()
 
 
 def test_without_a_worker_calls_are_refused_as_unavailable_until_one_is_back(start):
@@ -153,11 +156,7 @@ def test_without_a_worker_calls_are_refused_as_unavailable_until_one_is_back(sta
     assert (lost.exit, type(waited)) == (ExitKind.LOST, PoolUnavailableError)
     with pytest.raises(PoolUnavailableError, match=r"cannot be started at the moment: No space left"):
         asyncio.run(made.run(JOB))
-    FakeWorker.obstacle, FakeWorker.loses = None, False
-    pauses.go_on.release()
-    wait_until(lambda: made.num_ready == 1)
-    assert asyncio.run(made.run(JOB)).exit == ExitKind.OK
-    made.close()
+    assert_recovers(made, pauses, 1)
 
 
 def test_closing_ends_the_tries(start):
@@ -174,11 +173,9 @@ def test_a_program_that_moved_is_found_again(parts, start):
     FakeWorker.obstacle = FileNotFoundError("bwrap")
     lose_all(made, 1)
     wait_until(lambda: pauses.asked)
-    parts[0], FakeWorker.obstacle = "/opt/bin/bwrap", None
-    pauses.go_on.release()
-    wait_until(lambda: made.num_ready == 1)
+    parts[0] = "/opt/bin/bwrap"
+    assert_recovers(made, pauses, 1)
     assert FakeWorker.starts[-1] == "/opt/bin/bwrap"
-    made.close()
 
 
 def test_a_suspended_queue_takes_calls_again_with_the_first_worker():
