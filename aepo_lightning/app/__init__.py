@@ -3,9 +3,13 @@
 command.py          the command line: overrides, one message for a mistake
 words.py            words of a shell as Hydra reads them
 overrides.py        messages for overrides that do not fit
+config_dir.py       a folder of configuration files of one's own
 sweep.py            the jobs of `--multirun`, and their table
 build.py            configuration to objects; the only place that instantiates
+user_parts.py       parts of a user in the configuration: functions, targets that are not there, callbacks that fail
 stages.py           cold start, AEPO, evaluation
+freed_memory.py     keeps freed memory, on a CPU
+living_objects.py   spares the garbage collector what lives to the end
 run_folder.py       where a run writes, and what `ckpt_path=last` means
 run_lock.py         one run at a time in a folder
 occupied_folder.py  what a run finds in its folder: nothing, what it continues, or what it must not touch

@@ -1,8 +1,6 @@
 """What happened to the rows of a question file on the way in."""
 
 from dataclasses import dataclass, fields
-from functools import reduce
-from operator import add
 
 _DROPPED = {
     "num_empty_answers": "without an answer",
@@ -66,6 +64,6 @@ class FileReport:
         return f"{line}; {extra}." if extra else f"{line}."
 
 
-def total(reports: "list[FileReport]") -> FileReport:
+def total(reports: list[FileReport]) -> FileReport:
     """Return the counts of several files together."""
-    return reduce(add, reports, FileReport())
+    return sum(reports, FileReport())
