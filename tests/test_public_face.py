@@ -9,7 +9,6 @@ from importlib import import_module
 
 import lightning as L
 import pytest
-from hydra import compose, initialize_config_module
 from typing_extensions import override
 
 import aepo_lightning
@@ -29,6 +28,7 @@ from aepo_lightning.app.build import build
 from aepo_lightning.callbacks import EntropyMonitor
 from aepo_lightning.training import algorithm as presets
 from tests.support.builders import canonical
+from tests.support.composed import composed
 from tests.support.paths import CONF, ROOT
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -207,6 +207,4 @@ def test_every_algorithm_of_the_configuration_is_a_preset():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_what_the_configuration_builds(name):
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", overrides=[f"algorithm={name}"])
-    assert build(cfg.algorithm) == PRESETS[name]()
+    assert build(composed(f"algorithm={name}").algorithm) == PRESETS[name]()

@@ -1,15 +1,10 @@
 """A stage's product serves again only if it was made of the same."""
 
 import pytest
-from hydra import compose, initialize_config_module
 
 from aepo_lightning.app import made_of
 from aepo_lightning.app.made_of import cold_start_made_of, evaluation_made_of, misfits
-
-
-def composed(*overrides):
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        return compose("train", list(overrides))
+from tests.support.composed import composed
 
 
 @pytest.fixture(scope="module")

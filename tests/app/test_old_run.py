@@ -7,7 +7,6 @@ rollouts of the third with which the code that wrote it went on.
 import tarfile
 
 import pytest
-from hydra import compose, initialize_config_module
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -21,6 +20,7 @@ from aepo_lightning.app.saved_config import _mappings
 from aepo_lightning.app.saved_run import first_policy, load_config
 from aepo_lightning.checkpoints import IDENTITY_KEY, find_last, verify_checkpoint
 from aepo_lightning.rollout import RolloutJournal, difference
+from tests.support.composed import composed
 from tests.support.paths import SUPPORT
 
 OVERRIDES = [
@@ -74,8 +74,7 @@ def test_its_checkpoint_is_recognised(folder):
 
 def test_it_goes_on_with_the_same_rollouts(folder):
     """The third iteration depends on the weights, the optimizer and the random states that were saved."""
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", [*OVERRIDES, f"run_dir={folder}", "ckpt_path=last", "trainer.max_epochs=3"])
+    cfg = composed(*OVERRIDES, f"run_dir={folder}", "ckpt_path=last", "trainer.max_epochs=3")
     record = stages.open_run(cfg)
     run = build_run(cfg, stages.cold_start(record), record.folder)
     stages.fit(record, run)

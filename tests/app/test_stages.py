@@ -5,7 +5,6 @@ import os
 from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_module
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
 
@@ -14,6 +13,7 @@ from aepo_lightning.app.build import Run
 from aepo_lightning.checkpoints import CheckpointSummary
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.hf_folder import MARK, FolderWriter
+from tests.support.composed import composed
 
 TINY = [
     *("model.architecture.num_hidden_layers=1", "model.architecture.intermediate_size=8"),
@@ -21,14 +21,11 @@ TINY = [
 ]
 
 
-@cache
-def whole():
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        return compose("train", TINY)
+whole = cache(composed)
 
 
-def composed(folder, *overrides):
-    cfg = whole().copy()
+def settings(folder, *overrides):
+    cfg = whole(*TINY).copy()
     for key, value in (each.split("=") for each in (f"run_dir={folder}", *overrides)):
         OmegaConf.update(cfg, key, int(value) if value.isdigit() else value)
     return cfg
@@ -56,7 +53,7 @@ def trained(monkeypatch):
 
 
 def start(folder, *overrides):
-    with stages.open_run(composed(folder, *overrides)) as record:
+    with stages.open_run(settings(folder, *overrides)) as record:
         stages.cold_start(record)
     return record
 
@@ -90,7 +87,7 @@ def test_an_evaluation_of_the_same_is_taken_and_of_another_made_again(tmp_path, 
     monkeypatch.setattr(stages, "_evaluate", lambda *_: {"val/reward": next(values)})
 
     def before(*overrides):
-        with stages.open_run(composed(tmp_path, *overrides)) as record:
+        with stages.open_run(settings(tmp_path, *overrides)) as record:
             stages.evaluate_before(record, object.__new__(Run))
         return record.report.before["val/reward"]
 
@@ -102,20 +99,20 @@ def test_an_evaluation_of_the_same_is_taken_and_of_another_made_again(tmp_path, 
 
 
 def test_two_runs_of_one_folder_one_after_the_other_and_at_once(tmp_path):
-    with stages.open_run(composed(tmp_path)):
+    with stages.open_run(settings(tmp_path)):
         assert os.environ["AEPO_RUN_DIR"] == str(tmp_path)
         with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
-            stages.open_run(composed(tmp_path, "ckpt_path=last"))
+            stages.open_run(settings(tmp_path, "ckpt_path=last"))
     assert "AEPO_RUN_DIR" not in os.environ
     with pytest.raises(ConfigError, match="holds a run already"):
-        stages.open_run(composed(tmp_path, "model.architecture.hidden_size=96"))
+        stages.open_run(settings(tmp_path, "model.architecture.hidden_size=96"))
     assert "hidden_size: 8" in (tmp_path / "config.yaml").read_text()
-    stages.open_run(composed(tmp_path, "ckpt_path=last")).close()
+    stages.open_run(settings(tmp_path, "ckpt_path=last")).close()
 
 
 def test_what_a_run_left_in_the_environment_for_its_processes_is_taken_out(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    with stages.open_run(composed(tmp_path)):
+    with stages.open_run(settings(tmp_path)):
         os.environ |= {"LOCAL_RANK": "0", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
     assert [os.environ.get(name) for name in ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")] == [None, None, "1"]

@@ -3,8 +3,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from aepo_lightning.app.build import build, build_run, build_strategy, build_tools
@@ -14,6 +12,7 @@ from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.contracts.question import Message, Task
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.errors import ConfigError
+from tests.support.composed import composed
 from tests.support.paths import CONF
 
 REQUIRED = {
@@ -30,23 +29,13 @@ def options(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml") if not path.stem.startswith("_"))
 
 
-@pytest.fixture
-def composed():
-    def compose_with(*overrides):
-        with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-            return compose("train", overrides=list(overrides))
-
-    yield compose_with
-    GlobalHydra.instance().clear()
-
-
 def all_options():
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
     return [(group, option) for group in groups if group != "experiment" for option in options(group)]
 
 
 @pytest.mark.parametrize(("group", "option"), all_options(), ids=lambda value: value)
-def test_every_option_composes_and_resolves(composed, group, option):
+def test_every_option_composes_and_resolves(group, option):
     cfg = composed(f"{group}={option}", *REQUIRED.get((group, option), []))
     assert explain_missing(OmegaConf.missing_keys(cfg)) is None
     found = OmegaConf.to_container(cfg, resolve=True)
@@ -54,14 +43,14 @@ def test_every_option_composes_and_resolves(composed, group, option):
 
 
 @pytest.mark.parametrize("name", options("experiment"))
-def test_every_experiment_composes_and_plans(composed, name):
+def test_every_experiment_composes_and_plans(name):
     cfg = composed(f"+experiment={name}")
     assert cfg.name == name
     assert make_plan(plan_input(cfg)).size.num_parameters > 0
 
 
 @pytest.mark.parametrize("name", options("algorithm"))
-def test_every_algorithm_builds_a_run(composed, name, tmp_path):
+def test_every_algorithm_builds_a_run(name, tmp_path):
     cfg = composed(f"algorithm={name}", "callbacks=none")
     policy = build(cfg.model)
     sampler = build_run(cfg, policy, tmp_path).datamodule.prepare_sampler(policy.tokenizer)
@@ -70,28 +59,28 @@ def test_every_algorithm_builds_a_run(composed, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", options("callbacks"))
-def test_every_set_of_callbacks_builds_a_trainer(composed, name, tmp_path):
+def test_every_set_of_callbacks_builds_a_trainer(name, tmp_path):
     cfg = composed(f"callbacks={name}")
     run = build_run(cfg, build(cfg.model), tmp_path)
     assert str(run.trainer.checkpoint_callback.dirpath) == str(tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("name", ["trail", "arithmetic"])
-def test_procedural_tasks_instantiate(composed, name):
+def test_procedural_tasks_instantiate(name):
     task = build(composed(f"data={name}").data.task)
     assert isinstance(task, Task)
     assert task.question("train", 0).messages
 
 
 @pytest.mark.parametrize(("group", "option"), REQUIRED, ids=lambda value: value)
-def test_what_must_be_given_is_asked_for(composed, group, option):
+def test_what_must_be_given_is_asked_for(group, option):
     problem = explain_missing(OmegaConf.missing_keys(composed(f"{group}={option}")))
     key, _, _ = REQUIRED[group, option][0].partition("=")
     assert problem == f"`{key}` must be given, but got nothing. Write {key}=VALUE."
 
 
 @pytest.mark.parametrize("name", ["jsonl", "parquet"])
-def test_files_of_ones_own_become_a_task(composed, name, tmp_path):
+def test_files_of_ones_own_become_a_task(name, tmp_path):
     rows = [{"asked": "2?", "truth": {"gold": [2]}}]
     path = tmp_path / f"my.{name}"
     if name == "jsonl":
@@ -107,18 +96,18 @@ def test_files_of_ones_own_become_a_task(composed, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["search", "python"])
-def test_tools_instantiate(composed, name):
+def test_tools_instantiate(name):
     tools = build_tools(composed(f"tools={name}").tools)
     assert isinstance(tools, ToolRunner)
     assert name in tools.tool_names
 
 
 @pytest.mark.parametrize("name", ["fsdp", "ddp", "auto"])
-def test_strategies_instantiate(composed, name):
+def test_strategies_instantiate(name):
     assert build_strategy(composed(f"strategy={name}")) is not None
 
 
-def test_fsdp_shards_over_every_rank_of_every_node(composed):
+def test_fsdp_shards_over_every_rank_of_every_node():
     strategy = build_strategy(composed("strategy=fsdp", "trainer.devices=8", "trainer.num_nodes=2"))
     assert strategy._data_parallel_size == 16
     with pytest.raises(ConfigError, match=r"`trainer.devices` must be a number of devices for FSDP2, but got 'auto'"):
@@ -126,19 +115,19 @@ def test_fsdp_shards_over_every_rank_of_every_node(composed):
 
 
 @pytest.mark.parametrize("name", ["tiny_qwen3", "tiny_qwen3_bytes"])
-def test_small_models_build_with_the_size_that_is_promised(composed, name):
+def test_small_models_build_with_the_size_that_is_promised(name):
     model = build(composed(f"model={name}").model).build_model()
     assert 5e5 < sum(weight.numel() for weight in model.parameters()) < 3e6
 
 
 @pytest.mark.parametrize("name", BIG)
-def test_big_experiments_fit_eight_gpus_with_the_published_batch(composed, name):
+def test_big_experiments_fit_eight_gpus_with_the_published_batch(name):
     plan = make_plan(plan_input(composed(f"+experiment={name}")))
     assert plan.fits
     assert plan.batch.steps_per_iteration == 8  # both published settings: 128 / 16 and 64 / 8
 
 
-def test_servers_take_nothing_of_the_trainers_gpus(composed):
+def test_servers_take_nothing_of_the_trainers_gpus():
     own = make_plan(plan_input(composed("+experiment=aepo_qwen3_14b")))
     served = make_plan(
         plan_input(composed("+experiment=aepo_qwen3_14b", "engine=vllm_server", "engine.max_model_len=8192"))
@@ -148,7 +137,7 @@ def test_servers_take_nothing_of_the_trainers_gpus(composed):
     assert served.batch == own.batch
 
 
-def test_algorithms_set_the_coefficients_of_the_one_surrogate(composed):
+def test_algorithms_set_the_coefficients_of_the_one_surrogate():
     # Spec of the family: (low, high) = (0, 0) PPO clip, (0, 1) EBPO, (1, 1) GPPO, (0.75, 1) CE-GPPO.
     found = {
         name: (composed(f"algorithm={name}").algorithm.objective.preserve_low,

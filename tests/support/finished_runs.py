@@ -3,8 +3,6 @@
 from functools import partial
 
 import torch
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 from aepo_lightning.app.saved_config import save_config
@@ -12,15 +10,14 @@ from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.policy.source import PretrainedPolicy
+from tests.support.composed import composed
 from tests.support.ranks import run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 
 def start(folder, overrides):
     """What stands in the folder of a run before its first iteration."""
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", overrides=overrides)
-    GlobalHydra.instance().clear()
+    cfg = composed(*overrides)
     folder.mkdir()
     save_config(cfg, folder / "config.yaml")
     policy = small_policy(head_dim=32)  # as small as vLLM's CPU kernels take heads

@@ -4,7 +4,6 @@ from functools import partial
 
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR
@@ -13,6 +12,7 @@ from aepo_lightning.app import stages
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.coldstart import ColdStartModule
 from aepo_lightning.training.lightning_settings import check_options
+from tests.support.composed import composed
 from tests.support.slow import first_quick
 from tests.support.training import FixedData, built_module, make_module, make_trainer, small_policy
 
@@ -53,8 +53,7 @@ def test_an_option_from_the_environment_is_refused_too(tmp_path, monkeypatch):
 def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
     options, message = OPTIONS[name]
     words = [f"++trainer.{key}={value}" for key, value in options.items()]
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", *words])
+    cfg = composed(f"run_dir={tmp_path / 'run'}", *words)
     with pytest.raises(ConfigError, match=message):
         stages.open_run(cfg)
     assert not (tmp_path / "run").exists()
@@ -69,8 +68,7 @@ def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
     ids=["scheduler", "optimizer"],
 )
 def test_kinds_in_a_configuration_are_refused_before_the_cold_start(tmp_path, word):
-    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-        cfg = compose("train", [f"run_dir={tmp_path / 'run'}", word])
+    cfg = composed(f"run_dir={tmp_path / 'run'}", word)
     with pytest.raises(ConfigError, match=r"but got (ReduceLROnPlateau|LBFGS)"):
         stages.open_run(cfg)
     assert not (tmp_path / "run").exists()

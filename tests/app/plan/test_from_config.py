@@ -1,20 +1,14 @@
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 
-from aepo_lightning.app.command import CONFIG_MODULE
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.errors import ConfigError, DataError
 from tests.support.builders import tiny_policy
+from tests.support.composed import composed
 
 
 def settings(*overrides):
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        try:
-            return plan_input(compose("train", overrides=list(overrides)))
-        finally:
-            GlobalHydra.instance().clear()
+    return plan_input(composed(*overrides))
 
 
 def experiment(*overrides):

@@ -3,11 +3,10 @@
 import itertools
 
 import pytest
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 
 from aepo_lightning.app.build import build
 from aepo_lightning.engines import TransformersEngine
+from tests.support.composed import composed
 from tests.support.vllm_parts import BLOCK, CLOSE, generate, make_engine, one, params, prompt, vllm_policy
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
@@ -20,9 +19,7 @@ def engines(request):
     """vLLM, and the embedded engine with the same weights."""
     policy = vllm_policy(tie_word_embeddings=request.param == "tied")
     if request.param == "quickstart":
-        with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
-            policy = build(compose("train").model)
-        GlobalHydra.instance().clear()
+        policy = build(composed().model)
     engine = make_engine(policy)
     yield engine, TransformersEngine(policy, max_num_seqs=8, max_model_len=160), policy.config.vocab_size
     engine.close()
