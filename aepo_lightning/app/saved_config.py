@@ -85,19 +85,19 @@ def _load(path: Path) -> dict[Any, Any]:
 
 def _translate(plain: dict[Any, Any], form: int) -> None:
     """Bring a configuration to the present form, in place."""
-    for node in _mappings(plain):
+    for node in mappings(plain):
         if isinstance(target := node.get("_target_"), str):
             node["_target_"] = _present_path(target)
     for step in _STEPS[form:]:
         step(plain)
 
 
-def _mappings(node: Any) -> Iterator[dict[Any, Any]]:
+def mappings(node: Any) -> Iterator[dict[Any, Any]]:
     """Yield every mapping in a configuration."""
     if isinstance(node, dict):
         yield node
     for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _mappings(child)
+        yield from mappings(child)
 
 
 def _present_path(target: str) -> str:

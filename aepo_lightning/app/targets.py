@@ -7,7 +7,7 @@ imports `os` makes nothing of `os` a part.
 
 import re
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -18,6 +18,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from aepo_lightning.app.saved_config import mappings
 from aepo_lightning.errors import ConfigError
 
 CONF = "aepo_lightning.conf"
@@ -89,13 +90,8 @@ def add_allow(parser: ArgumentParser) -> None:
 
 
 def find_targets(node: Any) -> Iterator[str]:
-    """Yield every `_target_` in a nest of mappings and lists."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        node = list(node.values())
-    for child in node if isinstance(node, list) else ():
-        yield from find_targets(child)
+    """Return every `_target_` in a nest of mappings and lists."""
+    return (str(each["_target_"]) for each in mappings(node) if "_target_" in each)
 
 
 def is_allowed(target: str, allowed: Sequence[str] = ()) -> bool:
