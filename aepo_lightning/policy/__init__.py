@@ -2,10 +2,12 @@
 
 source.py           architecture, tokenizer and first weights
 tokenizers.py       tokenizers made from nothing
+end_tokens.py       which tokens end a message
 network.py          the network that is trained: log-probs and entropies of tokens
 output_head.py      scale and cap of a model's logits, found by trying
 rounding.py         how far two computations of the same hidden states may be apart
 packed.py           the backbone on packed trees
+tiled_mlp.py        gated MLPs tile by tile on a CPU
 lora.py             low-rank adapters
 skeleton.py         a model without memory
 weight_files.py     weights from safetensors files, of each tensor the rows that a rank holds

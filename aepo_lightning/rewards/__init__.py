@@ -1,6 +1,7 @@
 r"""What an answer is worth.
 
     f1.py             SQuAD normalisation, token F1, exact match
+    typed.py          numbers compared as numbers, choices as choices
     boxed.py          the last `\boxed{...}` of a text
     answer_format.py  which rule of the trajectory grammar a text breaks
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
