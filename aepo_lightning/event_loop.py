@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
 
@@ -89,10 +90,7 @@ async def _cancel_others(patience_s: float | None) -> None:
     await asyncio.get_running_loop().shutdown_asyncgens()
 
 
-ResultT = TypeVar("ResultT")
-
-
-def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+def run_in_event_loop(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end, also where an event loop is already running (a notebook): then in a thread."""
     try:
         asyncio.get_running_loop()
@@ -102,8 +100,8 @@ def run_in_event_loop(work: Coroutine[Any, Any, ResultT]) -> ResultT:
         return pool.submit(_run_alone, work).result()
 
 
-def _run_alone(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    results: list[ResultT] = []
+def _run_alone(work: Coroutine[Any, Any, T]) -> T:
+    results: list[T] = []
 
     async def keep() -> None:
         results.append(await work)
@@ -177,11 +175,11 @@ async def call_in_thread(function: Callable[[], T], name: str) -> T:
     may end before it does.
 
     Args:
-        function: What to call.
+        function: What to call. It finds the context variables of the caller.
         name: Of the thread.
 
     Raises:
-        Exception: What the function raised. Attempts to end the process count as failures, too.
+        Exception: What the function raised. Whatever would end the thread or the caller instead is a RuntimeError.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -191,8 +189,6 @@ async def call_in_thread(function: Callable[[], T], name: str) -> T:
             return
         if values:
             answer.set_result(values[0])
-        elif isinstance(failures[0], StopIteration):  # no future takes it
-            answer.set_exception(RuntimeError("it raised StopIteration."))
         else:
             answer.set_exception(failures[0])
 
@@ -204,10 +200,13 @@ async def call_in_thread(function: Callable[[], T], name: str) -> T:
                 values.append(function())
             except SystemExit as error:  # ends a thread without a word
                 raise RuntimeError("it tried to end the process.") from error
+            except (KeyboardInterrupt, GeneratorExit, StopIteration, asyncio.CancelledError) as error:
+                # No future takes a StopIteration; the others would end this thread, or cancel the caller.
+                raise RuntimeError(f"it raised {type(error).__name__}.") from error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, failures, values)
 
-    threading.Thread(target=work, name=name, daemon=True).start()
+    threading.Thread(target=partial(copy_context().run, work), name=name, daemon=True).start()
     return await answer
 
 

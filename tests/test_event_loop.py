@@ -1,11 +1,12 @@
 """The thread that runs coroutines for others: it answers, ends what is left, then refuses with its owner's error."""
 
 import asyncio
+from contextvars import ContextVar
 
 import pytest
 
 from aepo_lightning.errors import SignalExit, ToolUnavailableError
-from aepo_lightning.event_loop import LoopThread, cut_off, run_in_event_loop
+from aepo_lightning.event_loop import LoopThread, call_in_thread, cut_off, run_in_event_loop
 
 
 def closed():
@@ -80,3 +81,27 @@ def test_a_signal_passes_work_with_a_deadline_though_that_may_not_end_the_proces
 
     with pytest.raises(SignalExit, match="told to end by SIGTERM"):
         asyncio.run(cut_off(told(), 60.0, "a reward"))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (SystemExit, "it tried to end the process"),
+        (KeyboardInterrupt, "it raised KeyboardInterrupt"),
+        (GeneratorExit, "it raised GeneratorExit"),
+        (asyncio.CancelledError, "it raised CancelledError"),
+        (StopIteration, "it raised StopIteration"),
+    ],
+)
+def test_whatever_ends_a_thread_is_a_failure_that_its_caller_hears_of(error, told):
+    def leave():
+        raise error
+
+    with pytest.raises(RuntimeError, match=told):
+        asyncio.run(asyncio.wait_for(call_in_thread(leave, "test"), 60.0))
+
+
+def test_a_thread_has_the_context_of_its_caller():
+    place: ContextVar[str] = ContextVar("place")
+    place.set("here")
+    assert asyncio.run(call_in_thread(place.get, "test")) == "here"

@@ -10,7 +10,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.functions.jailed import JailedCalls
 from aepo_lightning.tools.functions.outer_state import outer_state
 from aepo_lightning.tools.functions.processes import ProcessCalls
-from aepo_lightning.tools.functions.threads import call_in_thread, to_text
+from aepo_lightning.tools.functions.threads import text_from_thread, to_text
 from aepo_lightning.tools.processes.program import CannotSendError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class InsideCalls:
         own = {"context": context} if self._takes_context else {}
         if inspect.iscoroutinefunction(self._function):
             return to_text(await self._function(**arguments, **own))
-        return await call_in_thread(self._function, {**arguments, **own})
+        return await text_from_thread(self._function, {**arguments, **own})
 
 
 class OutsideCalls:
