@@ -9,7 +9,7 @@ from typing import Any
 from aepo_lightning.contracts.tool import ToolContext, ToolSpec
 from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
 from aepo_lightning.tools.functions.standalone import standalone_source
-from aepo_lightning.tools.jail import Execution, ExitKind, PoolBusyError, PythonPool
+from aepo_lightning.tools.jail import Execution, ExitKind, PythonPool
 from aepo_lightning.tools.processes.told_error import told_error
 
 _NO_LIMIT_S = 3600.0
@@ -31,7 +31,9 @@ _pools: dict[int, PythonPool] = {}
 
 def _shared_pool() -> PythonPool:
     """Return the pool of this process for all functions; it opens at the first start."""
-    return _pools.setdefault(os.getpid(), PythonPool())
+    if (pid := os.getpid()) not in _pools:
+        _pools.setdefault(pid, PythonPool())
+    return _pools[pid]
 
 
 class JailedCalls:
@@ -72,14 +74,11 @@ class JailedCalls:
             Exception: As the function raised it, with its names and message.
             ToolTimeoutError: If it took too long.
             ToolError: If it was stopped at another limit.
-            ToolUnavailableError: If the jail failed.
+            ToolUnavailableError: If the jail failed, or has no place for the call.
         """
-        try:
-            done = await _shared_pool().run(
-                self._program, stdin=json.dumps(dict(arguments)), timeout_s=self._timeout_s, seed=context.seed
-            )
-        except PoolBusyError as error:
-            raise ToolUnavailableError(str(error)) from None
+        done = await _shared_pool().run(
+            self._program, stdin=json.dumps(dict(arguments)), timeout_s=self._timeout_s, seed=context.seed
+        )
         return self._answer(done)
 
     def _answer(self, done: Execution) -> str:

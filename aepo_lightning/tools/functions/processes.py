@@ -52,7 +52,7 @@ class ProcessCalls:
         self._place = by_value
 
     async def __call__(self, arguments: Mapping[str, Any], context: ToolContext, takes_context: bool) -> str:
-        """Call the function; the random generators of its process are seeded with the call's place in the rollout.
+        """Call the function, which was prepared before, in a process seeded with the call's place in the rollout.
 
         Args:
             arguments: By name.
@@ -63,7 +63,6 @@ class ProcessCalls:
             Exception: As the function raised it, with its names and message.
             ToolError: If its process ended.
         """
-        await self.prepare()
-        assert self._place is not None, "just prepared"
+        assert self._place is not None, "`prepare` was called"
         program, name = self._place
         return await call_apart(program, name, arguments, context if takes_context else None, context.seed)

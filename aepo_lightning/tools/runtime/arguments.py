@@ -49,7 +49,6 @@ class ArgumentReader:
         self._text_parameter = spec.text_parameter
         self._is_tame = is_tame(spec.parameters)
         self._validator = validator_of(spec.parameters)
-        self._schema = "" if self._is_tame else json.dumps(spec.parameters, default=dict)
         text_schema = properties.get(spec.text_parameter, {})
         # Text between tags then fits whatever it is.
         self._takes_any_text = (
@@ -90,7 +89,7 @@ class ArgumentReader:
         return arguments
 
     async def _problem_apart(self, arguments: Mapping[str, Any]) -> str:
-        schema = self._schema or json.dumps(self._validator.schema, default=dict)
+        schema = json.dumps(self._validator.schema, default=dict)
         await server_of(_CHECKER).prepare()
         try:
             async with asyncio.timeout(_CHECK_S):

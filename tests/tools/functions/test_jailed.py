@@ -11,7 +11,9 @@ import pytest
 from aepo_lightning.contracts.tool import ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import ToolRuntime, tool
+from aepo_lightning.tools.functions import jailed
 from aepo_lightning.tools.functions.standalone import standalone_source
+from aepo_lightning.tools.jail import PoolBusyError
 from tests.support.tool_parts import make_context
 
 FACTOR, TABLE, HOLDER = 3, {"a": [1, 2.5, None]}, object()
@@ -78,6 +80,27 @@ def test_a_source_brings_what_it_refers_to():
 def test_what_does_not_stand_on_its_own_is_refused_at_once(function, message):
     with pytest.raises(ConfigError, match=message):
         tool(isolation="jail")(function)
+
+
+def test_all_calls_share_one_pool_and_one_that_is_full_is_no_fault_of_theirs(monkeypatch):
+    made = []
+
+    class FullPool:
+        def __init__(self):
+            made.append(self)
+
+        async def start(self):
+            pass
+
+        async def run(self, *_, **__):
+            raise PoolBusyError("full")
+
+    monkeypatch.setattr(jailed, "_pools", {})
+    monkeypatch.setattr(jailed, "PythonPool", FullPool)
+    runtime = ToolRuntime(tools=[tool(isolation="jail")(each) for each in (reads, fails)])
+    asked = [ToolCall(tool=name, text="x") for name in ("reads", "fails")]
+    statuses = [asyncio.run(runtime.call(each, make_context())).status for each in asked]
+    assert (statuses, len(made)) == ([ToolStatus.UNAVAILABLE] * 2, 1)
 
 
 @pytest.mark.slow
