@@ -1,9 +1,7 @@
 """A program that runs code as the jail does, for places where only a whole program can be sent."""
 
 import inspect
-import signal
 
-from aepo_lightning.tools.jail.execution import ExitKind
 from aepo_lightning.tools.jail.inside import python_child
 from aepo_lightning.tools.jail.inside.job import Job
 
@@ -33,17 +31,3 @@ def write_program(job: Job, mark: str = "") -> str:
     """
     code, stdin = (text.encode("utf-8", "replace").decode() for text in (job.code, job.stdin))
     return _PROGRAM.format(child=CHILD_SOURCE, seed=job.seed, stdin=stdin, code=code, mark=mark)
-
-
-def name_exit(exit_code: int, *, has_no_memory: bool) -> ExitKind:
-    """Tell how a program ended. Its exit code and its output are its own choice, so they say little.
-
-    Args:
-        exit_code: Of the program, minus the signal number if a signal ended it.
-        has_no_memory: Whether a `MemoryError` ended the code, as its supervisor says.
-    """
-    if exit_code == 0:
-        return ExitKind.OK
-    if exit_code < 0:
-        return ExitKind.TIMEOUT if exit_code == -signal.SIGXCPU else ExitKind.KILLED
-    return ExitKind.MEMORY if has_no_memory else ExitKind.ERROR

@@ -9,8 +9,8 @@ from typing import Any
 import aiohttp
 
 from aepo_lightning.tools.jail.execution import Execution, ExitKind, Isolation, SandboxUnavailableError
-from aepo_lightning.tools.jail.inside.job import Job
-from aepo_lightning.tools.jail.program import name_exit, write_program
+from aepo_lightning.tools.jail.inside.job import Job, name_exit
+from aepo_lightning.tools.jail.program import write_program
 from aepo_lightning.tools.jail.settings import PoolSettings
 from aepo_lightning.tools.jail.slots import SlotQueue
 
@@ -117,7 +117,7 @@ class RemoteSandbox:
         most = self._settings.max_output_bytes
         stdout, stderr = (str(result.get(name) or "").encode("utf-8", "replace") for name in ("stdout", "stderr"))
         code = result.get("return_code")
-        kind = name_exit(code if isinstance(code, int) else 1, has_no_memory=mark.encode() in stderr)
+        kind = ExitKind(name_exit(code if isinstance(code, int) else 1, mark.encode() in stderr))
         stderr = stderr.replace(mark.encode(), b"")
         if max(len(stdout), len(stderr)) > most:
             kind = ExitKind.OUTPUT

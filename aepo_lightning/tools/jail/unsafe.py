@@ -8,8 +8,8 @@ import time
 
 from aepo_lightning.tools.jail.child_process import ChildProcess
 from aepo_lightning.tools.jail.execution import Execution, ExitKind, Isolation
-from aepo_lightning.tools.jail.inside.job import Job
-from aepo_lightning.tools.jail.program import CHILD_SOURCE, name_exit, write_program
+from aepo_lightning.tools.jail.inside.job import Job, name_exit
+from aepo_lightning.tools.jail.program import CHILD_SOURCE, write_program
 from aepo_lightning.tools.jail.settings import PoolSettings
 from aepo_lightning.tools.jail.slots import SlotQueue
 
@@ -78,7 +78,7 @@ class UnsafeRunner:
             said = report.read().split()
         # A supervisor that was ended itself says nothing.
         code, has_no_memory = (int(said[0]), said[1] == b"1") if said else (child.exit_code or 0, False)
-        kind = name_exit(code, has_no_memory=has_no_memory)
+        kind = ExitKind(name_exit(code, has_no_memory))
         if is_late:
             kind = ExitKind.TIMEOUT
         if child.is_stdout_flooded or child.is_stderr_flooded:

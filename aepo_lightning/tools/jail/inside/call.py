@@ -12,6 +12,7 @@ from typing import Any
 
 from aepo_lightning.tools.jail.inside.child import run_child
 from aepo_lightning.tools.jail.inside.config import WORK_FOLDER, ZygoteConfig
+from aepo_lightning.tools.jail.inside.job import name_exit
 from aepo_lightning.tools.jail.inside.lockdown import Lockdown
 from aepo_lightning.tools.jail.inside.plumbing import Plumbing
 from aepo_lightning.tools.jail.inside.scratch import Mark, Scratch
@@ -137,7 +138,7 @@ def run_call(
     has_no_memory = out_of_memory.take()
     if call.is_abandoned:
         return None
-    answer = {"exit": call.verdict or _name_exit(status, has_no_memory), "code": status, "duration_s": duration_s}
+    answer = {"exit": call.verdict or name_exit(status, has_no_memory), "code": status, "duration_s": duration_s}
     if failure:
         answer |= {"exit": "lost", "failure": failure.decode("utf-8", "replace")}
     return answer, list(outputs.values())
@@ -175,14 +176,3 @@ def num_files_used() -> int:
     """Count files and folders in the work folder, hidden and deleted ones included."""
     volume = os.statvfs(WORK_FOLDER)
     return volume.f_files - volume.f_ffree
-
-
-def _name_exit(status: int, has_no_memory: bool) -> str:
-    """Say how a child ended: its exit code is its own choice, so all that is read off that is whether it is zero."""
-    if status == -signal.SIGXCPU:
-        return "timeout"
-    if status < 0:
-        return "killed"
-    if status == 0:
-        return "ok"
-    return "memory" if has_no_memory else "error"

@@ -1,7 +1,8 @@
-"""What one call is asked to do, on its way from the pool to the child."""
+"""What one call is asked to do, on its way from the pool to the child, and the name of how it ended."""
 
 import json
 import math
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,3 +36,19 @@ class Job:
     def read(cls, timeout_s: float, body: bytes) -> "Job":
         """Decode a message."""
         return cls(timeout_s=timeout_s, **json.loads(body))
+
+
+def name_exit(status: int, has_no_memory: bool) -> str:
+    """Say how code ended, as `ExitKind` has it. Its exit code is its own choice, so all that is read is if it is zero.
+
+    Args:
+        status: Exit code, or minus the number of the signal that ended it.
+        has_no_memory: Whether a `MemoryError` ended the code, as whoever ran it says.
+    """
+    if status == -signal.SIGXCPU:
+        return "timeout"
+    if status < 0:
+        return "killed"
+    if status == 0:
+        return "ok"
+    return "memory" if has_no_memory else "error"
