@@ -9,24 +9,20 @@ from aepo_lightning.errors import ConfigError
 
 _MARKS = ("XYFIRSTYX", "XYSECONDYX")
 _ODD = (
-    *(
-        "",
-        " ",
-        "5",
-        "null",
-        "true",
-        "[]",
-        '{"a": "b", "c": [1, 2]}',
-        "it's \"quoted\" \\ and 'so'",
-        "\n two\n\nlines \n",
-    ),
-    *(
-        "<b>bold</b> &amp; <br/>",
-        "{{ braces }} {% raw %}",
-        "\u00e9\u4e2d\U0001f600",
-        "```py\nx = 1\n```",
-        "word " * 1000,
-    ),
+    "",
+    " ",
+    "5",
+    "null",
+    "true",
+    "[]",
+    '{"a": "b", "c": [1, 2]}',
+    "it's \"quoted\" \\ and 'so'",
+    "\n two\n\nlines \n",
+    "<b>bold</b> &amp; <br/>",
+    "{{ braces }} {% raw %}",
+    "\u00e9\u4e2d\U0001f600",
+    "```py\nx = 1\n```",
+    "word " * 1000,
 )
 """Results that templates have been seen to stumble over."""
 
