@@ -87,7 +87,6 @@ class SignalExit(SystemExit):
         """Keep the signal's number."""
         super().__init__(SIGNAL_STATUS + number)
         self.number = number
-        self.status = SIGNAL_STATUS + number
 
     def __str__(self) -> str:
         return f"told to end by {Signals(self.number).name}"

@@ -17,7 +17,7 @@ from aepo_lightning.distributed.ranks.signals import (
     flush_streams,
 )
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
-from aepo_lightning.errors import SignalExit
+from aepo_lightning.errors import SIGNAL_STATUS, SignalExit
 
 _current: list[RankWatch] = []
 _guards: list[object] = []
@@ -92,4 +92,4 @@ def _end_by_signal(error: SignalExit, at_once: bool) -> None:
     if watch is not None and not at_once:
         watch.end(error)
     end_children(at_once=at_once)
-    os._exit(error.status)
+    os._exit(SIGNAL_STATUS + error.number)

@@ -26,7 +26,6 @@ from aepo_lightning.engines.vllm.core import VLLMCore
 from aepo_lightning.engines.vllm.entropy import NUM_TOP
 from aepo_lightning.engines.vllm.group import PAUSE_S, GroupExchange, Lockstep, Stepper
 from aepo_lightning.errors import ConfigError, EngineError, boundary
-from aepo_lightning.policy.end_tokens import eos_token_ids
 
 
 class VLLMEngine:
@@ -87,7 +86,6 @@ class VLLMEngine:
         self._core = VLLMCore(policy, settings, sleep_level)
         self._group = Lockstep(self._core, GroupExchange(num_ranks)) if num_ranks > 1 else None
         self._steps: Stepper = self._group or self._core
-        self._eos_token_ids = eos_token_ids(policy)
         self._pieces = TokenPieces(policy.tokenizer)
         self._requests: dict[str, Request] = {}
         self._names = itertools.count()
@@ -273,7 +271,7 @@ class VLLMEngine:
             request.entropies.append(token.entropy)
             if request.params.num_top_logprobs:
                 request.top_logprobs.append(token.top_logprobs)
-            reason = request.finish_reason(self._eos_token_ids, self._pieces, self._max_model_len)
+            reason = request.finish_reason(self._core.style.eos_token_ids, self._pieces, self._max_model_len)
             self._advance(output.request_id, request, reason)
             if reason is not None:
                 return

@@ -93,10 +93,8 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
-        for name in ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
-        for name in ("chunk_bytes", "max_answer_bytes"):
+        times = ("request_timeout_s", "health_timeout_s", "health_interval_s", "update_timeout_s")
+        for name in (*times, "chunk_bytes", "max_answer_bytes"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"`{name}` must be positive, but got {getattr(self, name)}.")
         for name in ("max_retries", "ready_timeout_s", "outage_timeout_s"):
