@@ -10,6 +10,7 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import Tool, ToolCall, ToolContext, ToolStatus
 from aepo_lightning.errors import ToolError, ToolTimeoutError
 from aepo_lightning.tools import PythonTool, ToolRuntime
+from tests.support.processes import is_running, wait_until
 from tests.support.slow import first_quick
 
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
@@ -47,15 +48,6 @@ def is_alive(pid):
     except ProcessLookupError:
         return False
     return True
-
-
-def is_running(pid):
-    """Like `is_alive`, but a killed orphan that its new parent has yet to reap does not count."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def wait_for_text(path, limit_s=60.0):
@@ -148,10 +140,7 @@ def test_code_that_attacks_its_supervisor_is_stopped(signal_name, tmp_path):
     with pytest.raises(ToolTimeoutError, match="was stopped"):
         run(code, timeout_s=5.0)
     # Without a supervisor nobody waits for the killed worker, so it may need a moment to die.
-    deadline = time.monotonic() + 60
-    while is_running(int(pid_file.read_text())) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(int(pid_file.read_text()))
+    wait_until(lambda: not is_running(int(pid_file.read_text())), 60.0)
 
 
 def test_a_flood_of_output_is_stopped_at_once_and_its_start_kept():

@@ -10,6 +10,7 @@ from torch.distributed import TCPStore
 
 from aepo_lightning.distributed.ranks import Board, Sign
 from tests.support.commands import Command
+from tests.support.processes import is_running
 
 LONG_S = 60
 SCRIPT = """
@@ -58,7 +59,7 @@ def start():
     yield start
     for job in jobs:
         job.kill()
-        if (words := text(job).split()) and lives(int(words[0])):
+        if (words := text(job).split()) and is_running(int(words[0])):
             os.kill(int(words[0]), signal.SIGKILL)
 
 
@@ -78,14 +79,6 @@ def until(job, condition):
         time.sleep(0.01)
 
 
-def lives(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("work", WAITS.values(), ids=WAITS.keys())
 def test_a_signal_ends_any_wait_with_one_line_and_its_status_and_leaves_no_child(start, work):
     job = start(work)
@@ -94,7 +87,7 @@ def test_a_signal_ends_any_wait_with_one_line_and_its_status_and_leaves_no_child
     assert job.returncode == 128 + signal.SIGTERM
     assert job.stderr.count("SIGTERM: the run ends (exit status 143).") == 1
     assert "went on" not in job.stdout
-    assert not lives(int(job.stdout.split()[0]))
+    assert not is_running(int(job.stdout.split()[0]))
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1", "SIGHUP"])
@@ -126,7 +119,7 @@ def test_a_second_signal_ends_it_at_once(start):
             os.kill(job.pid, signal.SIGINT)
     assert job.wait(LONG_S).returncode == 128 + signal.SIGTERM
     assert "SIGINT again: the run is ended at once." in job.stderr
-    assert not lives(int(job.stdout.split()[0]))
+    assert not is_running(int(job.stdout.split()[0]))
 
 
 def test_a_signal_that_comes_twice_at_once_counts_once(start):
@@ -226,7 +219,7 @@ def test_code_that_holds_the_interpreter_is_killed_with_what_it_started(start, g
     job.wait(LONG_S)
     assert job.returncode == -signal.SIGKILL
     assert "The run does not hear SIGTERM: some code holds the interpreter. It is killed." in job.stderr
-    assert not lives(int(job.stdout.split()[0]))
+    assert not is_running(int(job.stdout.split()[0]))
 
 
 @pytest.mark.slow

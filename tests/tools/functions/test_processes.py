@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +15,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import ToolRuntime, tool
 from aepo_lightning.tools.functions.processes import ProcessCalls
 from tests.support import plain_functions
+from tests.support.processes import is_running, wait_until
 from tests.support.tool_parts import make_context
 
 
@@ -127,20 +126,6 @@ def test_a_chain_that_cannot_be_sent_there_is_an_error_with_a_remedy():
     assert "isolation=thread" in result.text
 
 
-def ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-def wait_until(condition, seconds=30.0):
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.01)
-    return condition()
-
-
 def test_what_a_function_started_ends_with_it_at_the_deadline(tmp_path):
     path = tmp_path / "pid"
     made = tool(plain_functions.spawn)
@@ -153,7 +138,7 @@ def test_what_a_function_started_ends_with_it_at_the_deadline(tmp_path):
         await asyncio.wait({hung})
 
     asyncio.run(run())
-    assert wait_until(lambda: ended(int(path.read_text())))
+    wait_until(lambda: not is_running(int(path.read_text())), 30.0)
 
 
 def test_a_closure_is_sent_with_what_it_closes_over():
@@ -234,7 +219,7 @@ def test_a_server_that_was_killed_is_started_again():
     server = ProcessCalls(plain_functions.where)
     asyncio.run(server.prepare())
     os.kill(server.server_pid, 9)
-    assert wait_until(lambda: ended(int(first.text)))  # workers end with their server
+    wait_until(lambda: not is_running(int(first.text)), 30.0)  # workers end with their server
     assert ask(made, text="x").status is ToolStatus.OK
 
 
@@ -267,7 +252,7 @@ def test_a_script_without_a_guard_is_not_run_again_and_nothing_outlives_it(tmp_p
     worker = process.stdout.readline()
     process.wait(60)
     assert worker.strip().isdigit()
-    assert wait_until(lambda: ended(int(worker)))
+    wait_until(lambda: not is_running(int(worker)), 30.0)
     process.stdin.close()
     assert process.stdout.read() == ""
     process.stdout.close()

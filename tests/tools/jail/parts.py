@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -28,22 +27,6 @@ def descendants(pid):
     """Every process below one, by its number."""
     found = children(pid)
     return found + [below for child in found for below in descendants(child)]
-
-
-def is_running(pid):
-    """A killed orphan that its new parent has yet to reap does not count."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition, limit_s=20.0):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.01)
 
 
 def inner(worker_pid):

@@ -10,14 +10,13 @@ import pytest
 
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools.jail import ExitKind, PoolBusyError, PoolSettings, PythonPool
+from tests.support.processes import is_running, wait_until
 from tests.tools.jail.parts import (
     HANG,
     code_runs,
     inner,
-    is_running,
     needs_bubblewrap,
     run,
-    wait_until,
     worker_pids,
 )
 

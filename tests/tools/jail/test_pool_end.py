@@ -11,16 +11,15 @@ import pytest
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.jail import ExitKind, PythonPool
 from tests.support.paths import ROOT
+from tests.support.processes import is_running, wait_until
 from tests.tools.jail.parts import (
     HANG,
     code_runs,
     descendants,
     inner,
-    is_running,
     needs_bubblewrap,
     open_files,
     run,
-    wait_until,
     worker_pids,
 )
 

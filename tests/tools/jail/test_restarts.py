@@ -15,8 +15,8 @@ from aepo_lightning.tools.jail.inside.job import Job
 from aepo_lightning.tools.jail.jail import Jail
 from aepo_lightning.tools.jail.slots import SlotQueue
 from aepo_lightning.tools.jail.worker import Worker, WorkerError
+from tests.support.processes import wait_until
 from tests.support.tool_parts import make_context
-from tests.tools.jail.parts import wait_until
 
 JOB = Job(code="1", timeout_s=1.0)
 DONE = Execution(stdout="1\n", stderr="", exit=ExitKind.OK, exit_code=0, duration_s=0.0, queue_s=0.0)

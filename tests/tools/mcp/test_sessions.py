@@ -4,8 +4,6 @@ import asyncio
 import logging
 import sys
 import threading
-import time
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +13,7 @@ from aepo_lightning.contracts.tool import ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
 from tests.support.paths import SUPPORT
+from tests.support.processes import is_running, wait_until
 from tests.support.tool_parts import make_context
 
 EXAMPLE = [sys.executable, str(SUPPORT / "mcp_example.py")]
@@ -23,20 +22,6 @@ RAW = [sys.executable, str(SUPPORT / "mcp_raw.py")]
 
 def raw(folder, mode, **settings):
     return MCPServer([*RAW, str(folder), mode], **settings)
-
-
-def is_alive(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-
-
-def wait_until(is_true, seconds=60.0):
-    end = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
 
 
 def call(runtime, name, context=None, **arguments):
@@ -65,9 +50,9 @@ def test_a_call_given_up_while_its_session_opens_leaves_no_process(tmp_path):
 
     with pytest.raises(TimeoutError):
         asyncio.run(run())
-    wait_until(lambda: list(tmp_path.iterdir()))
+    wait_until(lambda: list(tmp_path.iterdir()), 60.0)
     (started,) = tmp_path.iterdir()
-    wait_until(lambda: not is_alive(started.name))
+    wait_until(lambda: not is_running(started.name), 60.0)
     server.close()
 
 
@@ -102,12 +87,12 @@ def test_nothing_is_left_of_a_closed_server(tmp_path, how):
     asyncio.run(server.call("Echo", {}, "own"))
     pids = [each.name for each in tmp_path.iterdir()]
     assert len(pids) == 2
-    assert all(map(is_alive, pids))
+    assert all(map(is_running, pids))
     if how == "close":
         server.close()
         server.close()
     del server
-    assert not any(map(is_alive, pids))
+    assert not any(map(is_running, pids))
     assert threading.active_count() == before
 
 
