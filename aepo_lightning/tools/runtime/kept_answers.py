@@ -1,13 +1,12 @@
 """What the runtime does with a cache: whatever the cache does, calls are answered."""
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolResult, ToolSpec, ToolStatus
 from aepo_lightning.errors import boundary
-from aepo_lightning.event_loop import cut_off
+from aepo_lightning.event_loop import call_in_thread, cut_off
 from aepo_lightning.tools.runtime.arguments import call_key
 from aepo_lightning.tools.runtime.cache import ToolCache
 
@@ -54,7 +53,7 @@ class KeptAnswers:
         """Wait, for a while, until everything kept is where it would survive this process."""
         if self._cache is not None:
             with boundary(self._note):
-                await cut_off(asyncio.to_thread(self._cache.flush), _FLUSH_S, "the cache")
+                await cut_off(call_in_thread(self._cache.flush, "aepo-tool-cache-flush"), _FLUSH_S, "the cache")
 
     def _note(self, error: Exception) -> None:
         if not self._has_warned:

@@ -8,6 +8,7 @@ import pytest
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolLimits, ToolResult, ToolStatus
 from aepo_lightning.tools import SQLiteCache, ToolRuntime, tool
+from aepo_lightning.tools.runtime import kept_answers
 from tests.support.tool_parts import CountingTool, call_of, make_context
 
 KEPT = ToolLimits(cache_ttl_s=None, is_single_flight=True)
@@ -51,11 +52,11 @@ def test_a_cache_that_fails_costs_one_line_and_no_call(broken, caplog):
 
 
 def test_a_cache_that_takes_its_time_to_flush_holds_nobody_up():
-    flushing = threading.Event()
+    flushing, heard = threading.Event(), []
 
     class SlowCache(BrokenCache):
         def flush(self):
-            flushing.wait(30)
+            heard.append(flushing.wait(30))
 
     runtime = ToolRuntime(tools=[CountingTool()], cache=SlowCache(""))
 
@@ -66,6 +67,24 @@ def test_a_cache_that_takes_its_time_to_flush_holds_nobody_up():
         await closing
 
     asyncio.run(run())
+    assert heard == [True]
+
+
+def test_a_cache_that_never_ends_its_flush_does_not_keep_the_loop_from_ending(monkeypatch, caplog):
+    monkeypatch.setattr(kept_answers, "_FLUSH_S", 0.05)
+    is_over = threading.Event()
+
+    class StuckCache(BrokenCache):
+        def flush(self):
+            is_over.wait(30)
+
+    timer = threading.Timer(20, is_over.set)  # or a failing test would hang
+    timer.start()
+    asyncio.run(ToolRuntime(tools=[CountingTool()], cache=StuckCache("")).close())
+    assert not is_over.is_set()
+    assert "cannot be kept or found" in caplog.text
+    timer.cancel()
+    is_over.set()
 
 
 def test_a_question_that_no_json_can_hold_is_answered_without_the_cache():
