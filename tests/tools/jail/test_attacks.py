@@ -14,7 +14,7 @@ import pytest
 from aepo_lightning.tools.jail import ExitKind
 from tests.support.paths import ROOT
 from tests.tools.jail import attacks
-from tests.tools.jail.parts import needs_bubblewrap, run
+from tests.tools.jail.parts import code_runs, needs_bubblewrap, run
 
 pytestmark = needs_bubblewrap
 needs_numpy = pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
@@ -129,9 +129,12 @@ def test_a_patched_numpy_is_whole_in_the_next_call(pool):
 )
 def test_no_file_of_the_host_is_locked(pool, lock):
     async def scenario():
+        await pool.start()
         code = f"import fcntl, time\nf = open({os.__file__!r})\ntry:\n    fcntl.{lock}\nexcept OSError:\n    pass\n"
         call = asyncio.create_task(pool.run(f"{code}print('held', flush=True)\ntime.sleep(30)", timeout_s=30.0))
-        await asyncio.sleep(0.3)
+        while not code_runs(pool):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # by then it has tried
         child = subprocess.run([sys.executable, "-c", TAKE_LOCKS, os.__file__], check=False, capture_output=True)
         call.cancel()
         return child
