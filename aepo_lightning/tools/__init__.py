@@ -8,7 +8,6 @@ mcp/         tools of MCP servers, over sessions that stay open
 python.py    `PythonTool`: model-written code behind the best wall there is
 jail/        the pool behind it: bubblewrap, a sandbox server, or none if that is written out
 functions/   `@tool`: a Python function as a tool, called in a process of its own
-processes/   the processes behind it: warm, killed at a deadline, replaced
 http_client.py  requests and JSON answers, every failure named
 
 Every tool answers with text. Nothing here knows of engines, tokens or rewards. A name is imported when

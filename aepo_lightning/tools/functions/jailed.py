@@ -8,9 +8,9 @@ from typing import Any
 
 from aepo_lightning.contracts.tool import ToolContext, ToolSpec
 from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
+from aepo_lightning.processes.told_error import told_error
 from aepo_lightning.tools.functions.standalone import standalone_source
 from aepo_lightning.tools.jail import Execution, ExitKind, PythonPool
-from aepo_lightning.tools.processes.told_error import told_error
 
 _NO_LIMIT_S = 3600.0
 """Longer than any deadline of the runtime, which ends the call where the tool names none."""

@@ -5,9 +5,9 @@ from typing import Any
 
 from aepo_lightning.contracts.tool import ToolContext
 from aepo_lightning.errors import boundary
-from aepo_lightning.tools.processes.calls import call_apart
-from aepo_lightning.tools.processes.fork_server import server_of
-from aepo_lightning.tools.processes.program import CannotSendError, Program, find_by_name, send_by_value
+from aepo_lightning.processes.calls import call_apart
+from aepo_lightning.processes.fork_server import server_of
+from aepo_lightning.processes.program import CannotSendError, Program, find_by_name, send_by_value
 
 
 class ProcessCalls:

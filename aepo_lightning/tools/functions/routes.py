@@ -7,11 +7,11 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from aepo_lightning.contracts.tool import ToolContext, ToolSpec
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.processes.program import CannotSendError
 from aepo_lightning.tools.functions.jailed import JailedCalls
 from aepo_lightning.tools.functions.outer_state import outer_state
 from aepo_lightning.tools.functions.processes import ProcessCalls
 from aepo_lightning.tools.functions.threads import text_from_thread, to_text
-from aepo_lightning.tools.processes.program import CannotSendError
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any, get_args, overload
 
 from aepo_lightning.contracts.tool import AnyLimits, Tool, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.processes.child import is_fork_server
 from aepo_lightning.tools.functions.routes import Isolation, Route, route_of
-from aepo_lightning.tools.processes.child import is_fork_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

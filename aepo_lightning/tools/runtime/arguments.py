@@ -13,9 +13,9 @@ from jsonschema.exceptions import SchemaError
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError, boundary
-from aepo_lightning.tools.processes.calls import call_apart
-from aepo_lightning.tools.processes.fork_server import server_of
-from aepo_lightning.tools.processes.program import Program
+from aepo_lightning.processes.calls import call_apart
+from aepo_lightning.processes.fork_server import server_of
+from aepo_lightning.processes.program import Program
 from aepo_lightning.tools.runtime.schema_check import is_tame, problem_of, validator_of
 
 _CHECK_S = 5.0

@@ -13,8 +13,8 @@ from itertools import count
 from pathlib import Path
 
 from aepo_lightning.errors import ToolError, ToolUnavailableError
-from aepo_lightning.tools.processes.child import FORK, KILL, pack_frame, pack_order
-from aepo_lightning.tools.processes.program import CannotSendError, Program
+from aepo_lightning.processes.child import FORK, KILL, pack_frame, pack_order
+from aepo_lightning.processes.program import CannotSendError, Program
 
 _CHILD = Path(__file__).with_name("child.py")
 _START_S = 120.0  # imports of a large module from a cold disk on a loaded machine

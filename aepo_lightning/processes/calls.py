@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from aepo_lightning.errors import ToolError, boundary
-from aepo_lightning.tools.processes.child import TEXT
-from aepo_lightning.tools.processes.fork_server import server_of
-from aepo_lightning.tools.processes.program import Program
-from aepo_lightning.tools.processes.told_error import told_error
+from aepo_lightning.processes.child import TEXT
+from aepo_lightning.processes.fork_server import server_of
+from aepo_lightning.processes.program import Program
+from aepo_lightning.processes.told_error import told_error
 
 
 async def call_apart(
