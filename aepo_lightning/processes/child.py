@@ -19,6 +19,8 @@ import signal
 import socket
 import struct
 import sys
+import traceback
+import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -28,7 +30,8 @@ _ORDER = struct.Struct("!cQ")
 _LOOK_S = 1.0
 _PR_SET_PDEATHSIG = 1
 FORK, KILL = b"f", b"k"
-TEXT, FAILURE = b"t", b"e"
+TEXT, VALUE = b"t", b"v"
+ANSWER, FAILURE = b"a", b"e"
 
 
 def is_fork_server() -> bool:
@@ -82,13 +85,12 @@ class Functions:
             self._known[""] = pickle.loads(program["pickled"])
 
     def find(self, name: str) -> Callable[..., Any]:
-        """Return a function by its qualified name; a tool that was made of one counts as that."""
+        """Return a function by its qualified name; what a decorator made of one counts as that."""
         if name not in self._known:
             found = self._home
             for part in name.split("."):
                 found = getattr(found, part)
-            is_tool = type(found).__name__ == "FunctionTool"
-            self._known[name] = found.function if is_tool else found
+            self._known[name] = found if isinstance(found, types.FunctionType) else found.function
         return self._known[name]
 
 
@@ -183,29 +185,39 @@ def _answer(functions: Functions, frame: bytes) -> bytes:
     try:
         job = pickle.loads(frame)
         _seed(job["seed"])
-        own = {"context": pickle.loads(job["context"])} if job["context"] else {}
-        text = call_to_text(functions.find(job["function"]), job["arguments"] | own)
-        return TEXT + text.encode("utf-8", "surrogatepass")
-    except BaseException as error:  # noqa: BLE001 - becomes what the model reads
+        return ANSWER + _call(functions.find(job["function"]), job)
+    except BaseException as error:  # noqa: BLE001 - told to whoever called
         return FAILURE + json.dumps(describe_error(error)).encode()
 
 
-def call_to_text(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
-    """Call a function, await what it returns if need be, and return it as text; None is no text.
+def _call(function: Callable[..., Any], job: Mapping[str, Any]) -> bytes:
+    """Call a function, await what it returns if need be, and return it as bytes.
 
     Raises:
         RuntimeError: If the function tried to end the process or the iteration of somebody else.
         Exception: Whatever else it raises.
     """
     try:
-        answer = function(**arguments)
+        answer = function(*job["arguments"], **job["named"])
         if inspect.isawaitable(answer):
             answer = asyncio.run(_await(answer))
-        return "" if answer is None else answer if isinstance(answer, str) else str(answer)
+        return _pickled(answer) if job["kind"] == VALUE else to_text(answer).encode("utf-8", "surrogatepass")
     except SystemExit as error:
         raise RuntimeError("the function tried to end the process.") from error
     except (KeyboardInterrupt, GeneratorExit, StopIteration, asyncio.CancelledError) as error:
         raise RuntimeError(f"the function raised {type(error).__name__}.") from error
+
+
+def to_text(answer: object) -> str:
+    """Return an answer as text; None is no text."""
+    return "" if answer is None else answer if isinstance(answer, str) else str(answer)
+
+
+def _pickled(answer: object) -> bytes:
+    try:
+        return pickle.dumps(answer)
+    except Exception as error:  # any class may be answered
+        raise TypeError(f"an answer that cannot be sent, {type(answer).__name__}: {error}") from error
 
 
 async def _await(answer: Any) -> Any:
@@ -213,15 +225,17 @@ async def _await(answer: Any) -> Any:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """Return the names of an error and its bases, what it says, and how long to wait before another attempt."""
+    """Return the names of an error and its bases, message and line, and how long to wait before another attempt."""
     try:
         message = str(error)
     except Exception:  # noqa: BLE001 - any class may be raised
         message = f"{type(error).__name__}, which cannot say what it is."
     pause = getattr(error, "retry_after_s", None)
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
     return {
         "names": [kind.__name__ for kind in type(error).__mro__],
         "message": message,
+        "raised_at": f"{os.path.basename(frame.f_code.co_filename)}, line {line}",
         "retry_after_s": float(pause) if isinstance(pause, int | float) else None,
     }
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from aepo_lightning.errors import ToolError, ToolUnavailableError
 from aepo_lightning.processes.child import FORK, KILL, pack_frame, pack_order
-from aepo_lightning.processes.program import CannotSendError, Program
+from aepo_lightning.processes.errors import BrokenCallError, CannotSendError, NoProcessError
+from aepo_lightning.processes.program import Program
 
 _CHILD = Path(__file__).with_name("child.py")
 _START_S = 120.0  # imports of a large module from a cold disk on a loaded machine
@@ -58,7 +58,7 @@ class _Worker:
                 await loop.sock_sendall(self.channel, pack_frame(frame))
             (size,) = _HEADER.unpack(await self._read(_HEADER.size))
             if size > _MAX_ANSWER_BYTES:
-                raise ToolError(f"it answered with {size} bytes, but at most {_MAX_ANSWER_BYTES} are taken.")
+                raise BrokenCallError(f"it answered with {size} bytes, but at most {_MAX_ANSWER_BYTES} are taken.")
             return await self._read(size)
         except OSError as error:
             raise _GoneError from error
@@ -104,7 +104,7 @@ class ForkServer:
 
         Raises:
             CannotSendError: If the program cannot be loaded there, with the reason.
-            ToolUnavailableError: If no process can be started.
+            NoProcessError: If no process can be started.
         """
         if not (self._is_ready and self.pid is not None):
             worker = await self._take()
@@ -115,8 +115,8 @@ class ForkServer:
         """Have a worker answer a frame. Cancelling the call kills the worker at once.
 
         Raises:
-            ToolError: If the process ended instead, or its answer is too long.
-            ToolUnavailableError: If no process can be started.
+            BrokenCallError: If the process ended instead, or its answer is too long.
+            NoProcessError: If no process can be started.
         """
         worker, is_usable = await self._take(), False
         try:
@@ -125,7 +125,9 @@ class ForkServer:
             is_usable = worker.num_calls < _MAX_CALLS
             return reply
         except _GoneError:
-            raise ToolError("its process ended before it answered: it crashed, was killed or left by itself.") from None
+            raise BrokenCallError(
+                "its process ended before it answered: it crashed, was killed or left by itself."
+            ) from None
         finally:
             self._give_back(worker, is_usable)
 
@@ -166,7 +168,7 @@ class ForkServer:
             finally:
                 if not is_up:
                     self._end(worker)
-        raise ToolUnavailableError(f"no process could be started for it: {problem}.")
+        raise NoProcessError(f"no process could be started: {problem}.")
 
     def _order_worker(self) -> _Worker:
         ours, theirs = socket.socketpair()
@@ -178,7 +180,7 @@ class ForkServer:
                 socket.send_fds(control, [pack_order(FORK, worker.number)], [theirs.fileno()])
             except OSError as error:
                 ours.close()
-                raise ToolUnavailableError(f"no process could be started for it: {error}.") from error
+                raise NoProcessError(f"no process could be started: {error}.") from error
         return worker
 
     def _start(self) -> socket.socket:

@@ -11,12 +11,9 @@ from typing import Any
 import cloudpickle
 
 from aepo_lightning.errors import boundary
+from aepo_lightning.processes.errors import CannotSendError
 
 _MAX_BYTES = 64 << 20
-
-
-class CannotSendError(Exception):
-    """A function cannot be called in another process. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +43,8 @@ def find_by_name(function: Callable[..., Any]) -> tuple[Program, str] | None:
     program = Program(module=module, origin=_origin(getattr(found, "__file__", None)))
     for part in name.split("."):
         found = getattr(found, part, None)
-    tool = getattr(found, "function", None)  # what `@tool` made of it stands there under its name
-    return (program, name) if function in (found, tool) else None
+    inner = getattr(found, "function", None)  # what a decorator made of it stands there under its name
+    return (program, name) if function in (found, inner) else None
 
 
 def _origin(file: str | None) -> str:

@@ -13,6 +13,9 @@ def told_error(told: Mapping[str, Any]) -> Exception:
     Args:
         told: As `describe_error` of the other side writes it. Of the classes named there, those of Python and of this
             library are the real ones; the others are made with their names alone.
+
+    Returns:
+        An error that also has the line (`raised_at`) and the pause (`retry_after_s`) that were told, or None.
     """
     names = [str(name) for name in told["names"]]
     base, rest = _known_base(names)
@@ -24,7 +27,8 @@ def told_error(told: Mapping[str, Any]) -> Exception:
     for name in reversed(rest or names[:1]):
         kind = type(name, (kind,), {"__str__": spell})
     error = kind.__new__(kind)  # their constructors ask for arguments that nobody knows
-    error.retry_after_s = told["retry_after_s"]  # type: ignore[attr-defined]
+    for name in ("retry_after_s", "raised_at"):
+        setattr(error, name, told.get(name))
     return error
 
 

@@ -1,10 +1,11 @@
-"""Functions that tools call in other processes, which import nothing for them but the standard library."""
+"""Functions that are called in other processes, which import nothing for them but the standard library."""
 
 import os
 import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -45,6 +46,8 @@ _WAYS = {
     "own": lambda: _raise(QuotaError("no quota left")),
     "sleep": lambda: time.sleep(60),
     "loop": _loop,
+    "hold": lambda: re.match(r"(a+)+$", "a" * 60 + "b"),
+    "lock": threading.Lock,
     "big": lambda: "x" * 3_000_000,
     "none": lambda: None,
     "number": lambda: 7,
@@ -112,3 +115,20 @@ async def awaited(a: int) -> str:
         a: From here.
     """
     return str(a + 1)
+
+
+def give_back(value):
+    """Answer what came."""
+    return value
+
+
+def is_in_main_thread():
+    """Tell where it runs."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def score(given):
+    """Do what the response says, and name the process."""
+    if given.response_text in _WAYS:
+        return _WAYS[given.response_text]()
+    return os.getpid() if given.response_text == "pid" else is_in_main_thread()

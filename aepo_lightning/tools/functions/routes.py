@@ -7,11 +7,13 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from aepo_lightning.contracts.tool import ToolContext, ToolSpec
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.processes.program import CannotSendError
+from aepo_lightning.processes.calls import ProcessCalls
+from aepo_lightning.processes.child import to_text
+from aepo_lightning.processes.errors import CannotSendError
 from aepo_lightning.tools.functions.jailed import JailedCalls
 from aepo_lightning.tools.functions.outer_state import outer_state
-from aepo_lightning.tools.functions.processes import ProcessCalls
-from aepo_lightning.tools.functions.threads import text_from_thread, to_text
+from aepo_lightning.tools.functions.threads import text_from_thread
+from aepo_lightning.tools.process_errors import process_errors
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,8 @@ class OutsideCalls:
         if self._is_in_thread:
             return
         try:
-            await self._processes.prepare()
+            with process_errors():
+                await self._processes.prepare()
         except CannotSendError as error:
             if self._is_asked_for:
                 raise ConfigError(
@@ -144,4 +147,6 @@ class OutsideCalls:
         await self.start()
         if self._is_in_thread:
             return await self._inside.call(arguments, context)
-        return await self._processes(arguments, context, self._takes_context)
+        own = {"context": context} if self._takes_context else {}
+        with process_errors():
+            return await self._processes.text({**arguments, **own}, context.seed)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from aepo_lightning.event_loop import call_in_thread
+from aepo_lightning.processes.child import to_text
 
 
 async def text_from_thread(function: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
@@ -23,11 +24,6 @@ async def text_from_thread(function: Callable[..., Any], arguments: Mapping[str,
     """
     answer = await call_in_thread(partial(_call, function, arguments), "aepo-tool")
     return answer if isinstance(answer, str) else to_text(await answer)
-
-
-def to_text(answer: Any) -> str:
-    """Return an answer as text; None is no text."""
-    return "" if answer is None else answer if isinstance(answer, str) else str(answer)
 
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:

@@ -13,10 +13,9 @@ from jsonschema.exceptions import SchemaError
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError, boundary
-from aepo_lightning.processes.calls import call_apart
-from aepo_lightning.processes.fork_server import server_of
-from aepo_lightning.processes.program import Program
-from aepo_lightning.tools.runtime.schema_check import is_tame, problem_of, validator_of
+from aepo_lightning.processes.calls import ProcessCalls
+from aepo_lightning.tools.process_errors import process_errors
+from aepo_lightning.tools.runtime.schema_check import is_tame, problem_by_text, problem_of, validator_of
 
 _CHECK_S = 5.0
 """How long a process may take to check the arguments of one call."""
@@ -24,7 +23,7 @@ _MAX_DEPTH = 64
 _MAX_PARTS = 100_000
 _MAX_PARTS_HERE = 5000
 _MAX_INTEGER_BITS = 14_000  # about the 4,300 digits that Python reads and writes
-_CHECKER = Program(module="aepo_lightning.tools.runtime.schema_check")
+_CHECKER = ProcessCalls(problem_by_text)
 RAN = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR})
 """Calls that reached the tool and came back: a replay makes them again. What was cut off is not repeated."""
 
@@ -90,10 +89,11 @@ class ArgumentReader:
 
     async def _problem_apart(self, arguments: Mapping[str, Any]) -> str:
         schema = json.dumps(self._validator.schema, default=dict)
-        await server_of(_CHECKER).prepare()
         try:
-            async with asyncio.timeout(_CHECK_S):
-                return await call_apart(_CHECKER, "problem_by_text", {"schema": schema, "arguments": dict(arguments)})
+            with process_errors():
+                await _CHECKER.prepare()
+                async with asyncio.timeout(_CHECK_S):
+                    return await _CHECKER.text({"schema": schema, "arguments": dict(arguments)})
         except TimeoutError:
             raise BadArgumentsError(f"they cannot be checked within {_CHECK_S:g} s.") from None
 

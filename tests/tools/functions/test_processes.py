@@ -1,10 +1,8 @@
-"""Plain functions run in processes: a deadline holds whatever they do, and what they raise comes back as it was."""
+"""Plain functions as tools run in processes: a deadline holds, and whatever happens there is an observation here."""
 
 import asyncio
 import importlib
 import os
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -13,7 +11,6 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import RetryPolicy, ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import ToolRuntime, tool
-from aepo_lightning.tools.functions.processes import ProcessCalls
 from tests.support import plain_functions
 from tests.support.processes import is_running, wait_until
 from tests.support.tool_parts import make_context
@@ -102,18 +99,6 @@ def test_errors_are_worth_another_attempt_by_their_names_and_those_of_their_base
     assert result.num_attempts == 2
 
 
-def test_one_warm_process_answers_call_after_call():
-    answers = ask_all(plain_functions.where, [{"text": "x"}] * 3)
-    assert len({result.text for result in answers}) == 1
-    assert answers[0].text != str(os.getpid())
-
-
-def test_random_numbers_come_from_the_place_of_the_call():
-    here, there = make_context(), make_context(path=("r", 1))
-    first, again, other = (ask(plain_functions.draw, each, text="x").text for each in (here, here, there))
-    assert first == again != other
-
-
 def test_the_chain_is_seen_there():
     context = make_context(question=Question(question_id="train-7", messages=(), answers=()))
     assert ask(plain_functions.chain, context, text="hi").text == "hi train-7 0"
@@ -124,33 +109,6 @@ def test_a_chain_that_cannot_be_sent_there_is_an_error_with_a_remedy():
     result = ask(plain_functions.chain, make_context(question=question), text="hi")
     assert result.status is ToolStatus.ERROR
     assert "isolation=thread" in result.text
-
-
-def test_what_a_function_started_ends_with_it_at_the_deadline(tmp_path):
-    path = tmp_path / "pid"
-    made = tool(plain_functions.spawn)
-
-    async def run():
-        hung = asyncio.create_task(made({"path": str(path)}, make_context()))
-        while not (path.exists() and path.read_text()):
-            await asyncio.sleep(0.01)
-        hung.cancel()
-        await asyncio.wait({hung})
-
-    asyncio.run(run())
-    wait_until(lambda: not is_running(int(path.read_text())), 30.0)
-
-
-def test_a_closure_is_sent_with_what_it_closes_over():
-    table = {"a": "1"}
-
-    def find(word: str) -> str:
-        """Find a word."""
-        return f"{table.get(word)} {os.getpid()}"
-
-    found, process = ask(find, word="a").text.split()
-    assert found == "1"
-    assert process != str(os.getpid())
 
 
 @pytest.mark.parametrize("function", [plain_functions.append, plain_functions.count], ids=["list", "global"])
@@ -172,16 +130,6 @@ def test_what_cannot_be_sent_runs_here_unless_a_process_was_asked_for(caplog, tm
         assert "Tool(write) runs in a thread" in caplog.text
         with pytest.raises(ConfigError, match="must be a function that another process can load"):
             asyncio.run(tool(isolation="process")(write).start())
-
-
-@pytest.mark.parametrize("answer", ["one", "two"])
-def test_a_module_of_the_same_name_in_another_folder_is_another_module(answer, tmp_path, monkeypatch):
-    source = f'def say(text: str) -> str:\n    """Say."""\n    return "{answer}"\n'
-    (tmp_path / "says_something.py").write_text(source)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "says_something", raising=False)
-    assert ask(importlib.import_module("says_something").say, text="x").text == answer
-    monkeypatch.delitem(sys.modules, "says_something")
 
 
 DECORATED = """
@@ -211,48 +159,3 @@ def test_the_isolation_is_what_was_asked_for(isolation):
 def test_an_unknown_isolation_is_refused():
     with pytest.raises(ConfigError, match="`isolation` of 'where' must be one of thread, process, jail, but got 'vm'"):
         tool(isolation="vm")(plain_functions.where)
-
-
-def test_a_server_that_was_killed_is_started_again():
-    made = tool(plain_functions.where)
-    first = ask(made, text="x")
-    server = ProcessCalls(plain_functions.where)
-    asyncio.run(server.prepare())
-    os.kill(server.server_pid, 9)
-    wait_until(lambda: not is_running(int(first.text)), 30.0)  # workers end with their server
-    assert ask(made, text="x").status is ToolStatus.OK
-
-
-SCRIPT = '''
-import asyncio, os, sys
-from aepo_lightning.contracts.question import Question
-from aepo_lightning.contracts.tool import ToolCall, ToolContext
-from aepo_lightning.tools import ToolRuntime, tool
-
-@tool
-def where(text: str) -> str:
-    """Tell the process."""
-    return f"{os.getpid()}"
-
-runtime = ToolRuntime(tools=[where])
-context = ToolContext(question=Question(question_id="q", messages=(), answers=()), call_index=0)
-print(asyncio.run(runtime.call(ToolCall(tool="where", text="x"), context)).text, flush=True)
-if os.fork() == 0:
-    sys.stdin.read()  # a child that lives on must keep nothing of it alive
-    os._exit(0)
-os.kill(os.getpid(), 9)
-'''
-
-
-@pytest.mark.slow
-def test_a_script_without_a_guard_is_not_run_again_and_nothing_outlives_it(tmp_path):
-    path = tmp_path / "script.py"
-    path.write_text(SCRIPT)
-    process = subprocess.Popen([sys.executable, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    worker = process.stdout.readline()
-    process.wait(60)
-    assert worker.strip().isdigit()
-    wait_until(lambda: not is_running(int(worker)), 30.0)
-    process.stdin.close()
-    assert process.stdout.read() == ""
-    process.stdout.close()
