@@ -24,7 +24,8 @@ def is_own(part: object) -> bool:
 
 
 def describe_failure(error: BaseException) -> str:
-    """Return kind and message of an exception, and the line that raised it."""
+    """Return kind and message of an exception, and the line that raised it, also in another process (`raised_at`)."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{where}"
+    here = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    where = getattr(error, "raised_at", None) or here
+    return f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")

@@ -2,14 +2,13 @@
 
 import inspect
 import math
-import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput, checked_output
-from aepo_lightning.errors import ConfigError, boundary
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.event_loop import call_function, is_coroutine_function
 from aepo_lightning.rewards.process import ProcessReward
 
@@ -52,19 +51,6 @@ def as_reward(reward: Reward | RewardFunction, isolation: Isolation = "thread", 
     if isinstance(reward, type) or not callable(reward):
         raise ConfigError(f"`reward` must be a function or a `Reward`, but got {reward!r}. Pass an instance.")
     if isolation == "process" and not is_coroutine_function(reward) and not getattr(reward, "is_immediate", False):
-        return ProcessReward(_sendable(reward), deadline_s)
+        return ProcessReward(reward, deadline_s)
     is_function = inspect.isroutine(reward) or not is_coroutine_function(reward)
     return FunctionReward(reward) if is_function else reward  # type: ignore[return-value]  # told apart above
-
-
-def _sendable(function: Any) -> Any:
-    """Return a function that another process can find."""
-    failures: list[Exception] = []
-    with boundary(failures.append):
-        pickle.dumps(function)
-    if failures:
-        raise ConfigError(
-            f"`reward` must be a function of a module to run in another process, but {part_name(function)} cannot be "
-            f"sent there: {failures[0]}. Move it to the top of a module, or choose the thread."
-        )
-    return function

@@ -33,7 +33,7 @@ class ScoringSettings:
     stopped: it is left behind."""
     isolation: Literal["thread", "process"] = "thread"
     """Where a plain function runs. `process` is for rewards of which one may hold the interpreter, such as a regular
-    expression that backtracks, or need a main thread: a fresh process that imports its module, ended at the deadline.
+    expression that backtracks, or need a main thread: a warm process, ended at the deadline and replaced.
     Coroutines run in the loop."""
     on_error: Literal["stop", "mask"] = "stop"
     """A reward that raises, takes too long or answers with something that is no reward: `stop` ends the run with its

@@ -1,10 +1,7 @@
 """Rewards in processes of their own: they answer, fail and end whatever they do."""
 
 import asyncio
-import multiprocessing
 import os
-import re
-import signal
 import threading
 
 import pytest
@@ -15,6 +12,8 @@ from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards import FunctionReward, PaperReward, as_reward
 from aepo_lightning.rewards.process import ProcessReward
 from aepo_lightning.rollout.scoring import ScoringSettings, score
+from tests.support import plain_functions
+from tests.support.ended import is_ended, wait_until
 
 
 def sample(text):
@@ -22,52 +21,65 @@ def sample(text):
     return RewardInput(question=question, response_text=text)
 
 
-def do(given):
-    """Do what the text says."""
-    if given.response_text == "hold":
-        return bool(re.match(r"(a+)+$", "a" * 60 + "b"))
-    if given.response_text == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if given.response_text == "raise":
-        raise KeyError("level")
-    if given.response_text == "lock":
-        return threading.Lock()
-    return os.getpid() if given.response_text == "pid" else threading.current_thread() is threading.main_thread()
+def scored(reward, *texts):
+    async def run():
+        return [(await score(reward, sample(text), ScoringSettings())).reward for text in texts]
+
+    return asyncio.run(run())
 
 
 async def waits(given):
-    return do(given)
+    return plain_functions.score(given)
 
 
-@pytest.mark.slow
-def test_a_process_scores_is_kept_and_is_replaced_when_it_does_not_answer():
-    reward = as_reward(do, "process")
+def test_a_process_scores_in_its_main_thread_and_is_kept():
+    in_main_thread, first, again = scored(as_reward(plain_functions.score, "process"), "main thread?", "pid", "pid")
+    assert in_main_thread == 1.0
+    assert first == again != os.getpid()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("key", r"raised KeyError: 'k' \(plain_functions\.py, line \d+\)"),
+        ("lock", "raised TypeError: an answer that cannot be sent, lock: cannot pickle"),
+        ("segfault", "its process ended before it answered"),
+        ("leave", "raised RuntimeError: the function tried to end the process"),
+    ],
+)
+def test_a_failure_names_the_function_and_the_question_and_the_next_one_is_scored(text, problem):
+    reward = as_reward(plain_functions.score, "process")
+    for call in (reward, lambda given: score(reward, given, ScoringSettings())):
+        with pytest.raises(RewardError, match=rf"plain_functions\.score` must not fail, but {problem}.*'q-7'"):
+            asyncio.run(call(sample(text)))
+    assert scored(reward, "main thread?") == [1.0]
+
+
+def test_a_deadline_ends_a_function_that_holds_the_interpreter():
+    reward = as_reward(plain_functions.score, "process", deadline_s=0.2)
 
     async def talk():
-        assert (await score(reward, sample("main thread?"), ScoringSettings())).reward == 1.0
-        first = (await score(reward, sample("pid"), ScoringSettings())).reward
-        assert (await score(reward, sample("pid"), ScoringSettings())).reward == first != os.getpid()
-        with pytest.raises(RewardError, match=r"do` must not fail, but raised KeyError: 'level' \(test_process\.py"):
-            await score(reward, sample("raise"), ScoringSettings())
-        with pytest.raises(RewardError, match="do` must not fail, but raised an answer that cannot be sent, lock"):
-            await score(reward, sample("lock"), ScoringSettings())
-        reward._deadline_s = 0.2
-        with pytest.raises(RewardError, match=r"do` must answer within 0.2 s"):
+        first = (await reward(sample("pid"))).reward
+        with pytest.raises(RewardError, match=r"plain_functions\.score` must answer within 0.2 s"):
             await score(reward, sample("hold"), ScoringSettings(deadline_s=0.2))
-        while int(first) in {child.pid for child in multiprocessing.active_children()}:  # it is being killed
-            await asyncio.sleep(0.01)
         reward._deadline_s = None
-        assert (await score(reward, sample("pid"), ScoringSettings())).reward != first
-        with pytest.raises(RewardError, match="its process ended before it answered"):
-            await score(reward, sample("die"), ScoringSettings())
+        assert (await reward(sample("pid"))).reward != first
+        return int(first)
 
-    asyncio.run(talk())
+    held = asyncio.run(talk())
+    assert wait_until(lambda: is_ended(held))
 
 
-def test_only_plain_functions_that_another_process_finds_go_there():
-    assert isinstance(as_reward(do, "process"), ProcessReward)
-    assert isinstance(as_reward(do), FunctionReward)
+def test_a_closure_scores_with_what_it_closes_over():
+    bonus = 0.25
+    assert scored(as_reward(lambda given: bonus * len(given.response_text), "process"), "ab") == [0.5]
+
+
+def test_only_plain_functions_that_can_be_sent_go_to_another_process():
+    held = threading.Lock()
+    assert isinstance(as_reward(plain_functions.score, "process"), ProcessReward)
+    assert isinstance(as_reward(plain_functions.score), FunctionReward)
     assert isinstance(as_reward(waits, "process"), FunctionReward)
     assert as_reward(PaperReward(), "process") == PaperReward()
-    with pytest.raises(ConfigError, match="`reward` must be a function of a module to run in another process, but"):
-        as_reward(lambda given: do(given), "process")
+    with pytest.raises(ConfigError, match=r"`reward` must be a function that can be sent .*<lambda> cannot .*lock"):
+        as_reward(lambda _: held, "process")
