@@ -1,6 +1,7 @@
 """Rewards in processes of their own: they answer, fail and end whatever they do."""
 
 import asyncio
+import math
 import os
 import threading
 
@@ -56,18 +57,12 @@ def test_a_failure_names_the_function_and_the_question_and_the_next_one_is_score
 
 
 def test_a_deadline_ends_a_function_that_holds_the_interpreter():
-    reward = as_reward(plain_functions.score, "process", deadline_s=0.2)
-
-    async def talk():
-        first = (await reward(sample("pid"))).reward
-        with pytest.raises(RewardError, match=r"plain_functions\.score` must answer within 0.2 s"):
-            await score(reward, sample("hold"), ScoringSettings(deadline_s=0.2))
-        reward._deadline_s = None
-        assert (await reward(sample("pid"))).reward != first
-        return int(first)
-
-    held = asyncio.run(talk())
-    assert wait_until(lambda: is_ended(held))
+    endless, short = (as_reward(plain_functions.score, "process", deadline_s) for deadline_s in (math.inf, 0.2))
+    (held,) = scored(endless, "pid")  # they share processes
+    with pytest.raises(RewardError, match=r"plain_functions\.score` must answer within 0.2 s"):
+        asyncio.run(score(short, sample("hold"), ScoringSettings(deadline_s=0.2)))
+    assert scored(endless, "pid") != [held]
+    assert wait_until(lambda: is_ended(int(held)))
 
 
 def test_a_closure_scores_with_what_it_closes_over():
