@@ -12,7 +12,7 @@ import pytest
 from aepo_lightning.processes.calls import ProcessCalls
 from aepo_lightning.processes.errors import BrokenCallError, CannotSendError
 from tests.support import plain_functions
-from tests.support.ended import is_ended, wait_until
+from tests.support.processes import is_running, wait_until
 
 
 def texts(function, *calls, seed=0):
@@ -89,7 +89,7 @@ def test_what_a_function_started_ends_with_it_when_it_is_cancelled(tmp_path):
         await asyncio.wait({hung})
 
     asyncio.run(run())
-    assert wait_until(lambda: is_ended(int(path.read_text())))
+    wait_until(lambda: not is_running(int(path.read_text())))
 
 
 def test_a_closure_is_sent_with_what_it_closes_over():
@@ -119,7 +119,7 @@ def test_a_server_that_was_killed_is_started_again():
     made = ProcessCalls(plain_functions.where)
     asyncio.run(made.prepare())
     os.kill(made.server_pid, 9)
-    assert wait_until(lambda: is_ended(int(first)))  # workers end with their server
+    wait_until(lambda: not is_running(int(first)))  # workers end with their server
     (again,) = texts(plain_functions.where, {"text": "x"})
     assert again != first
 
@@ -148,7 +148,7 @@ def test_a_script_without_a_guard_is_not_run_again_and_nothing_outlives_it(tmp_p
     worker = process.stdout.readline()
     process.wait(60)
     assert worker.strip().isdigit()
-    assert wait_until(lambda: is_ended(int(worker)))
+    wait_until(lambda: not is_running(int(worker)))
     process.stdin.close()
     assert process.stdout.read() == ""
     process.stdout.close()

@@ -14,7 +14,7 @@ from aepo_lightning.rewards import FunctionReward, PaperReward, as_reward
 from aepo_lightning.rewards.process import ProcessReward
 from aepo_lightning.rollout.scoring import ScoringSettings, score
 from tests.support import plain_functions
-from tests.support.ended import is_ended, wait_until
+from tests.support.processes import is_running, wait_until
 
 
 def sample(text):
@@ -62,7 +62,7 @@ def test_a_deadline_ends_a_function_that_holds_the_interpreter():
     with pytest.raises(RewardError, match=r"plain_functions\.score` must answer within 0.2 s"):
         asyncio.run(score(short, sample("hold"), ScoringSettings(deadline_s=0.2)))
     assert scored(endless, "pid") != [held]
-    assert wait_until(lambda: is_ended(int(held)))
+    wait_until(lambda: not is_running(int(held)))
 
 
 def test_a_closure_scores_with_what_it_closes_over():

@@ -12,7 +12,6 @@ from aepo_lightning.contracts.tool import RetryPolicy, ToolCall, ToolLimits, Too
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools import ToolRuntime, tool
 from tests.support import plain_functions
-from tests.support.processes import is_running, wait_until
 from tests.support.tool_parts import make_context
 
 
