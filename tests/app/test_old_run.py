@@ -16,7 +16,7 @@ from aepo_lightning.app import stages
 from aepo_lightning.app.build import build, build_run
 from aepo_lightning.app.export import export
 from aepo_lightning.app.replay import replay_run
-from aepo_lightning.app.saved_config import _mappings
+from aepo_lightning.app.saved_config import mappings
 from aepo_lightning.app.saved_run import first_policy, load_config
 from aepo_lightning.checkpoints import IDENTITY_KEY, find_last, verify_checkpoint
 from aepo_lightning.rollout import RolloutJournal, difference
@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 def test_every_target_of_its_configuration_is_found(folder):
     targets = {
-        node["_target_"] for node in _mappings(OmegaConf.to_container(load_config(folder))) if "_target_" in node
+        node["_target_"] for node in mappings(OmegaConf.to_container(load_config(folder))) if "_target_" in node
     }
     assert len(targets) > 20
     assert all(callable(get_object(target)) for target in targets)
