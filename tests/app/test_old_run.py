@@ -51,9 +51,7 @@ def folder(tmp_path):
 
 
 def test_every_target_of_its_configuration_is_found(folder):
-    targets = {
-        node["_target_"] for node in mappings(OmegaConf.to_container(load_config(folder))) if "_target_" in node
-    }
+    targets = {node["_target_"] for node in mappings(OmegaConf.to_container(load_config(folder))) if "_target_" in node}
     assert len(targets) > 20
     assert all(callable(get_object(target)) for target in targets)
 
