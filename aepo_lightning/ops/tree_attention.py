@@ -6,6 +6,7 @@ which nothing is shared, and `flex` a FlexAttention block mask for all others; b
 scaled-dot-product attention under a mask of all pairs: slow for long rows, and the reference for the others.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -125,7 +126,8 @@ class VarlenAttention:
 
         Args:
             packed: A row without shared tokens.
-            attend: What computes, with the signature of torch's `varlen_attn`.
+            attend: What computes, with the signature of torch's `varlen_attn`. Before 2.13 that has no `enable_gqa`:
+                the kernel below it lets query heads share key heads without being asked.
 
         Raises:
             ValueError: If tokens are shared.
@@ -136,6 +138,7 @@ class VarlenAttention:
         self._offsets = torch.tensor(stops, dtype=torch.int32, device=packed.input_ids.device)
         self._longest = max(stop - start for start, stop in pairwise(stops))
         self._attend = attend
+        self._options = {"enable_gqa": True} if "enable_gqa" in inspect.signature(attend).parameters else {}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Return what each token reads; see `PackedAttention`."""
@@ -148,7 +151,7 @@ class VarlenAttention:
             self._longest,
             scale=scale,
             window_size=(-1, 0),  # every token before, none after
-            enable_gqa=True,
+            **self._options,
         )
         return attended.transpose(0, 1)[None]
 

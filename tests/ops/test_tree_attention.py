@@ -210,11 +210,25 @@ def test_varlen_gets_whole_trajectories_in_the_layout_that_it_reads(kv_heads):
             torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
 
 
+def older_varlen(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+    """The function of torch 2.11, which shares key heads without being asked."""
+    return varlen_reference(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window_size=window_size, enable_gqa=True
+    )
+
+
+def test_varlen_asks_for_shared_heads_only_where_torch_knows_the_word():
+    packed = packed_of(random_rows(), shares_prefixes=False)
+    inputs, _ = make_inputs(packed)
+    found = [VarlenAttention(packed, attend)(*inputs, SCALE) for attend in (varlen_reference, older_varlen)]
+    assert torch.equal(*found)
+
+
 def test_varlen_is_called_as_torch_defines_it():
     own = list(inspect.signature(varlen_reference).parameters)
     torchs = list(inspect.signature(varlen_attn).parameters)
     assert torchs[:7] == own[:7]
-    assert set(own) <= set(torchs)
+    assert set(own) - {"enable_gqa"} <= set(torchs)
 
 
 def test_torch_takes_what_varlen_passes_and_gives_gradients_of_its_shapes():
