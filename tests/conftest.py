@@ -1,4 +1,4 @@
-"""One CPU thread for each test and each process it starts, and the order of tests in one process or in several."""
+"""One CPU thread for each test and each process it starts, the order of tests, and where those marked `gpu` run."""
 
 import os
 
@@ -26,11 +26,36 @@ def room(nodeid):
     return VLLM if path.startswith(WITH_VLLM) and path not in ON_RANKS else path
 
 
-def pytest_collection_modifyitems(items):
-    """Tests that fork ranks run first: vLLM leaves a process group behind, which forked ranks would inherit.
+def pytest_addoption(parser):
+    """Let tests marked `gpu` be tried on a machine without one."""
+    parser.addoption(
+        "--gpu-device", default="cuda", choices=["cuda", "cpu"], help="where tests marked `gpu` compute (default: cuda)"
+    )
+
+
+@pytest.fixture
+def gpu_device(request):
+    """Where a test marked `gpu` computes; `cpu` only tries its code."""
+    return request.config.getoption("--gpu-device")
+
+
+def without_gpu_tests(config, items):
+    """Leave out what needs a CUDA device where there is none."""
+    if config.getoption("--gpu-device") == "cpu" or torch.cuda.is_available():
+        return items
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    config.hook.pytest_deselected(items=left_out)
+    return [item for item in items if item not in left_out]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out tests for GPUs where there is none, and sort the others.
+
+    Tests that fork ranks run first: vLLM leaves a process group behind, which forked ranks would inherit.
 
     Workers take rooms in this order, so it holds for each of them. The longest room comes next, the rest fills up.
     """
+    items[:] = without_gpu_tests(config, items)
     items.sort(key=lambda item: (not item.get_closest_marker("distributed"), room(item.nodeid) != VLLM))
 
 

@@ -249,11 +249,10 @@ def test_refuses_settings_without_meaning(arguments, message):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_bfloat16_on_cuda_equals_float32_on_cpu():
+def test_bfloat16_on_cuda_equals_float32_on_cpu(gpu_device):
     hidden, weight, target = make_inputs(num_tokens=40, hidden_size=64, vocab_size=304, dtype=torch.bfloat16)
-    on_gpu = [x.detach().cuda().requires_grad_() for x in (hidden, weight)]
-    out = chunked_logprob(*on_gpu, target.cuda(), 0.9, chunk_size=8, entropy="grad")
+    on_gpu = [x.detach().to(gpu_device).requires_grad_() for x in (hidden, weight)]
+    out = chunked_logprob(*on_gpu, target.to(gpu_device), 0.9, chunk_size=8, entropy="grad")
     reference = chunked_logprob(hidden, weight, target, 0.9, entropy="grad")
     torch.testing.assert_close(out.logprobs.cpu(), reference.logprobs, rtol=1e-5, atol=2e-5)
     torch.testing.assert_close(out.entropies.cpu(), reference.entropies, rtol=1e-5, atol=2e-5)

@@ -249,18 +249,18 @@ def test_varlen_refuses_a_tree():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_flash_attention_trains_as_the_dense_mask_does():
+def test_flash_attention_trains_as_the_dense_mask_does(gpu_device):
+    fast = "varlen" if gpu_device == "cuda" else "segment"
     for seed in range(2):
-        packed = packed_of(random_rows(seed, num_rows=12, longest=400), shares_prefixes=False).to("cuda")
+        packed = packed_of(random_rows(seed, num_rows=12, longest=400), shares_prefixes=False).to(gpu_device)
         inputs, weights = make_inputs(packed, torch.bfloat16, dim=16)
         found = {}
-        for back_end, dtype in (("varlen", torch.bfloat16), ("dense", torch.float32)):
-            on_device = [tensor.detach().to("cuda", dtype).requires_grad_() for tensor in inputs]
+        for back_end, dtype in ((fast, torch.bfloat16), ("dense", torch.float32)):
+            on_device = [tensor.detach().to(gpu_device, dtype).requires_grad_() for tensor in inputs]
             out = attention(packed, back_end)(*on_device)
-            loss = (out * weights.to("cuda", dtype)).sum()
+            loss = (out * weights.to(gpu_device, dtype)).sum()
             found[back_end] = [out.detach(), *torch.autograd.grad(loss, on_device)]
-        for one, other in zip(found["varlen"], found["dense"], strict=True):
+        for one, other in zip(found[fast], found["dense"], strict=True):
             # bfloat16 keeps eight bits.
             assert float((one.float() - other).norm() / other.norm()) < 1e-2
 
@@ -273,16 +273,16 @@ def test_an_unknown_back_end_is_refused():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_compiled_flex_kernel_trains_as_the_dense_mask_does():
+def test_the_compiled_flex_kernel_trains_as_the_dense_mask_does(gpu_device):
+    fast = "flex" if gpu_device == "cuda" else "segment"
     for seed in range(2):
-        packed = packed_of(random_rows(seed, num_rows=12, longest=400)).to("cuda")
+        packed = packed_of(random_rows(seed, num_rows=12, longest=400)).to(gpu_device)
         inputs, weights = make_inputs(packed, torch.float32, dim=16)
         found = {}
-        for back_end in ("flex", "dense"):
-            on_device = [tensor.detach().cuda().requires_grad_() for tensor in inputs]
+        for back_end in (fast, "dense"):
+            on_device = [tensor.detach().to(gpu_device).requires_grad_() for tensor in inputs]
             out = attention(packed, back_end)(*on_device)
-            found[back_end] = [out.detach(), *torch.autograd.grad((out * weights.cuda()).sum(), on_device)]
-        for one, other in zip(found["flex"], found["dense"], strict=True):
+            found[back_end] = [out.detach(), *torch.autograd.grad((out * weights.to(gpu_device)).sum(), on_device)]
+        for one, other in zip(found[fast], found["dense"], strict=True):
             # Tensor cores may round float32 products to ten bits.
             assert float((one - other).norm() / other.norm()) < 3e-3
