@@ -131,7 +131,8 @@ class AtomicCheckpoint(Checkpoint):
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         number = trainer.current_epoch + 1
-        wanted = number % self._every_n_epochs == 0 or number == trainer.max_epochs
+        is_last = number == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
+        wanted = is_last or number % self._every_n_epochs == 0
         # A signal may reach one rank before another, and saving takes all of them.
         return bool(all_reduce([wanted or trainer.should_stop or trainer.received_sigterm], "max")[0])
 

@@ -37,7 +37,7 @@ from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
 from aepo_lightning.training.experience import ExperienceSettings
 from aepo_lightning.training.first_iterations import FirstIterations
-from aepo_lightning.training.lightning_settings import hear_signals, log_every_iteration, prepare_trainer
+from aepo_lightning.training.lightning_settings import expect_iteration, hear_signals, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
@@ -259,7 +259,7 @@ class RolloutDataModule(LightningDataModule):
             if self._minibatches:
                 found = (self.trees, self.metrics, self._minibatches)
                 self._first_iterations.look(self.iteration - 1, *found, is_said=self._trainer.is_global_zero)
-                log_every_iteration(self._trainer, len(self._minibatches))
+                expect_iteration(self._trainer, len(self._minibatches))
                 return
         raise DataError(
             f"A prompt must leave room for a response within {self.engine.max_model_len} tokens, but none of the "

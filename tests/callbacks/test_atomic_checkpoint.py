@@ -41,11 +41,11 @@ def saver(folder, every_n_epochs=1, **options):
     return AtomicCheckpoint(folder / "checkpoints", every_n_epochs, **options)
 
 
-def run_of(folder, *callbacks, max_epochs=1, policy=None):
+def run_of(folder, *callbacks, max_epochs=1, policy=None, **options):
     optimizer = partial(torch.optim.AdamW, lr=1e-2)
     scheduler = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.9)
     module = make_module(policy or small_policy(), optimizer=optimizer, scheduler=scheduler)
-    return make_run(folder, module, callbacks=list(callbacks), max_epochs=max_epochs)
+    return make_run(folder, module, callbacks=list(callbacks), max_epochs=max_epochs, **options)
 
 
 def files(folder):
@@ -116,6 +116,11 @@ def test_the_newest_checkpoints_stay_and_last_is_the_newest(tmp_path, case):
 
 def test_the_iteration_after_which_a_callback_stops_the_run_is_saved(tmp_path):
     run_of(tmp_path, Stop(1), saver(tmp_path, every_n_epochs=10), max_epochs=5).fit()
+    assert files(tmp_path) == ["iteration0001.ckpt", "last.ckpt"]
+
+
+def test_the_last_iteration_is_saved_where_its_steps_are_counted(tmp_path):
+    run_of(tmp_path, saver(tmp_path, every_n_epochs=10), max_epochs=-1, max_steps=2).fit()
     assert files(tmp_path) == ["iteration0001.ckpt", "last.ckpt"]
 
 

@@ -1,17 +1,18 @@
 """What Lightning would refuse, or step in another way, is refused here first, in words that say what does it here."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ChainedScheduler, CosineAnnealingLR, LinearLR, ReduceLROnPlateau, SequentialLR
 
 from aepo_lightning.app import stages
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.coldstart import ColdStartModule
-from aepo_lightning.training.lightning_settings import check_options
+from aepo_lightning.training.lightning_settings import check_options, expect_iteration, prepare_trainer
 from tests.support.composed import composed
 from tests.support.slow import first_quick
 from tests.support.training import FixedData, built_module, make_module, make_trainer, small_policy
@@ -31,6 +32,17 @@ OPTIONS = {
         {"reload_dataloaders_every_n_epochs": 2},
         "`reload_dataloaders_every_n_epochs` must be left out or 1, but got 2",
     ),
+    "some steps": (
+        {"limit_train_batches": 0.5},
+        r"`limit_train_batches` must be left out or 1\.0, but got 0\.5.*fewer `questions_per_iteration`",
+    ),
+    "one step": ({"limit_train_batches": 1}, r"`limit_train_batches` must be left out or 1\.0, but got 1\."),
+    "overfit": ({"overfit_batches": 2}, "`overfit_batches` must be left out, but got 2.*`questions_per_iteration`"),
+    "some questions": (
+        {"limit_val_batches": 2},
+        r"`limit_val_batches` must be left out or 1\.0, but got 2.*`num_val_questions`",
+    ),
+    "time": ({"callbacks": [Timer("00:12:00:00")]}, "`interval` of Timer must be epoch, but got step"),
 }
 
 
@@ -49,7 +61,7 @@ def test_an_option_from_the_environment_is_refused_too(tmp_path, monkeypatch):
         trainer.fit(make_module(), datamodule=FixedData([]))
 
 
-@pytest.mark.parametrize("name", first_quick(["clip", "clip by", "accumulate", "reload"]))
+@pytest.mark.parametrize("name", first_quick(["some steps", "clip", "clip by", "accumulate", "reload"]))
 def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
     options, message = OPTIONS[name]
     words = [f"++trainer.{key}={value}" for key, value in options.items()]
@@ -79,6 +91,26 @@ def test_kinds_in_a_configuration_are_refused_before_the_cold_start(tmp_path, wo
 )
 def test_options_that_change_nothing_are_left_alone(options):
     check_options(options | {"accumulate_grad_batches": 1, "reload_dataloaders_every_n_epochs": 0})
+
+
+# Ends within an iteration -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("max_steps", "is_taken"), [(3, False), (4, True), (-1, True)])
+def test_a_run_ends_at_the_end_of_an_iteration(tmp_path, max_steps, is_taken):
+    trainer = make_trainer(tmp_path, logger=False, max_steps=max_steps)
+    with (
+        nullcontext() if is_taken else pytest.raises(ConfigError, match=r"`max_steps` must be a multiple of 2, .*got 3")
+    ):
+        prepare_trainer(trainer, num_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "num_steps", "said"), [(3, 4, "1 of its 4 optimiser steps"), (4, 4, ""), (-1, 4, "")]
+)
+def test_steps_that_come_after_the_last_one_are_counted(tmp_path, caplog, max_steps, num_steps, said):
+    expect_iteration(make_trainer(tmp_path, logger=False, max_steps=max_steps), num_steps)
+    assert said in caplog.text if said else "max_steps" not in caplog.text
 
 
 # Optimisers and schedulers ------------------------------------------------------------------------------------------
