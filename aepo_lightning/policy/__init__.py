@@ -1,6 +1,7 @@
 """The policy: where it comes from, the network that is trained, and how its weights are read, written and published.
 
 source.py           architecture, tokenizer and first weights
+hub.py              whether the Hub answers
 tokenizers.py       tokenizers made from nothing
 end_tokens.py       which tokens end a message
 network.py          the network that is trained: log-probs and entropies of tokens

@@ -27,6 +27,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from aepo_lightning.contracts.policy import StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.policy.hub import why_offline
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
@@ -120,7 +121,7 @@ class PretrainedPolicy:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
         with self._reading("a tokenizer", *_TOKENIZER_FILES):
-            tokenizer = AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
+            tokenizer = AutoTokenizer.from_pretrained(self._place, trust_remote_code=self.trust_remote_code)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -130,7 +131,7 @@ class PretrainedPolicy:
         """The configuration beside the weights."""
         with self._reading("a configuration", "config.json"):
             config: PretrainedConfig = AutoConfig.from_pretrained(
-                self.name_or_path, use_cache=False, trust_remote_code=self.trust_remote_code
+                self._place, use_cache=False, trust_remote_code=self.trust_remote_code
             )
         return config
 
@@ -148,7 +149,7 @@ class PretrainedPolicy:
         if self._is_folder and not (Path(self.name_or_path) / GENERATION_CONFIG_NAME).is_file():
             return None
         try:
-            return GenerationConfig.from_pretrained(self.name_or_path)
+            return GenerationConfig.from_pretrained(self._place)
         except OSError as error:
             if not self._is_folder:
                 return None  # there is none beside the weights
@@ -168,7 +169,7 @@ class PretrainedPolicy:
         """Load the model."""
         with self._reading("a configuration", "config.json"):
             model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-                self.name_or_path, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
+                self._place, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
         model.config.use_cache = False
         return model
@@ -179,12 +180,31 @@ class PretrainedPolicy:
             folder = Path(self.name_or_path)
         else:
             with self._reading("weights"):
-                folder = Path(snapshot_download(self.name_or_path, allow_patterns=["*.safetensors", "*.json"]))
+                place = self._place
+                is_here = bool(self._why_offline)
+                files = ["*.safetensors", "*.json"]
+                folder = Path(place if is_here else snapshot_download(place, allow_patterns=files))
         return StoredWeights(folder=folder, dtype=getattr(torch, self.dtype))
 
     @property
     def _is_folder(self) -> bool:
         return self.name_or_path != "" and Path(self.name_or_path).is_dir()
+
+    @cached_property
+    def _why_offline(self) -> str:
+        """Why nothing is downloaded, found out once; empty where the Hub answers."""
+        return why_offline(self.name_or_path)
+
+    @cached_property
+    def _place(self) -> str:
+        """The folder, or the name on the Hub; where nothing can be downloaded, the folder of what was before.
+
+        Raises:
+            OSError: If nothing was.
+        """
+        if self._is_folder or not self._why_offline:
+            return self.name_or_path
+        return snapshot_download(self.name_or_path, local_files_only=True)
 
     def _refuse_code(self, error: Exception) -> None:
         """Say what to set where a model wants its own code to be run."""
@@ -218,6 +238,8 @@ class PretrainedPolicy:
             here = Path(name)
             hint = f" There is a folder {here.parent} here, but no {here.name} in it." if here.parent.is_dir() else ""
             hint = " It is a file: name the folder that it lies in." if here.is_file() else hint if "/" in name else ""
+            if self._why_offline:
+                reason = f"{self._why_offline}, and it was not downloaded whole before."
             raise ConfigError(
                 f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason}{hint} "
                 f"Correct it. Without a network, `hf download {name} --local-dir FOLDER` elsewhere and name FOLDER."

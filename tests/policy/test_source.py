@@ -8,6 +8,7 @@ from transformers import AutoConfig
 
 from aepo_lightning.contracts.policy import PolicySource, StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.policy import source
 from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
 from tests.support.builders import tiny_policy, word_tokenizer
 
@@ -114,6 +115,7 @@ def test_a_mistyped_path_that_could_be_a_name_on_the_hub_is_told_what_is_there(t
     def refuse(*_, **__):
         raise OSError("no connection")
 
+    monkeypatch.setattr(source, "why_offline", lambda _: "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     (tmp_path / "models").mkdir()
