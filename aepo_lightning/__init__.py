@@ -52,8 +52,9 @@ if TYPE_CHECKING:
         AEPOOfficial,
         Algorithm,
     )
-    from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+    from aepo_lightning.training.coldstart import ColdStartModule
     from aepo_lightning.training.datamodule import RolloutDataModule
+    from aepo_lightning.training.demonstrations import DemonstrationDataModule
     from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
     from aepo_lightning.training.module import AEPOModule
 
@@ -87,8 +88,9 @@ _PLACES = {
     "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet ParquetQuestions TrailTask",
     "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",
     "training.algorithm": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO Algorithm",
-    "training.coldstart": "ColdStartModule DemonstrationDataModule",
+    "training.coldstart": "ColdStartModule",
     "training.datamodule": "RolloutDataModule",
+    "training.demonstrations": "DemonstrationDataModule",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
 }

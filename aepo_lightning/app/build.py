@@ -41,8 +41,9 @@ from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.tools import FunctionTool, function_tool
 from aepo_lightning.training.algorithm import Algorithm
-from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.training.coldstart import ColdStartModule
 from aepo_lightning.training.datamodule import RolloutDataModule
+from aepo_lightning.training.demonstrations import DemonstrationDataModule
 from aepo_lightning.training.module import AEPOModule
 from aepo_lightning.training.round_trip import RoundTrip
 
@@ -241,8 +242,14 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
         raise ConfigError(
             f"`coldstart` needs a task with demonstrations, but {type(task).__name__} has none. Set `coldstart=none`."
         )
+    own = cfg.coldstart
     module = ColdStartModule(
-        policy, build(cfg.coldstart.optimizer), build(cfg.coldstart.scheduler), cfg.coldstart.max_grad_norm
+        policy,
+        build(own.optimizer),
+        build(own.scheduler),
+        own.max_grad_norm,
+        logprob_chunk_size=own.logprob_chunk_size,
+        gradient_checkpointing=own.gradient_checkpointing,
     )
     tools = build_tools(cfg.tools)
     run_in_event_loop(_start_and_close(tools))
@@ -253,7 +260,15 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
             chat_format=chat_format, tools=tools, tokenizer=policy.tokenizer, eos_token_ids=ends, question=question
         )
         trip.run()
-    return module, DemonstrationDataModule(task, chat_format, policy.tokenizer, cfg.coldstart.batch_size)
+    datamodule = DemonstrationDataModule(
+        task,
+        chat_format,
+        policy.tokenizer,
+        own.batch_size,
+        packing=own.packing,
+        max_tokens_per_micro_batch=own.max_tokens_per_micro_batch,
+    )
+    return module, datamodule
 
 
 async def _start_and_close(tools: BranchingToolRunner) -> None:

@@ -64,7 +64,7 @@ class Batcher:
         """Return what puts row indices into bins of a given budget, and the costs that no bins can be below."""
         if self.packing == "padded":
             lengths = [row.num_tokens for row in rows]
-            return (lambda budget: _fill_padded(lengths, budget)), lengths
+            return (lambda budget: fill_padded(lengths, budget)), lengths
         parts = self._parts(rows)
         sizes = [part.num_tokens for part in parts]
 
@@ -158,7 +158,7 @@ def _tokens_run(batch: TrajectoryBatch) -> tuple[int, int]:
     return total, total if bool(batch.lengths.any()) else 0
 
 
-def _fill_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def fill_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Put rows of similar length together, so that little is padding."""
     bins: list[list[int]] = []
     width = 0

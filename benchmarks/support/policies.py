@@ -21,7 +21,7 @@ from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutParts
 from aepo_lightning.training.algorithm import Algorithm
-from aepo_lightning.training.coldstart import DemonstrationDataModule
+from aepo_lightning.training.demonstrations import DemonstrationDataModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

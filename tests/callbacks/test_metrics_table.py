@@ -13,7 +13,8 @@ from aepo_lightning.callbacks import (
     Throughput,
 )
 from aepo_lightning.tools import PythonTool
-from aepo_lightning.training.coldstart import ColdStartModule, DemonstrationDataModule
+from aepo_lightning.training.coldstart import ColdStartModule
+from aepo_lightning.training.demonstrations import DemonstrationDataModule
 from tests.support.paths import ROOT
 
 TABLE = ROOT / "docs" / "metrics.md"

@@ -10,12 +10,13 @@ import torch
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
 from aepo_lightning.engines import TransformersEngine
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
-from aepo_lightning.training.coldstart import (
-    ColdStartModule,
+from aepo_lightning.training.coldstart import ColdStartModule
+from aepo_lightning.training.demonstrations import (
     DemonstrationDataModule,
     collate_demonstrations,
     encode_demonstration,
@@ -53,7 +54,7 @@ def test_the_end_that_is_trained_on_is_that_of_the_chat_template():
     tokenizer.add_tokens(["<end>"])
     data = DemonstrationDataModule(TASK, TagFormat(tokenizer, ("search",)), tokenizer, batch_size=1)
     data.trainer = SimpleNamespace(world_size=1, global_rank=0)
-    assert int(data.batch(0).input_ids[0, -1]) == tokenizer.convert_tokens_to_ids("<end>")
+    assert int(data.step(0).micro_batches[0].input_ids[0, -1]) == tokenizer.convert_tokens_to_ids("<end>")
 
 
 HEADS = {
@@ -112,8 +113,9 @@ def test_column_t_of_the_mask_speaks_about_token_t_plus_one():
 # Runs ---------------------------------------------------------------------------------------------------------------
 
 
-def make_data(policy, batch_size=16):
-    return DemonstrationDataModule(TASK, TagFormat(policy.tokenizer, ("search",)), policy.tokenizer, batch_size)
+def make_data(policy, batch_size=16, **settings):
+    chat_format = TagFormat(policy.tokenizer, ("search",))
+    return DemonstrationDataModule(TASK, chat_format, policy.tokenizer, batch_size, **settings)
 
 
 def make_cold_start(folder, num_steps=60, policy=None, batch_size=16, **options):
@@ -151,6 +153,68 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_trained_tokens(tmp_path):
     assert relative_l2(update / 0.1, flat(parameter.grad for parameter in model.parameters())) < 1e-3
 
 
+@pytest.mark.parametrize("budget", [None, 100])
+@pytest.mark.parametrize("packing", ["padded", "flat"])
+def test_packing_and_micro_batches_change_nothing_but_rounding(tmp_path, packing, budget):
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    expected = make_cold_start(tmp_path / "whole", 1, optimizer=sgd).fit()
+    run = make_cold_start(tmp_path / "parts", 1, optimizer=sgd)
+    run.datamodule = make_data(run.module.policy, packing=packing, max_tokens_per_micro_batch=budget)
+    run.fit()
+    assert run.logger.values("coldstart/loss") == pytest.approx(expected.logger.values("coldstart/loss"), rel=1e-6)
+    start = flat(small_policy().build_model().parameters())
+    updates = [flat(each.network.parameters()) - start for each in (run, expected)]
+    assert relative_l2(*updates) < 1e-4
+
+
+@pytest.mark.parametrize("packing", ["padded", "flat"])
+def test_micro_batches_stay_within_their_budget_and_hold_every_demonstration_once(tmp_path, packing):
+    policy = small_policy()
+    data = make_data(policy, packing=packing, max_tokens_per_micro_batch=100)
+    whole = make_data(policy)
+    for each in (data, whole):
+        each.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    step, [expected] = data.step(3), whole.step(3).micro_batches
+    sizes = [
+        len(batch.packed.input_ids) if packing == "flat" else batch.input_ids.numel() for batch in step.micro_batches
+    ]
+    assert len(sizes) > 1
+    assert max(sizes) <= 100
+    found = sorted(
+        [token for token in row if token] for batch in step.micro_batches for row in batch.input_ids.tolist()
+    )
+    assert found == sorted([token for token in row if token] for row in expected.input_ids.tolist())
+    assert step.num_tokens == int(expected.response_mask.sum())
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"packing": "tree"}, "`packing`"),
+        ({"max_tokens_per_micro_batch": 0}, "`max_tokens"),
+        ({"batch_size": 0}, "`batch"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings, problem):
+    with pytest.raises(ConfigError, match=problem):
+        make_data(small_policy(), **settings)
+
+
+def test_a_pretrained_policy_starts_from_its_weights_and_recomputes_where_asked(tmp_path):
+    policy = small_policy()
+    model = policy.build_model()
+    with torch.no_grad():
+        next(model.parameters()).mul_(2.0)
+    model.save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    pretrained = PretrainedPolicy(str(tmp_path))
+    module = ColdStartModule(pretrained, torch.optim.SGD, gradient_checkpointing=True)
+    assert torch.equal(flat(module.network.parameters()), flat(model.parameters()))
+    layer = module.network.model.model.layers[0]
+    assert layer.gradient_checkpointing
+    assert layer.training
+
+
 def test_gradients_are_clipped(tmp_path):
     run = make_cold_start(tmp_path, 1, optimizer=partial(torch.optim.SGD, lr=1.0), max_grad_norm=0.01).fit()
     update = flat(run.network.parameters()) - flat(small_policy().build_model().parameters())
@@ -168,7 +232,7 @@ def test_every_demonstration_comes_once(tmp_path):
     policy = small_policy()
     data = make_data(policy, batch_size=3)
     data.trainer = make_trainer(tmp_path, logger=False)
-    batches = list(islice(data.train_dataloader(), 4))
+    batches = [step.micro_batches[0] for step in islice(data.train_dataloader(), 4)]
     chat_format = TagFormat(policy.tokenizer, ("search",))
     rows = [encode_demonstration(TASK.demonstration(index), chat_format, 1)[0] for index in range(12)]
     found = [[token for token in row if token] for batch in batches for row in batch.input_ids.tolist()]

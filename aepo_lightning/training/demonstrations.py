@@ -1,0 +1,167 @@
+"""Demonstrations as the data of optimiser steps: written as rollouts are, in micro-batches within a token budget."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Int
+from lightning import LightningDataModule
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from aepo_lightning.chat_formats import message_end_id
+from aepo_lightning.contracts.batch import PackedTokens
+from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.ops.tree_packing import pack_rows
+from aepo_lightning.ops.tree_partition import fill_bins
+from aepo_lightning.tasks.asked import ask_demonstration
+from aepo_lightning.training.batching import fill_padded
+
+EncodedRow = tuple[list[int], list[bool]]
+"""Tokens of a demonstration and, for each, whether it is trained."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DemonstrationBatch:
+    """Demonstrations as right-padded rows: one micro-batch."""
+
+    input_ids: Int[Tensor, "batch seq"]
+    response_mask: Bool[Tensor, "batch response"]
+    """True where the predicted token was written by the demonstrator, hence is trained."""
+    packed: PackedTokens | None = None
+    """The same tokens without padding, if that is how they are to be scored."""
+
+    def to(self, device: torch.device | str) -> "DemonstrationBatch":
+        """Return the batch on `device`."""
+        return DemonstrationBatch(
+            input_ids=self.input_ids.to(device),
+            response_mask=self.response_mask.to(device),
+            packed=None if self.packed is None else self.packed.to(device),
+        )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class DemonstrationStep:
+    """The demonstrations of one optimiser step."""
+
+    micro_batches: Sequence[DemonstrationBatch]
+    num_tokens: int
+    """Trained tokens of all micro-batches."""
+
+    def to(self, device: torch.device | str) -> "DemonstrationStep":
+        """Return the step with every tensor on `device`."""
+        moved = [batch.to(device) for batch in self.micro_batches]
+        return DemonstrationStep(micro_batches=moved, num_tokens=self.num_tokens)
+
+
+def encode_demonstration(demonstration: Demonstration, chat_format: ChatFormat, eos_token_id: int) -> EncodedRow:
+    """Return tokens and, for each, whether it is trained. The end of the message, `eos_token_id`, is."""
+    tokens = chat_format.encode_prompt(demonstration.question.messages)
+    trained = [False] * len(tokens)
+    for turn in demonstration.turns:
+        is_own = turn.source is SegmentSource.POLICY
+        ids = chat_format.encode_text(turn.text) if is_own else chat_format.encode_results([turn.text])[0]
+        tokens += ids
+        trained += [is_own] * len(ids)
+    return [*tokens, eos_token_id], [*trained, True]
+
+
+def collate_demonstrations(
+    rows: Sequence[EncodedRow], pad_token_id: int, is_packed: bool = False
+) -> DemonstrationBatch:
+    """Pad encoded demonstrations to one width, and pack them one after another where that is how they run."""
+    lengths = [len(tokens) for tokens, _ in rows]
+    width = max(lengths)
+    batch = DemonstrationBatch(
+        input_ids=torch.tensor([tokens + [pad_token_id] * (width - len(tokens)) for tokens, _ in rows]),
+        response_mask=torch.tensor([mask[1:] + [False] * (width - len(mask)) for _, mask in rows]),
+    )
+    if is_packed:
+        batch.packed = pack_rows(batch.input_ids, torch.tensor(lengths), batch.response_mask, shares_prefixes=False)
+    return batch
+
+
+class DemonstrationDataModule(LightningDataModule):
+    """Optimiser steps of demonstrations, each seen once."""
+
+    def __init__(
+        self,
+        source: DemonstrationSource,
+        chat_format: ChatFormat,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 64,
+        *,
+        packing: Literal["padded", "flat"] | str = "padded",
+        max_tokens_per_micro_batch: int | None = None,
+    ) -> None:
+        """Keep the source.
+
+        Args:
+            source: Where demonstrations come from.
+            chat_format: How tool results are written; must be the rollouts' own.
+            tokenizer: Tokenizer of the policy.
+            batch_size: Demonstrations per optimiser step and rank.
+            packing: How a micro-batch runs: as right-padded rows, or as one row without padding. The numbers are the
+                same.
+            max_tokens_per_micro_batch: Most tokens of one micro-batch, padding included; a longer demonstration gets
+                one of its own. None runs a step as one micro-batch.
+
+        Raises:
+            ConfigError: If a number is not positive, or `packing` is an unknown word.
+        """
+        super().__init__()
+        if packing not in ("padded", "flat"):
+            raise ConfigError(
+                f"`packing` must be 'padded' or 'flat', but got {packing!r}. Demonstrations form no tree."
+            )
+        for name, value in (("batch_size", batch_size), ("max_tokens_per_micro_batch", max_tokens_per_micro_batch)):
+            if value is not None and value < 1:
+                raise ConfigError(f"`{name}` must be at least 1, but got {value}. Raise it.")
+        self._source = source
+        self._chat_format = chat_format
+        self._tokenizer = tokenizer
+        self._end_token_id = message_end_id(tokenizer)
+        self._batch_size = batch_size
+        self._is_packed = packing == "flat"
+        self._max_tokens = max_tokens_per_micro_batch
+
+    def train_dataloader(self) -> Iterable[DemonstrationStep]:
+        """Return an endless loader; the trainer's `max_steps` ends it."""
+        return _Steps(self)
+
+    def step(self, index: int) -> DemonstrationStep:
+        """Return the data of an optimiser step; every rank has its own."""
+        assert self.trainer is not None
+        first = (index * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
+        rows = [
+            encode_demonstration(ask_demonstration(self._source, each), self._chat_format, self._end_token_id)
+            for each in range(first, first + self._batch_size)
+        ]
+        pad_token_id = self._tokenizer.pad_token_id
+        batches = [
+            collate_demonstrations([rows[each] for each in found], pad_token_id, self._is_packed)
+            for found in self._bins([len(tokens) for tokens, _ in rows])
+        ]
+        return DemonstrationStep(
+            micro_batches=batches, num_tokens=sum(int(batch.response_mask.sum()) for batch in batches)
+        )
+
+    def _bins(self, lengths: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Return which rows run together."""
+        if self._max_tokens is None:
+            return [range(len(lengths))]
+        return (fill_bins if self._is_packed else fill_padded)(lengths, self._max_tokens)
+
+
+class _Steps:
+    """All demonstrations, step by step. Not a `DataLoader`, for which Lightning would ask for worker processes."""
+
+    def __init__(self, datamodule: DemonstrationDataModule) -> None:
+        self._datamodule = datamodule
+
+    def __iter__(self) -> Iterator[DemonstrationStep]:
+        return map(self._datamodule.step, count())
