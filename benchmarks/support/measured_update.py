@@ -60,6 +60,8 @@ class RandomPolicy:
 
     architecture: Mapping[str, Any]
     dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    """Where weights are drawn."""
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -74,7 +76,8 @@ class RandomPolicy:
 
     def build_model(self) -> PreTrainedModel:
         """Return a new model."""
-        return AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
+        with torch.device(self.device):
+            return AutoModelForCausalLM.from_config(self.config, dtype=self.dtype)
 
     def find_weights(self) -> None:
         """There are none in files."""
@@ -141,6 +144,8 @@ def measure_update(settings: PlanInput, mesh: DeviceMesh | None, device: str = "
     """Run two optimiser steps in this process and measure the second, in which the optimiser has its states."""
     builder = make_builder(settings)
     network = builder.trained(mesh)
+    if mesh is None:
+        network.to(device)
     has_copy = settings.has_reference and builder.adapter is None
     reference = builder.reference(mesh) if has_copy else None
     meter = MemoryMeter(network)

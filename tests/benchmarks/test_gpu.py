@@ -1,0 +1,83 @@
+"""The command for machines with a GPU: its parts, its budget, and a dry run of all of them."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Session, read_parts
+from benchmarks.support.gpu_case import Case, Setting
+from benchmarks.support.gpu_models import SHAPES, architecture, flops_per_token
+from benchmarks.support.gpu_parts import CASES, PARTS
+from tests.support.paths import ROOT
+
+
+def note(setting, report):
+    report.add({"limit_s": setting.limit_s}, {"a goal": (setting.limit_s, ">=", 1.0)})
+
+
+def fail(setting, report):
+    raise ValueError
+
+
+def run_cases(tmp_path, *cases, budget_s=1000.0, device="cpu"):
+    session = Session(Setting(device=device, is_dry=True, out=tmp_path), budget_s, tmp_path / "scratch")
+    (tmp_path / "scratch").mkdir()
+    session.run([Case(part="part", limit_s=60.0, **case) for case in cases])
+    return session, json.loads((tmp_path / "gpu.json").read_text())
+
+
+def test_one_part_that_fails_stops_no_other(tmp_path):
+    session, kept = run_cases(tmp_path, {"name": "one", "run": fail}, {"name": "two", "run": note})
+    assert [session.figures["part"][name]["status"] for name in ("one", "two")] == ["failed", "done"]
+    assert session.goals == {"part/two: a goal": (60.0 * gpu.DRY_PATIENCE, ">=", 1.0)}
+    assert kept["figures"] == session.figures
+    assert "ValueError" in (tmp_path / "gpu.log").read_text()
+
+
+def test_what_the_budget_has_no_time_for_is_named(tmp_path):
+    session, _ = run_cases(tmp_path, {"name": "one", "run": note}, budget_s=gpu.LEAST_S - 1.0)
+    assert session.figures == {"part": {"one": {"status": "no time left", "seconds": 0.0, "figures": {}}}}
+
+
+def test_a_case_gets_no_more_than_is_left(tmp_path):
+    session, _ = run_cases(tmp_path, {"name": "one", "run": note}, budget_s=40.0)
+    assert 0 < session.figures["part"]["one"]["figures"]["limit_s"] < 40.0
+
+
+def test_cases_beside_the_gpu_start_first_and_are_waited_for_last(tmp_path):
+    session, _ = run_cases(tmp_path, {"name": "beside", "run": note, "is_beside": True}, {"name": "one", "run": note})
+    assert [outcome.case.name for outcome in session.outcomes] == ["one", "beside"]
+
+
+def test_parts_and_single_cases_are_chosen_by_name():
+    assert read_parts("tests,update/8B") == ["tests", "update/8B"]
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be among ceilings, tests, .*, but got test"):
+        read_parts("test")
+
+
+def test_titles_differ():
+    assert len({case.title for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize(("shape", "parameters"), [("0.6B", 0.596e9), ("1.7B", 1.72e9), ("8B", 7.57e9)])
+def test_the_work_of_a_short_row_is_six_operations_for_each_weight_of_a_matrix(shape, parameters):
+    # Published sizes; of the largest, the input embedding is looked up and not multiplied.
+    assert set(SHAPES) == {"0.6B", "1.7B", "8B"}
+    assert flops_per_token(architecture(shape, is_dry=False), 0) / 6 == pytest.approx(parameters, rel=0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_dry_run_goes_through_every_part(tmp_path):
+    parts = [part for part in PARTS if part != "smollm2_search"]  # has a dry run of its own
+    words = ["--dry", "--budget", "1500", "--out", str(tmp_path), "--parts", ",".join(parts)]
+    command = [sys.executable, "-m", "benchmarks.gpu", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])["figures"]
+    ended = {f"{part}/{name}": each["status"] for part in found for name, each in found[part].items()}
+    assert ended == {case.title: "done" for case in CASES if case.part in parts}, (tmp_path / "gpu.log").read_text()
