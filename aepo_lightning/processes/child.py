@@ -3,6 +3,9 @@
 It is started as a program of its own and knows the standard library only, so that a worker has what the functions
 import and nothing else. The server forks a worker when it is told to and ends it when it is told to; a worker takes
 one call after another over its own socket. Everything ends with the process that started the server.
+
+What starts threads or uses a GPU while it is loaded does not survive a fork. Then the server begins anew without it,
+and each worker loads it for itself.
 """
 
 import asyncio
@@ -19,9 +22,11 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
+import threading
 import traceback
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -32,6 +37,7 @@ _PR_SET_PDEATHSIG = 1
 FORK, KILL = b"f", b"k"
 TEXT, VALUE = b"t", b"v"
 ANSWER, FAILURE = b"a", b"e"
+_GPU_DRIVERS = ("/dev/nvidia", "/dev/kfd", "/dev/dri/")
 
 
 def is_fork_server() -> bool:
@@ -94,23 +100,65 @@ class Functions:
         return self._known[name]
 
 
-class Server:
-    """Forks and ends workers on orders from the process that started it."""
+def lost_in_a_fork() -> str:
+    """Return what this process does that a fork of it would not do or could not use, or nothing."""
+    others = [thread.name for thread in threading.enumerate() if thread is not threading.current_thread()]
+    if others:
+        return f"starts threads ({', '.join(others)[:80]})"
+    is_initialized = getattr(getattr(sys.modules.get("torch"), "cuda", None), "is_initialized", None)
+    opened = []
+    with suppress(OSError):  # not on every system
+        for each in os.listdir("/proc/self/fd"):
+            with suppress(OSError):  # closed in the meantime
+                opened.append(os.readlink(f"/proc/self/fd/{each}"))
+    is_in_use = any(path.startswith(_GPU_DRIVERS) for path in opened)
+    return "uses a GPU" if is_in_use or (is_initialized is not None and is_initialized()) else ""
 
-    def __init__(self, control: socket.socket) -> None:
+
+class Server:
+    """Forks and ends workers on orders from the process that started it.
+
+    Args:
+        control: Where orders come from.
+        settings: What comes first there, if it was read already and what it names must be loaded by each worker.
+    """
+
+    def __init__(self, control: socket.socket, settings: bytes | None = None) -> None:
         self._control = control
-        settings = pickle.loads(read_frame(control))
-        self._parent: int = settings["parent"]
+        first = read_frame(control) if settings is None else settings
+        told = pickle.loads(first)
+        self._parent: int = told["parent"]
+        self._program: Mapping[str, Any] = told["program"]
+        self._functions: Functions | None = None
         self._workers: dict[int, int] = {}
         self._problem = ""
         self._libc = ctypes.CDLL(None)
-        sys.path[:] = settings["path"]
-        try:
-            self._functions = Functions(settings["program"])
-        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a worker
-            self._problem = f"{type(error).__name__}: {error}"
+        sys.path[:] = told["path"]
+        if settings is None:
+            self._load()
+            if not self._problem and (reason := lost_in_a_fork()):
+                self._begin_anew(first, reason)
         gc.collect()
         gc.freeze()  # what is never collected is never copied either
+
+    def _load(self) -> None:
+        try:
+            self._functions = Functions(self._program)
+        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a worker
+            self._problem = f"{type(error).__name__}: {error}"
+
+    def _begin_anew(self, settings: bytes, reason: str) -> NoReturn:
+        """Become a server of the same number that has loaded nothing."""
+        what = self._program.get("module", "a function")
+        text = f"{what} {reason} while it is loaded, which no fork keeps: each process that calls it loads it anew."
+        os.write(2, f"{text}\n".encode())
+        with tempfile.TemporaryFile() as file:
+            file.write(settings)
+            file.flush()
+            channels = (self._control.fileno(), file.fileno())
+            for each in channels:
+                os.set_inheritable(each, True)
+            os.execv(sys.executable, [sys.executable, "-P", __file__, *map(str, channels)])
 
     def run(self) -> None:
         """Follow orders until the other side is gone."""
@@ -155,8 +203,10 @@ class Server:
             os._exit(0)
 
     def _serve(self, channel: socket.socket) -> None:
+        if self._functions is None and not self._problem:
+            self._load()
         channel.sendall(pack_frame(self._problem.encode("utf-8", "replace")))
-        if self._problem:
+        if self._functions is None:
             return
         with suppress(EOFError, ConnectionError):
             while True:
@@ -249,11 +299,19 @@ def _seed(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
+def _kept_settings(numbers: Sequence[str]) -> bytes | None:
+    if not numbers:
+        return None
+    with open(int(numbers[0]), "rb") as file:
+        file.seek(0)
+        return file.read()
+
+
 def main() -> NoReturn:
-    """Serve on the socket whose number is the argument."""
+    """Serve on the socket whose number is the argument, with the settings in the file whose number may follow."""
     try:
         with suppress(EOFError, ConnectionError):
-            Server(socket.socket(fileno=int(sys.argv[1]))).run()
+            Server(socket.socket(fileno=int(sys.argv[1])), _kept_settings(sys.argv[2:])).run()
     finally:
         os._exit(0)
 

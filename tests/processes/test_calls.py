@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -10,7 +11,10 @@ import threading
 import pytest
 
 from aepo_lightning.processes.calls import ProcessCalls
+from aepo_lightning.processes.child import TEXT
 from aepo_lightning.processes.errors import BrokenCallError, CannotSendError
+from aepo_lightning.processes.fork_server import ForkServer
+from aepo_lightning.processes.program import Program
 from tests.support import plain_functions
 from tests.support.processes import is_running, wait_until
 
@@ -112,6 +116,52 @@ def test_a_module_of_the_same_name_in_another_folder_is_another_module(answer, t
     monkeypatch.delitem(sys.modules, "says_something", raising=False)
     assert texts(importlib.import_module("says_something").say, {"text": "x"}) == [answer]
     monkeypatch.delitem(sys.modules, "says_something")
+
+
+UNFORKABLE = {
+    "threads": "from threading import Event, Thread\nThread(target=Event().wait, name='feeder', daemon=True).start()",
+    "cuda": "import sys, types\ncuda = types.SimpleNamespace(is_initialized=lambda: True)\n"
+    "sys.modules['torch'] = types.SimpleNamespace(cuda=cuda, manual_seed=abs)",
+    "driver": "import os\nos.listdir = lambda _: ['x']\nos.readlink = lambda _: '/dev/nvidiactl'",
+}
+REASONS = {"threads": "starts threads (feeder)", "cuda": "uses a GPU", "driver": "uses a GPU"}
+SAYS_WHERE = """
+import os
+loaded_in = os.getpid()
+
+def say(text: str) -> str:
+    return f"{os.getpid()} {os.getpid() == loaded_in}"
+"""
+
+
+def two_answers(module):
+    server = ForkServer(Program(module=module))
+    job = {"function": "say", "arguments": ("x",), "named": {}, "seed": 0, "kind": TEXT}
+
+    async def run():
+        return [(await server.call(pickle.dumps(job))).decode() for _ in range(2)]
+
+    try:
+        return asyncio.run(run())
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("name", UNFORKABLE)
+def test_what_no_fork_keeps_is_loaded_by_each_process(name, tmp_path, monkeypatch, capfd):
+    (tmp_path / f"unforkable_{name}.py").write_text(UNFORKABLE[name] + SAYS_WHERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    first, second = two_answers(f"unforkable_{name}")
+    assert first == second, "a process serves again"
+    assert first.endswith("True")
+    assert f"unforkable_{name} {REASONS[name]} while it is loaded, which no fork keeps" in capfd.readouterr().err
+
+
+def test_what_a_fork_keeps_is_loaded_once(tmp_path, monkeypatch, capfd):
+    (tmp_path / "forkable.py").write_text(SAYS_WHERE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert two_answers("forkable")[0].endswith("False")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_server_that_was_killed_is_started_again():
