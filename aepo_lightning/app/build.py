@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning as L
-import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -19,6 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.app.devices import choose_precision, runs_on_gpus
 from aepo_lightning.app.user_parts import (
     check_callback,
     find_target,
@@ -183,6 +183,7 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
     trainer: L.Trainer = build(
         cfg.trainer,
         strategy=build_strategy(cfg),
+        precision=choose_precision(cfg),
         callbacks=[check_callback(str(name), build(node)) for name, node in callbacks.items() if node is not None],
         logger=build_logger(cfg, folder),
         default_root_dir=str(folder),
@@ -211,13 +212,13 @@ def build_strategy(cfg: DictConfig) -> Any:
 
 def _check_fsdp1(cfg: DictConfig) -> None:
     """Refuse what Lightning would refuse late, or not at all because the strategy has a precision of its own."""
-    accelerator, precision = cfg.trainer.accelerator, cfg.trainer.precision
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+    accelerator, precision = cfg.trainer.accelerator, choose_precision(cfg)
+    if not runs_on_gpus(cfg):
         raise ConfigError(
             f"`trainer.accelerator` must be gpu for `strategy=fsdp1`, but got {accelerator}. `strategy=fsdp` also "
             "runs on CPUs."
         )
-    if str(precision) not in ("32-true", "32", "None"):
+    if precision not in ("32-true", "32", "None"):
         raise ConfigError(
             f"`trainer.precision` must be 32-true for `strategy=fsdp1`, but got {precision}. Set "
             "`module.mixed_precision=true` to compute in bfloat16 with float32 weights and reductions."

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
+from aepo_lightning.app.devices import announce_precision, choose_precision, runs_on_gpus
 from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.living_objects import spare_living_objects
 from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, misfits
@@ -110,7 +111,8 @@ def open_run(cfg: DictConfig) -> RunRecord:
     check_factories(build(cfg.module.get("optimizer")), build(cfg.module.get("scheduler")))
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
-    if cfg.trainer.accelerator == "cpu":
+    announce_precision(cfg)
+    if not runs_on_gpus(cfg):
         keep_freed_memory()
     L.seed_everything(cfg.seed, verbose=False)
     environment = {name: os.environ.get(name) for name in (VARIABLE, *JOB_VARIABLES, "MASTER_ADDR", "MASTER_PORT")}
@@ -238,9 +240,11 @@ def _print_report(report: RunReport) -> None:
 def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:
     module, datamodule = build_cold_start(cfg, policy)
     progress = cfg.callbacks.get("progress_bar")
+    precision: Any = choose_precision(cfg)
     trainer = L.Trainer(
         accelerator=cfg.trainer.accelerator,
         devices=1,
+        precision=precision,
         max_steps=cfg.coldstart.num_steps,
         logger=build_logger(cfg, folder, "coldstart_logs"),
         enable_checkpointing=False,

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from aepo_lightning.app.devices import runs_on_gpus
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.model_size import GIB, model_size
 from aepo_lightning.errors import ConfigError
@@ -66,7 +67,7 @@ def _architecture(model: Mapping[Any, Any]) -> dict[str, Any]:
 def _devices(cfg: DictConfig) -> dict[str, Any]:
     """Return how many devices there are, of which kind, and how the strategy uses them."""
     per_node, nodes = _count("devices", cfg.trainer.devices), _count("num_nodes", cfg.trainer.num_nodes)
-    is_gpu = cfg.trainer.accelerator != "cpu"
+    is_gpu = runs_on_gpus(cfg)
     name = str(cfg.strategy.get("_target_", "")).rpartition(".")[2]
     return {
         "num_gpus": per_node * nodes,
