@@ -4,6 +4,7 @@
     branch_penalty.py     `BranchPenalty`: steers the penalty for branches in a row; schedules, hence changes rollouts
     entropy_monitor.py    `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
     entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
+    learning_curve.py     `LearningCurve`: a table and a picture of the run, complete after every iteration
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
     run_log.py            `RunLog`: the run as plain lines, and `choose_progress`: a bar instead on a terminal
@@ -18,6 +19,7 @@ from aepo_lightning.callbacks.atomic_checkpoint import AtomicCheckpoint
 from aepo_lightning.callbacks.branch_penalty import BranchPenalty
 from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
+from aepo_lightning.callbacks.learning_curve import LearningCurve
 from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
 from aepo_lightning.callbacks.run_log import RunLog, choose_progress
@@ -28,6 +30,7 @@ __all__ = [
     "BranchPenalty",
     "EntropyGuard",
     "EntropyMonitor",
+    "LearningCurve",
     "RankGuard",
     "RolloutLogger",
     "RunLog",

@@ -17,7 +17,7 @@ from aepo_lightning.errors import ConfigError
 
 _MOST_LINES = 40
 _MOST_CHARACTERS = 60
-_WHERE = ("output_root", "run_dir", "ckpt_path", "plan", "name", "num_threads")
+_WHERE = ("output_root", "run_dir", "ckpt_path", "plan", "name", "num_threads", "time_limit_s")
 """Keys that say where and how to start, not what a run is."""
 
 _SEED = "every question, tree and weight of the run derives from it"

@@ -43,6 +43,7 @@ from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_we
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.training.lightning_settings import check_options
 from aepo_lightning.training.optimizers import check_factories
+from aepo_lightning.training.time_limit import TimeLimit
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class RunRecord:
     """Of the folder, held by the first process of the job."""
     environment: Mapping[str, str | None] = field(default_factory=dict)
     """Variables of the job as they were before the run."""
+    start: float = field(default_factory=perf_counter)
 
     @property
     def folder(self) -> Path:
@@ -206,6 +208,9 @@ def fit(record: RunRecord, run: Run) -> None:
     """Train, after a checkpoint if there is one. A run that was finished only gets its weights back."""
     checkpoint, name = record.checkpoint, record.report.algorithm
     with record.stage("AEPO" if name.startswith("aepo") else name):
+        if record.cfg.time_limit_s is not None:
+            callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+            callbacks.insert(0, TimeLimit(_seconds_to_train(record)))
         if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
             run.trainer.limit_train_batches = 0  # or Lightning would have one more iteration rolled out
         # A run that found the stages before in its folder has drawn other random numbers than one that did them.
@@ -213,6 +218,12 @@ def fit(record: RunRecord, run: Run) -> None:
         path = None if checkpoint is None else checkpoint.path
         run.trainer.fit(run.module, datamodule=run.datamodule, ckpt_path=path)
         record.report.training = _metrics(run)
+
+
+def _seconds_to_train(record: RunRecord) -> float:
+    """Return what is left of the time limit, less what the end of the run takes: an evaluation like the one before."""
+    limit, evaluation = float(record.cfg.time_limit_s), record.report.seconds.get("evaluation before", 0.0)
+    return limit - (perf_counter() - record.start) - max(1.5 * evaluation, 0.1 * limit)
 
 
 def evaluate_after(record: RunRecord, run: Run) -> None:
@@ -246,6 +257,7 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
         devices=1,
         precision=precision,
         max_steps=cfg.coldstart.num_steps,
+        max_time=cfg.coldstart.max_time,
         logger=build_logger(cfg, folder, "coldstart_logs"),
         enable_checkpointing=False,
         enable_model_summary=False,

@@ -3,6 +3,7 @@
 import logging
 import os
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
@@ -116,3 +117,23 @@ def test_what_a_run_left_in_the_environment_for_its_processes_is_taken_out(tmp_p
     with stages.open_run(settings(tmp_path)):
         os.environ |= {"LOCAL_RANK": "0", "MASTER_PORT": "1", "WORLD_SIZE": "2"}
     assert [os.environ.get(name) for name in ("LOCAL_RANK", "MASTER_PORT", "WORLD_SIZE")] == [None, None, "1"]
+
+
+@pytest.mark.parametrize(("evaluation", "left"), [(200.0, 600.0), (1.0, 800.0), (None, 800.0)])
+def test_a_time_limit_leaves_time_for_the_end_of_the_run(tmp_path, monkeypatch, evaluation, left):
+    limits = []
+    monkeypatch.setattr(stages, "TimeLimit", lambda seconds: limits.append(seconds) or "limit")
+    run = object.__new__(Run)
+    trainer = SimpleNamespace(callbacks=["checkpoint"], fit=lambda *_, **__: None, callback_metrics={}, max_epochs=1)
+    for name, value in (("trainer", trainer), ("module", None), ("datamodule", None)):
+        object.__setattr__(run, name, value)
+    with stages.open_run(settings(tmp_path)) as record:
+        stages.fit(record, run)
+        assert trainer.callbacks == ["checkpoint"]
+        record.cfg.time_limit_s = 1000
+        record.report.seconds = {} if evaluation is None else {"evaluation before": evaluation}
+        monkeypatch.setattr(stages, "perf_counter", lambda: record.start + 100)
+        stages.fit(record, run)
+    assert trainer.callbacks == ["limit", "checkpoint"]
+    # 100 s are spent; half as much again as the evaluation before is kept, a tenth of the limit at least.
+    assert limits == [left]

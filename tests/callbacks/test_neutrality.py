@@ -1,10 +1,19 @@
 import torch
 
-from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyMonitor, RolloutLogger, RunLog, Throughput
+from aepo_lightning.callbacks import (
+    BranchPenalty,
+    EntropyGuard,
+    EntropyMonitor,
+    LearningCurve,
+    RolloutLogger,
+    RunLog,
+    Throughput,
+)
 
 
 def test_training_is_the_same_with_and_without_callbacks(make_run):
     callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), RunLog(), Throughput()]
+    callbacks.append(LearningCurve())
     plain = make_run(max_epochs=2).fit()
     watched = make_run(callbacks, max_epochs=2, enable_progress_bar=True).fit()
     initial = plain.module.policy.build_model().state_dict()

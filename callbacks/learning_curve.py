@@ -1,0 +1,148 @@
+"""The learning curve of a run as a table, complete after every iteration, and as a picture."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import lightning as L
+from matplotlib.figure import Figure
+from typing_extensions import override
+
+from aepo_lightning.atomic_files import replacing
+
+Row = dict[str, str | float]
+
+ITERATION, HELD_OUT = "iteration", "held out"
+_OF_TREES = (
+    "reward",
+    "correct_fraction",
+    "entropy",
+    "entropy_after_tool",
+    "format_error_fraction",
+    "truncated_fraction",
+    "num_tool_calls",
+    "response_length",
+    "zero_variance_groups_fraction",
+    "num_branches",
+)
+"""Of the rollouts of an iteration, and of those over held-out questions."""
+_OF_UPDATE = {
+    "policy_entropy": "train/entropy",
+    "loss": "train/loss",
+    "grad_norm": "train/grad_norm",
+    "rollout_s": "time/rollout_s",
+    "experience_s": "time/experience_s",
+    "tokens_per_s": "rollout/tokens_per_s",
+}
+COLUMNS = ("kind", "iteration", "step", "seconds", *_OF_TREES, *_OF_UPDATE)
+
+
+class LearningCurve(L.Callback):
+    """Writes `curve.csv` and `curve.png` into the trainer's `default_root_dir`.
+
+    The table has a row for each iteration (its rollouts, and the last optimiser step on them) and one for each
+    validation, those before and after the training included. `correct_fraction` is pass@1. `seconds` count from the
+    first row's stage on. The table is written anew after each row, the picture after each validation and at the end of
+    training. The rows are in the checkpoint, so a resumed run goes on with them. No number is logged.
+    """
+
+    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+        """Start with an empty table.
+
+        Args:
+            clock: Seconds from any moment on.
+        """
+        super().__init__()
+        self.rows: list[Row] = []
+        self._clock = clock
+        self._start: float | None = None
+
+    @override
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Start the clock."""
+        if self._start is None:
+            self._start = self._clock()
+
+    @override
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the row of an iteration."""
+        metrics = trainer.callback_metrics
+        found = _taken(metrics, {name: f"rollout/{name}" for name in _OF_TREES} | _OF_UPDATE)
+        self._add(trainer, ITERATION, trainer.current_epoch, found)
+
+    @override
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the row of a validation, unless it is a sanity check."""
+        if not trainer.sanity_checking:
+            found = _taken(trainer.callback_metrics, {name: f"val/{name}" for name in _OF_TREES})
+            self._add(trainer, HELD_OUT, trainer.current_epoch, found)
+            self._draw(trainer)
+
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw the whole run."""
+        self._draw(trainer)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        if trainer.is_global_zero:
+            draw_rows(self.rows).savefig(Path(trainer.default_root_dir) / "curve.png")
+
+    def _add(self, trainer: L.Trainer, kind: str, iteration: int, found: Mapping[str, float]) -> None:
+        place: Row = {"kind": kind, "iteration": iteration, "step": trainer.global_step}
+        self.rows.append({**place, "seconds": round(self.seconds(), 2), **found})
+        if trainer.is_global_zero:
+            self._write(Path(trainer.default_root_dir))
+
+    def seconds(self) -> float:
+        """Return how long the run goes on, as the table counts it."""
+        assert self._start is not None, "`setup` runs first"
+        return self._clock() - self._start
+
+    def _write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "curve.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with saved rows."""
+        self.rows = [dict(row) for row in state_dict["rows"]]
+        if self.rows and self._start is not None:
+            self._start = self._clock() - float(self.rows[-1]["seconds"])
+
+
+def _taken(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
+    return {column: float(f"{float(metrics[name]):.6g}") for column, name in names.items() if name in metrics}
+
+
+def draw_rows(rows: Sequence[Mapping[str, str | float]]) -> Figure:
+    """Draw pass@1 and reward above, entropies below, over optimiser steps."""
+    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, kind, column, label, marker in (
+        (upper, ITERATION, "correct_fraction", "rollouts that are right", ""),
+        (upper, HELD_OUT, "correct_fraction", "held-out pass@1", "o"),
+        (upper, ITERATION, "reward", "mean reward of rollouts", ""),
+        (lower, ITERATION, "policy_entropy", "policy, per optimiser step", ""),
+        (lower, ITERATION, "entropy_after_tool", "rollouts, after tool results", ""),
+        (lower, HELD_OUT, "entropy", "held out", "o"),
+    ):
+        points = [(row["step"], row[column]) for row in rows if row["kind"] == kind and column in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, marker=marker)
+    for axes, name in ((upper, "pass@1, reward"), (lower, "entropy (nats)")):
+        axes.set_ylabel(name)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend(fontsize="small")
+    lower.set_xlabel("optimiser step")
+    return figure
