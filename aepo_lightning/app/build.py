@@ -94,11 +94,20 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
     Raises:
         ConfigError: If the settings do not fit together.
     """
-    engine: Engine = build(cfg.engine, policy=policy)
+    engine = build_engine(cfg, policy)
     algorithm: Algorithm = build(with_functions(cfg.algorithm, "algorithm"))
     datamodule = build_data(cfg, engine, algorithm, folder)
     module: AEPOModule = build(cfg.module, policy=policy, algorithm=algorithm)
     return Run(module=module, datamodule=datamodule, trainer=build_trainer(cfg, folder), engine=engine)
+
+
+def build_engine(cfg: DictConfig, policy: PolicySource) -> Engine:
+    """Build what generates. Its `device: auto` is a GPU only where the trainer computes on one."""
+    settings = cfg.engine.copy()
+    if settings.get("device") == "auto" and cfg.trainer.accelerator == "cpu":
+        settings.device = "cpu"
+    engine: Engine = build(settings, policy=policy)
+    return engine
 
 
 def build_data(cfg: DictConfig, engine: Engine, algorithm: Algorithm, folder: Path) -> RolloutDataModule:

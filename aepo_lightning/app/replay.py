@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from aepo_lightning.app.build import build, build_data, find_modules_here
+from aepo_lightning.app.build import build, build_data, build_engine, find_modules_here
 from aepo_lightning.app.command import quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
@@ -88,7 +88,7 @@ def replay_run(
     cfg = load_config(folder, allowed, _BUILT)
     torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
     policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
-    engine = build(cfg.engine, policy=policy)
+    engine = build_engine(cfg, policy)
     try:
         parts = build_data(cfg, engine, build(cfg.algorithm), folder).prepare_sampler(policy.tokenizer).parts
         parts = replace(parts, tools=OfflineTools(tool_names=tuple(parts.tools.tool_names)))

@@ -71,6 +71,9 @@ def sample_tokens(
     top_p: Float[Tensor, " batch"],
     top_k: Int[Tensor, " batch"],
     uniforms: Float[Tensor, " batch"],
+    *,
+    restricts: bool | None = None,
+    has_greedy: bool | None = None,
 ) -> SampledTokens:
     """Draw one token per row by inverting the cumulative distribution at `uniforms`.
 
@@ -80,6 +83,8 @@ def sample_tokens(
         top_p: Share of the probability mass to keep, 1 for all.
         top_k: How many of the most likely tokens to keep, 0 for all.
         uniforms: One number in [0, 1) per row.
+        restricts: Whether any row has a `top_p` or `top_k`. None reads the tensors, for which the host waits.
+        has_greedy: Whether any row has temperature 0. None reads the tensor.
 
     Returns:
         Tokens, and their log-probs and entropies at `temperature` before top-p and top-k.
@@ -90,13 +95,13 @@ def sample_tokens(
     probabilities = logprobs.exp()
     # p ln p tends to 0 with p, but 0 * -inf is NaN; exp() is 0 long before the bound.
     entropies = -(probabilities * logprobs.clamp(min=_LEAST_LOGPROB)).sum(-1)
-    if bool(((top_p < 1) | (top_k > 0)).any()):
+    if bool(((top_p < 1) | (top_k > 0)).any()) if restricts is None else restricts:
         probabilities = _restrict(probabilities, top_p, top_k)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
     # right=True skips entries of zero probability: the first index whose cumulative mass exceeds the draw.
     draw = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0]
     tokens = draw.clamp(max=logits.shape[-1] - 1)
-    if bool(is_greedy.any()):
+    if bool(is_greedy.any()) if has_greedy is None else has_greedy:
         tokens = torch.where(is_greedy, logprobs.argmax(-1), tokens)
     return SampledTokens(
         token_ids=tokens,

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from aepo_lightning.app.devices import runs_on_gpus
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import GIB, model_size
+from aepo_lightning.app.plan.model_size import BF16, GIB, model_size
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.source import PretrainedPolicy
 
@@ -128,12 +128,21 @@ def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any], memory_gib: 
             "engine_sleeps": True,
             "engine_keeps_weights": cfg.engine.sleep_level == 1,
         }
-    size = model_size(architecture)
-    num_slots = 2 * cfg.engine.max_num_seqs
-    # float32 is twice the two bytes that the plan counts for weights and cache.
-    held = 4 * size.num_parameters + 2 * size.kv_bytes_per_token(1) * num_slots * cfg.engine.max_model_len
+    size, number_bytes = model_size(architecture), _embedded_bytes(cfg)
+    # The plan counts two bytes for each number of the cache.
+    cache = size.kv_bytes_per_token(1) * number_bytes // BF16 * 2 * cfg.engine.max_num_seqs * cfg.engine.max_model_len
+    held = number_bytes * size.num_parameters + min(cache, cfg.engine.max_cache_gib * GIB)
     return {
         "engine_memory_fraction": min(1.0, held / GIB / memory_gib),
         "engine_sleeps": False,
         "engine_workspace_gib": 0.0,
     }
+
+
+def _embedded_bytes(cfg: DictConfig) -> int:
+    """Return the bytes of each weight, key and value of the embedded engine."""
+    is_gpu = cfg.trainer.accelerator != "cpu" and cfg.engine.device != "cpu"
+    if cfg.engine.dtype == "auto" and is_gpu and "name_or_path" in cfg.model:
+        return BF16
+    dtype = cfg.model.get("dtype", "float32") if cfg.engine.dtype == "auto" else cfg.engine.dtype
+    return BF16 if dtype in ("bfloat16", "float16") else 2 * BF16

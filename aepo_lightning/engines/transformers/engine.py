@@ -14,17 +14,22 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.engines.adapters import AdapterBase
 from aepo_lightning.engines.request import Request
-from aepo_lightning.engines.sampling import SampledTokens, counter_uniforms, sample_tokens
+from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
 from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.transformers.architecture import check_architecture, check_cache
-from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache
+from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
+from aepo_lightning.engines.transformers.head import Drawn, StepKind, head_logits, pack, unpack
+from aepo_lightning.engines.transformers.own_model import build_own_model, choose_device, choose_dtype
+from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slots_within
+from aepo_lightning.engines.transformers.static_decoding import CaptureError, StaticDecoder, static_length
+from aepo_lightning.engines.transformers.static_start import give_up_graphs, start_decoder
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
 from aepo_lightning.policy.end_tokens import eos_token_ids
@@ -45,7 +50,7 @@ class EngineCounters:
 class TransformersEngine:
     """Batched generation with a slot cache; satisfies `Engine` and `AdapterEngine` of `contracts.engine`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- every argument is one leaf of the configuration
         self,
         policy: PolicySource,
         max_num_seqs: int = 256,
@@ -54,6 +59,10 @@ class TransformersEngine:
         max_prefill_tokens: int = 8192,
         block_size: int = 8,
         device: str = "cpu",
+        *,
+        dtype: str = "auto",
+        max_cache_gib: float = 16.0,
+        cuda_graphs: str | bool = "auto",
     ) -> None:
         """Build the engine's own copy of the model.
 
@@ -64,10 +73,16 @@ class TransformersEngine:
             max_model_len: Longest sequence in tokens.
             max_prefill_tokens: Most tokens (padding included) of one forward pass over prompts.
             block_size: Granularity in tokens at which shared prefixes are found.
-            device: Where the engine computes.
+            device: Where the engine computes. `cuda` is the GPU of this rank, `auto` that GPU where there is one.
+            dtype: Precision of weights, keys and values. `auto` is bfloat16 on CUDA for weights that are read from
+                files, else that of the policy. Published weights are converted.
+            max_cache_gib: Most memory for keys and values. There are fewer slots where more would not fit.
+            cuda_graphs: Whether decoding steps are captured as CUDA graphs. `auto` does so on CUDA where the
+                architecture allows it and says where it does not; true refuses such an architecture.
 
         Raises:
-            ConfigError: If a size is not positive or there are fewer slots than sequences.
+            ConfigError: If a size is not positive, there are fewer slots than sequences, no sequence fits into the
+                cache, or a setting has no meaning.
             EngineError: If the architecture is one that this engine would compute wrongly.
         """
         num_slots = 2 * max_num_seqs if num_slots is None else num_slots
@@ -76,19 +91,28 @@ class TransformersEngine:
                 "`max_num_seqs` must be at least 1, `max_model_len` at least 2 and `num_slots` at least "
                 f"`max_num_seqs`, but got {max_num_seqs}, {max_model_len} and {num_slots}."
             )
-        self._device = torch.device(device)
-        self._model = policy.build_model()
+        self._device = choose_device(device)
+        capture = choose_capture(cuda_graphs, self._device)
+        self._model = build_own_model(policy, self._device, choose_dtype(dtype, self._device, policy))
         self._logit_map = check_architecture(self._model, max_model_len)
-        module: nn.Module = self._model  # its own methods are untyped
-        module.to(self._device).eval().requires_grad_(False)
         check_cache(self._model)
         self._eos_token_ids = eos_token_ids(policy)
         self._pieces = TokenPieces(policy.tokenizer)
-        dtype = next(self._model.parameters()).dtype
+        weights_dtype = next(self._model.parameters()).dtype
+        config = policy.config.get_text_config()
         # One column beyond the longest sequence takes the writes of padding.
-        self._cache = SlotCache(policy.config.get_text_config(), num_slots, max_model_len + 1, self._device, dtype)
+        length = max_model_len + 1 if capture is None else static_length(max_model_len)
+        num_slots = slots_within(max_cache_gib, config, length, weights_dtype, num_slots)
+        self._max_num_seqs = min(max_num_seqs, num_slots)
+        self._cache = SlotCache(config, num_slots, length, self._device, weights_dtype, is_static=capture is not None)
         self._prefixes = PrefixIndex(num_slots, block_size)
-        self._max_num_seqs = max_num_seqs
+        self._decoder: StaticDecoder | None = None
+        if capture is not None:
+            decoder = StaticDecoder(
+                self._model, self._logit_map, self._cache, self._prefixes, self._max_num_seqs, capture
+            )
+            self._decoder = start_decoder(decoder, self._model, insists=cuda_graphs is True)
+        self._insists_on_graphs = cuda_graphs is True
         self._max_model_len = max_model_len
         self._max_prefill_tokens = max_prefill_tokens
         self._waiting: deque[Request] = deque()
@@ -217,7 +241,7 @@ class TransformersEngine:
         for group in self._prefill_groups(feeding):
             self._forward(group)
         if decoding:
-            self._forward(decoding)
+            self._decode(decoding)
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_num_seqs and self._prefixes.num_idle:
@@ -241,14 +265,42 @@ class TransformersEngine:
         return groups
 
     def _forward(self, requests: list[Request]) -> None:
-        hidden = self._hidden_states(requests)
-        logits = self._model.lm_head(hidden)
-        if not self._logit_map.is_identity:
-            logits = self._logit_map.apply_(logits.float())
-        sampled = self._sample(requests, logits)
-        self.counters.num_forward_passes += 1
-        self.counters.num_generated_tokens += len(requests)
-        self._record(requests, sampled)
+        logits = head_logits(self._model, self._logit_map, self._hidden_states(requests))
+        kind = StepKind.of(requests)
+        params = [request.params for request in requests]
+        seeds = torch.tensor([p.seed for p in params], device=self._device)
+        positions = torch.tensor([len(request.tokens) for request in requests], device=self._device)
+        sampled = sample_tokens(
+            logits,
+            torch.tensor([float(p.temperature) for p in params], device=self._device),
+            torch.tensor([float(p.top_p) for p in params], device=self._device),
+            torch.tensor([p.top_k for p in params], device=self._device),
+            counter_uniforms(seeds, positions),
+            restricts=kind.restricts,
+            has_greedy=kind.has_greedy,
+        )
+        self._note_computed(requests)
+        self._record(requests, unpack(pack(sampled, kind.num_top), range(len(requests))))
+
+    def _decode(self, requests: list[Request]) -> None:
+        """Run a step in which every request has one token to feed."""
+        if self._decoder is None:
+            self._forward(requests)
+            return
+        try:
+            launched = self._decoder.launch(requests)
+        except CaptureError as error:
+            give_up_graphs(error, insists=self._insists_on_graphs)
+            self._decoder = None
+            self._forward(requests)
+            return
+        self._note_computed(requests)  # while the device works
+        self._record(requests, launched.read())
+
+    def _note_computed(self, requests: list[Request]) -> None:
+        for request in requests:
+            request.num_computed = len(request.tokens)
+            self._prefixes.commit(request.slot, request.tokens, request.num_computed)
 
     def _hidden_states(self, requests: list[Request]) -> Float[Tensor, "batch hidden"]:
         pending = [request.tokens[request.num_computed :] for request in requests]
@@ -260,7 +312,7 @@ class TransformersEngine:
         offsets = torch.arange(width, device=self._device)
         positions = starts[:, None] + offsets
         writes = torch.where(offsets < counts[:, None], positions, span - 1)
-        rows = torch.tensor([request.slot for request in requests], device=self._device)
+        rows = torch.tensor(self._cache.rows.of(request.slot for request in requests), device=self._device)
         self._cache.prepare(rows, writes, span)
         output = self._model.model(
             input_ids=ids,
@@ -269,41 +321,23 @@ class TransformersEngine:
             past_key_values=self._cache,
             use_cache=True,
         )
-        for request in requests:
-            request.num_computed = len(request.tokens)
-            self._prefixes.commit(request.slot, request.tokens, request.num_computed)
         last: Tensor = output.last_hidden_state[torch.arange(len(requests), device=self._device), counts - 1]
         return last
 
     def _mask(self, positions: Int[Tensor, "batch seq"], span: int) -> Bool[Tensor, "batch 1 seq span"]:
         return (torch.arange(span, device=self._device) <= positions[..., None])[:, None]
 
-    def _sample(self, requests: list[Request], logits: Float[Tensor, "batch vocab"]) -> SampledTokens:
-        params = [request.params for request in requests]
-        seeds = torch.tensor([p.seed for p in params], device=self._device)
-        positions = torch.tensor([len(request.tokens) for request in requests], device=self._device)
-        return sample_tokens(
-            logits,
-            torch.tensor([float(p.temperature) for p in params], device=self._device),
-            torch.tensor([float(p.top_p) for p in params], device=self._device),
-            torch.tensor([p.top_k for p in params], device=self._device),
-            counter_uniforms(seeds, positions),
-        )
-
-    def _record(self, requests: list[Request], sampled: SampledTokens) -> None:
-        token_ids = sampled.token_ids.tolist()
-        logprobs, entropies = sampled.logprobs.tolist(), sampled.entropies.tolist()
-        num_top = max(request.params.num_top_logprobs for request in requests)
-        top = sampled.all_logprobs.topk(min(num_top, sampled.all_logprobs.shape[-1])) if num_top else None
-        top_values = top.values.tolist() if top else []
-        top_ids = top.indices.tolist() if top else []
+    def _record(self, requests: list[Request], drawn: Drawn) -> None:
+        self.counters.num_forward_passes += 1
+        self.counters.num_generated_tokens += len(requests)
         for row, request in enumerate(requests):
-            request.tokens.append(token_ids[row])
-            request.logprobs.append(logprobs[row])
-            request.entropies.append(entropies[row])
+            token, logprob = drawn.token_ids[row], drawn.logprobs[row]
+            request.tokens.append(token)
+            request.logprobs.append(logprob)
+            request.entropies.append(drawn.entropies[row])
             if num_top := request.params.num_top_logprobs:
-                extra = [] if token_ids[row] in top_ids[row][:num_top] else [logprobs[row]]
-                request.top_logprobs.append(top_values[row][:num_top] + extra)
+                extra = [] if token in drawn.top_ids[row][:num_top] else [logprob]
+                request.top_logprobs.append(drawn.top_logprobs[row][:num_top] + extra)
             self._advance(request)
 
     def _advance(self, request: Request) -> None:

@@ -5,6 +5,7 @@ remembers which slot holds the keys and values of which token prefix, in blocks,
 every branch of it start from what is already there.
 """
 
+import logging
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,27 +16,83 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from aepo_lightning.engines.transformers.slot_rows import SlotRows
 from aepo_lightning.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+_EXCHANGED_AT_ONCE = 16
+"""Rows that are copied aside while others take their place."""
+
+
+def slot_bytes(config: PretrainedConfig, length: int, dtype: torch.dtype) -> int:
+    """Return what the keys and values of one sequence of `length` tokens take, in bytes."""
+    numbers: int = 2 * config.num_hidden_layers * config.num_key_value_heads * length * _head_dim(config)
+    return numbers * dtype.itemsize
+
+
+def slots_within(gib: float, config: PretrainedConfig, length: int, dtype: torch.dtype, num_slots: int) -> int:
+    """Return how many slots of `length` tokens there are: `num_slots`, or as many as fit.
+
+    Args:
+        gib: Memory for keys and values, in GiB.
+        config: Of the architecture.
+        length: Longest sequence, in tokens.
+        dtype: Of keys and values.
+        num_slots: How many are wanted.
+
+    Raises:
+        ConfigError: If not even one fits.
+    """
+    size = slot_bytes(config, length, dtype)
+    fitting = int(gib * 2**30) // size
+    if fitting < 1:
+        raise ConfigError(
+            f"`max_cache_gib` must hold at least one sequence of {length} tokens, which is {size / 2**30:.3g} GiB, but "
+            f"got {gib:g}. Raise it or lower `max_model_len`."
+        )
+    if fitting < num_slots:
+        logger.info("The engine keeps %d sequences instead of %d: %g GiB hold no more.", fitting, num_slots, gib)
+    return min(num_slots, fitting)
+
+
+def _head_dim(config: PretrainedConfig) -> int:
+    own: int | None = getattr(config, "head_dim", None)
+    return own or int(config.hidden_size // config.num_attention_heads)
 
 
 class SlotCache:
-    """Fixed slots of keys and values for every layer; the sequence axis grows when a longer sequence comes."""
+    """Fixed slots of keys and values for every layer.
+
+    The sequence axis grows when a longer sequence comes, or has its full length from the start and never moves, which
+    is what a captured step needs. Only such a static cache can be read without a copy, from its first rows on.
+    """
 
     is_compileable = False
 
     def __init__(
-        self, config: PretrainedConfig, num_slots: int, max_length: int, device: torch.device, dtype: torch.dtype
+        self,
+        config: PretrainedConfig,
+        num_slots: int,
+        max_length: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        is_static: bool = False,
     ) -> None:
-        heads = config.num_key_value_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (num_slots, heads, 0, head_dim)
-        layers = range(config.num_hidden_layers)
-        self._keys = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
-        self._values = [torch.empty(shape, device=device, dtype=dtype) for _ in layers]
+        heads, layers = config.num_key_value_heads, config.num_hidden_layers
+        shape = (layers, 2, num_slots, heads, max_length if is_static else 0, _head_dim(config))
+        # Zeros: what was never written is masked, and 0 times NaN would be NaN.
+        block = torch.zeros(shape, device=device, dtype=dtype)
+        self._block = block if is_static else None
+        self._keys = list(block[:, 0].unbind())
+        self._values = list(block[:, 1].unbind())
         self._rows: Tensor = torch.empty(0, dtype=torch.long, device=device)
         self._positions: Tensor = torch.empty(0, 0, dtype=torch.long, device=device)
         self._span = 0
         self._max_length = max_length
+        self._reads_first_rows = False
+        self.rows = SlotRows(num_slots)
 
     @property
     def capacity(self) -> int:
@@ -47,6 +104,19 @@ class SlotCache:
         if span > self.capacity:
             self._grow(max(span, min(max(2 * self.capacity, 64), self._max_length)))
         self._rows, self._positions, self._span = rows, positions, span
+        self._reads_first_rows = False
+
+    def prepare_first(self, rows: Int[Tensor, " batch"], positions: Int[Tensor, "batch seq"], span: int) -> None:
+        """Say the same of the first rows of a static cache, which are then read where they are.
+
+        Args:
+            rows: 0 to the number of rows, on the device.
+            positions: Where each row writes.
+            span: At most the capacity.
+        """
+        assert self._block is not None, "only a static cache has its rows in one place"
+        self._rows, self._positions, self._span = rows, positions, span
+        self._reads_first_rows = True
 
     def _grow(self, capacity: int) -> None:
         for buffers in (self._keys, self._values):
@@ -63,7 +133,8 @@ class SlotCache:
         found = []
         for buffer, states in ((self._keys[layer_idx], key_states), (self._values[layer_idx], value_states)):
             buffer[rows, :, positions] = states.transpose(1, 2)
-            found.append(buffer[:, :, : self._span].index_select(0, self._rows))
+            seen = buffer[:, :, : self._span]
+            found.append(seen[: len(rows)] if self._reads_first_rows else seen.index_select(0, self._rows))
         return found[0], found[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -73,8 +144,26 @@ class SlotCache:
 
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of one slot to another."""
+        source, target = self.rows[source], self.rows[target]
+        if self._block is not None:
+            self._block[:, :, target, :, :length] = self._block[:, :, source, :, :length]
+            return
         for buffer in (*self._keys, *self._values):
             buffer[target, :, :length] = buffer[source, :, :length]
+
+    def bring_forward(self, slots: Sequence[int], count: int, length: int) -> None:
+        """Move the first `length` positions of slots into the first `count` rows of a static cache.
+
+        What lies there moves to where they were.
+        """
+        assert self._block is not None, "only a static cache has its rows in one place"
+        seen, pairs = self._block[:, :, :, :, :length], self.rows.to_exchange(slots, count)
+        for start in range(0, len(pairs), _EXCHANGED_AT_ONCE):
+            some = pairs[start : start + _EXCHANGED_AT_ONCE]
+            left, right = torch.tensor(some, device=seen.device).unbind(1)
+            moved = seen.index_select(2, torch.cat((right, left)))
+            seen.index_copy_(2, torch.cat((left, right)), moved)
+            self.rows.exchange(some)
 
 
 class PrefixIndex:
@@ -147,6 +236,11 @@ class PrefixIndex:
         for start in range(len(keys) * size, length - size + 1, size):
             keys.append(_chain(keys[-1] if keys else b"", tokens[start : start + size]))
             self._holders.setdefault(keys[-1], {})[slot] = None
+
+    @property
+    def longest(self) -> int:
+        """Most positions of any slot that hold what is known here."""
+        return max(self._lengths)
 
     def release(self, slot: int) -> None:
         """Give a slot back. What it holds stays available until the slot is recycled."""

@@ -1,0 +1,177 @@
+"""Decoding steps of fixed shape: the numbers of the dynamic path, whatever lies in which row."""
+
+import asyncio
+from itertools import chain
+
+import pytest
+import torch
+
+from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.engines import TransformersEngine
+from aepo_lightning.engines.transformers.static_decoding import CaptureError, rounded_up, static_length
+from aepo_lightning.errors import EngineError
+from tests.support.builders import tiny_policy, with_head_bias
+from tests.support.static_engine import static_engine, traced
+
+# The same sums of float32 in another order.
+CLOSE = {"abs": 5e-6, "rel": 5e-6}
+SIZES = {"max_num_seqs": 8, "max_model_len": 64}
+MODELS = {
+    "qwen3": {"model_type": "qwen3"},
+    "granite": {"model_type": "granite", "logits_scaling": 13.0},
+    "gemma3_capped": {"model_type": "gemma3_text", "head_dim": 8, "final_logit_softcapping": 2.0},
+}
+KINDS = [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"top_k": 3, "temperature": 0.7}, {"num_top_logprobs": 4}]
+
+
+def prompt(length, salt=0):
+    return [2 + (7 * position + 13 * salt) % 250 for position in range(length)]
+
+
+def generate(engine, requests):
+    async def run():
+        return await asyncio.gather(*(engine.generate(tokens, params) for tokens, params in requests))
+
+    return asyncio.run(run())
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.finish_reason == other.finish_reason
+        assert one.num_cached_tokens == other.num_cached_tokens
+        assert one.logprobs == pytest.approx(other.logprobs, **CLOSE)
+        assert one.entropies == pytest.approx(other.entropies, **CLOSE)
+        assert list(map(len, one.top_logprobs)) == list(map(len, other.top_logprobs))
+        assert list(chain(*one.top_logprobs)) == pytest.approx(list(chain(*other.top_logprobs)), **CLOSE)
+
+
+def turns(engine, num_chains=5, num_turns=3):
+    """Chains of several turns with tool results, and a branch from the middle of each."""
+    tokens, found = [prompt(3 + 4 * n, n) for n in range(num_chains)], []
+    for turn in range(num_turns):
+        requests = [
+            (each, SamplingParams(max_tokens=3 + (n + turn) % 4, seed=10 * turn + n, **KINDS[n % len(KINDS)]))
+            for n, each in enumerate(tokens)
+        ]
+        results = generate(engine, requests)
+        branches = [
+            ([*each, *result.token_ids[:2]], SamplingParams(max_tokens=4, seed=n))
+            for n, (each, result) in enumerate(zip(tokens, results, strict=True))
+        ]
+        found += results + generate(engine, branches)
+        tokens = [
+            [*each, *result.token_ids, *prompt(1 + n % 3, turn)][:50]
+            for n, (each, result) in enumerate(zip(tokens, results, strict=True))
+        ]
+    return found
+
+
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+def test_turns_and_branches_are_those_of_the_dynamic_path(fields, monkeypatch):
+    policy = with_head_bias(tiny_policy(**fields))
+    engine = static_engine(monkeypatch, policy)
+    assert engine._decoder is not None
+    assert_same(turns(engine, num_turns=1), turns(TransformersEngine(policy, **SIZES), num_turns=1))
+    assert engine._decoder.shapes
+
+
+@pytest.mark.parametrize(("num_seqs", "num_slots"), [(2, 3), (8, 30)])
+def test_slots_that_move_between_rows_keep_what_they_hold(num_seqs, num_slots, monkeypatch):
+    policy, sizes = tiny_policy(), {"max_num_seqs": num_seqs, "num_slots": num_slots, "block_size": 2}
+    found = turns(static_engine(monkeypatch, policy, **sizes), 9, 2)
+    assert_same(found, turns(TransformersEngine(policy, max_model_len=64, **sizes), 9, 2))
+
+
+def test_a_step_is_a_fixed_list_of_operations_on_fixed_tensors(monkeypatch):
+    policy = tiny_policy()
+    engine = static_engine(monkeypatch, policy, traced, max_num_seqs=4)
+    requests = [(prompt(9, n), SamplingParams(max_tokens=6, seed=n, **kind)) for n, kind in enumerate(KINDS[:4])]
+    assert_same(generate(engine, requests), generate(TransformersEngine(policy, **SIZES), requests))
+    assert engine._decoder is not None
+
+
+def test_weights_are_written_where_captured_steps_read_them(monkeypatch):
+    first, second = tiny_policy(), tiny_policy(initializer_range=0.3)
+    engine = static_engine(monkeypatch, first, traced, max_num_seqs=1)
+    request = [(prompt(5), SamplingParams(max_tokens=6, seed=1))]
+    addresses = [parameter.data_ptr() for parameter in engine._model.parameters()]
+    before = generate(engine, request)
+    num_shapes = len(engine._decoder.shapes)
+    engine.load_weights(second.build_model().named_parameters(), 1)
+    after = generate(engine, request)
+    assert [parameter.data_ptr() for parameter in engine._model.parameters()] == addresses
+    assert len(engine._decoder.shapes) == num_shapes
+    assert_same(before, generate(TransformersEngine(first, **SIZES), request))
+    assert_same(after, generate(TransformersEngine(second, **SIZES), request))
+    assert before[0].token_ids != after[0].token_ids
+
+
+def test_rows_shrink_with_the_number_of_running_requests_and_spans_grow_with_their_length(monkeypatch):
+    engine = static_engine(monkeypatch, tiny_policy(), max_num_seqs=20, max_model_len=300)
+    generate(engine, [(prompt(4 + n, n), SamplingParams(max_tokens=2 if n < 12 else 8, seed=n)) for n in range(20)])
+    generate(engine, [(prompt(126), SamplingParams(max_tokens=4))])
+    shapes = [(shape.num_rows, shape.span) for shape in engine._decoder.shapes]
+    assert shapes == [(20, 128), (8, 128), (8, 192)]
+
+
+def test_a_model_that_cannot_be_captured_is_served_without_and_named(monkeypatch, caplog):
+    def fail(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    policy, request = tiny_policy(), [(prompt(5), SamplingParams(max_tokens=4, seed=3))]
+    engine = static_engine(monkeypatch, policy, fail)
+    found = generate(engine, request)
+    assert_same(found, generate(TransformersEngine(policy, **SIZES), request))
+    assert engine._decoder is None
+    assert "decodes without CUDA graphs" in caplog.text
+    assert "not permitted when stream is capturing" in caplog.text
+    with pytest.raises(EngineError, match=r"`engine\.cuda_graphs=auto`"):
+        generate(static_engine(monkeypatch, policy, fail, cuda_graphs=True), request)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 4}, "choose among 4 experts"),
+        (
+            {"model_type": "llama", "rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}},
+            r"rotary embeddings \(dynamic\)",
+        ),
+    ],
+    ids=["experts", "rope"],
+)
+def test_models_that_decide_on_the_host_are_named_at_the_start(fields, reason, monkeypatch, caplog):
+    assert static_engine(monkeypatch, tiny_policy(**fields))._decoder is None
+    assert reason.replace("\\", "") in caplog.text
+    with pytest.raises(CaptureError, match=reason):
+        static_engine(monkeypatch, tiny_policy(**fields), cuda_graphs=True)
+
+
+def test_a_step_that_computes_something_else_is_refused(monkeypatch):
+    engine = static_engine(monkeypatch, tiny_policy())
+    monkeypatch.setattr(engine._decoder, "_mask", lambda positions, span: torch.zeros(len(positions), 1, 1, span))
+    with pytest.raises(CaptureError, match="differ by"):
+        engine._decoder.check()
+
+
+@pytest.mark.parametrize(
+    ("number", "least", "most", "expected"),
+    [
+        (1, 8, 256, 8),
+        (8, 8, 256, 8),
+        (9, 8, 256, 16),
+        (65, 8, 256, 96),
+        (97, 8, 256, 128),
+        (129, 8, 150, 150),
+        (3, 8, 5, 5),
+    ],
+)
+def test_sizes_are_rounded_up(number, least, most, expected):
+    assert rounded_up(number, least, most) == expected
+
+
+@pytest.mark.parametrize(("max_model_len", "expected"), [(2, 64), (63, 64), (64, 128), (512, 576)])
+def test_a_static_cache_has_a_position_beyond_the_longest_sequence(max_model_len, expected):
+    assert static_length(max_model_len) == expected
+    assert expected > max_model_len
