@@ -5,6 +5,7 @@ from functools import partial
 import torch
 
 from benchmarks.support.gpu_case import Case
+from benchmarks.support.gpu_engine import measure_engine
 from benchmarks.support.gpu_jobs import run_main_job, run_search, run_tests
 from benchmarks.support.gpu_memory import PLANS, compare_plan, publish_weights
 from benchmarks.support.gpu_packing import compare_packings
@@ -31,6 +32,8 @@ CASES = (
     *(Case(part="memory", name=name, limit_s=40, run=partial(compare_plan, name=name)) for name in PLANS),
     Case(part="publish", name="0.6B", limit_s=30, run=partial(publish_weights, shape="0.6B", dtype=FP32)),
     Case(part="publish", name="8B", limit_s=40, run=partial(publish_weights, shape="8B", dtype=BF16)),
+    Case(part="engine", name="SmolLM2-135M", limit_s=60, run=partial(measure_engine, shape="SmolLM2-135M")),
+    Case(part="engine", name="Qwen3-0.6B", limit_s=60, run=partial(measure_engine, shape="0.6B")),
     Case(
         part="packing",
         name="float32",
