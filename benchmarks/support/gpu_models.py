@@ -87,7 +87,7 @@ def flops_per_token(fields: Mapping[str, Any], length: int) -> float:
     layer = hidden * (2 * query + 2 * key) + 3 * hidden * fields["intermediate_size"]
     matrices = layers * layer + hidden * fields["vocab_size"]
     attention = layers * 2 * query * length / 2
-    return 6.0 * (matrices + attention)
+    return float(6 * (matrices + attention))
 
 
 def synchronize(device: str) -> None:

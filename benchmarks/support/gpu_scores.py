@@ -81,13 +81,16 @@ def _own_scores(model: PreTrainedModel, rows: Rows, device: str) -> tuple[Tensor
 
 def _errors(found: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], rows: Rows) -> dict[str, float]:
     """Return mean and largest distance over the tokens that count."""
-    errors = {}
+    errors: dict[str, float] = {}
     for name, one, other in zip(("logprob", "entropy"), found, truth, strict=True):
         distance = (one - other).abs()[rows.mask]
-        errors |= {f"{name}_mean": significant(distance.mean()), f"{name}_max": significant(distance.max())}
+        errors |= {
+            f"{name}_mean": significant(float(distance.mean())),
+            f"{name}_max": significant(float(distance.max())),
+        }
     return errors
 
 
 def _range(truth: tuple[Tensor, Tensor], rows: Rows) -> list[Any]:
     entropies = truth[1][rows.mask]
-    return [significant(entropies.min()), significant(entropies.max())]
+    return [significant(float(entropies.min())), significant(float(entropies.max()))]
