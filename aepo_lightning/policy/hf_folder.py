@@ -128,6 +128,7 @@ class FolderWriter:
     def _generation_config(self) -> GenerationConfig:
         stated = getattr(self.source, "generation_config", None)
         config = GenerationConfig.from_model_config(self.source.config) if stated is None else deepcopy(stated)
+        config.use_cache = True  # not in training
         ends, named = eos_token_ids(self.source), config.eos_token_id
         if {*ends} != {*(named if isinstance(named, list) else [named])}:
             config.eos_token_id = list(ends) if len(ends) > 1 else next(iter(ends), None)

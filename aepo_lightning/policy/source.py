@@ -102,6 +102,8 @@ class PretrainedPolicy:
     """Precision of the weights that the optimiser updates; engines and FSDP choose theirs for computing."""
     eos_tokens: Sequence[str] = ()
     """Tokens that end a message beside those which the tokenizer and `generation_config.json` name, by their text."""
+    hint: str = ""
+    """How to get the folder, said where it is missing."""
     trust_remote_code: bool = False
     """Run the code that a model brings along. False refuses such a model; nobody is asked."""
 
@@ -114,7 +116,7 @@ class PretrainedPolicy:
         if not self._is_folder and not _HUB_NAME.fullmatch(self.name_or_path):
             raise ConfigError(
                 f"`name_or_path` must be a folder or a model's name on the Hub, but got {self.name_or_path!r} and "
-                "there is no such folder. Correct the path."
+                f"there is no such folder. {self.hint or 'Correct the path.'}"
             )
 
     @cached_property
