@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import torch
+from torch._inductor import config as inductor
 
 from aepo_lightning.atomic_files import write_json
 from benchmarks.support.common import describe_machine, print_result
@@ -48,13 +49,28 @@ class Session:
         self._method: Method = "fork"
 
     def run(self, cases: Sequence[Case]) -> None:
-        """Run cases one after the other, beside those that leave the GPU alone; results are kept after each."""
+        """Run cases: untimed ones side by side, timed ones one after the other; results are kept after each."""
         beside = [running for case in cases if case.is_beside and (running := self._start(case))]
-        for case in (case for case in cases if not case.is_beside):
+        others = [case for case in cases if not case.is_beside]
+        self._run_some_at_once([case for case in others if not case.is_timed])
+        for case in (case for case in others if case.is_timed):
             if running := self._start(case):
                 self._keep(running.wait())
         for running in beside:
             self._keep(running.wait())
+
+    def _run_some_at_once(self, cases: Sequence[Case]) -> None:
+        waiting, running = list(cases), list[RunningCase]()
+        while waiting or running:
+            while waiting and len(running) < self._setting.most_at_once:
+                if found := self._start(waiting.pop(0)):
+                    running.append(found)
+            over = [each for each in running if each.is_over]
+            for each in over:
+                running.remove(each)
+                self._keep(each.wait())
+            if not over:
+                sleep(0.05)
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -114,9 +130,13 @@ def main() -> None:
     arguments = parser.parse_args()
     # Looking for a GPU must not initialise the driver here: processes that are forked afterwards could not use it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    # A pool of compilers takes longer to start than the few kernels take to be compiled.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    inductor.compile_threads = 1
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = arguments.device or ("cpu" if arguments.dry else "cuda")
-    setting = Setting(device=device, is_dry=arguments.dry, out=arguments.out.resolve())
+    most = 1 if device == "cpu" else 4
+    setting = Setting(device=device, is_dry=arguments.dry, out=arguments.out.resolve(), most_at_once=most)
     cases = [case for case in CASES if case.part in arguments.parts or case.title in arguments.parts]
     torch.set_num_threads(1 if device == "cpu" else 4)
     with TemporaryDirectory() as scratch:

@@ -34,6 +34,8 @@ class Setting:
     """A folder for what comes back beside the figures."""
     limit_s: float = 600.0
     """Time limit of the case."""
+    most_at_once: int = 1
+    """Untimed cases that run side by side."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Case:
     name: str
     limit_s: float
     run: Callable[[Setting, CaseReport], None]
+    is_timed: bool = True
+    """Whether nothing else may compute on the GPU meanwhile."""
     is_beside: bool = False
     """Whether it leaves the GPU alone, so that others are measured meanwhile."""
 
@@ -109,6 +113,11 @@ class RunningCase:
         self._process: BaseProcess = context.Process(target=_run, args=(case, setting, report, self._log))
         self._start = monotonic()
         self._process.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, or must be."""
+        return self._process.exitcode is not None or monotonic() - self._start >= self._limit_s
 
     def wait(self) -> Outcome:
         """Wait until it ends, or end it at its limit, and return what it found."""

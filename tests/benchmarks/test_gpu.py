@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks.support.gpu_case import Case, Setting
 from benchmarks.support.gpu_models import SHAPES, architecture, flops_per_token
 from benchmarks.support.gpu_parts import CASES, PARTS
 from tests.support.paths import ROOT
+from tests.support.processes import wait_until
 
 
 def note(setting, report):
@@ -23,8 +25,14 @@ def fail(setting, report):
     raise ValueError
 
 
-def run_cases(tmp_path, *cases, budget_s=1000.0, device="cpu"):
-    session = Session(Setting(device=device, is_dry=True, out=tmp_path), budget_s, tmp_path / "scratch")
+def meet(setting, report, name, other):
+    (setting.out / name).touch()
+    wait_until((setting.out / other).exists)
+
+
+def run_cases(tmp_path, *cases, budget_s=1000.0, **setting):
+    told = Setting(device="cpu", is_dry=True, out=tmp_path, **setting)
+    session = Session(told, budget_s, tmp_path / "scratch")
     (tmp_path / "scratch").mkdir()
     session.run([Case(part="part", limit_s=60.0, **case) for case in cases])
     return session, json.loads((tmp_path / "gpu.json").read_text())
@@ -51,6 +59,18 @@ def test_a_case_gets_no_more_than_is_left(tmp_path):
 def test_cases_beside_the_gpu_start_first_and_are_waited_for_last(tmp_path):
     session, _ = run_cases(tmp_path, {"name": "beside", "run": note, "is_beside": True}, {"name": "one", "run": note})
     assert [outcome.case.name for outcome in session.outcomes] == ["one", "beside"]
+
+
+def test_what_is_not_timed_runs_side_by_side_before_the_rest(tmp_path):
+    session, _ = run_cases(
+        tmp_path,
+        {"name": "timed", "run": note},
+        {"name": "a", "run": partial(meet, name="a", other="b"), "is_timed": False},
+        {"name": "b", "run": partial(meet, name="b", other="a"), "is_timed": False},
+        most_at_once=2,
+    )
+    assert {outcome.status for outcome in session.outcomes} == {"done"}
+    assert session.outcomes[-1].case.name == "timed"
 
 
 def test_parts_and_single_cases_are_chosen_by_name():
