@@ -1,8 +1,5 @@
 """Decoding steps of fixed shape: the numbers of the dynamic path, whatever lies in which row."""
 
-import asyncio
-from itertools import chain
-
 import pytest
 import torch
 
@@ -11,60 +8,14 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.transformers.static_decoding import CaptureError, rounded_up, static_length
 from aepo_lightning.errors import EngineError
 from tests.support.builders import tiny_policy, with_head_bias
-from tests.support.static_engine import static_engine, traced
+from tests.support.static_engine import KINDS, assert_same, generate, prompt, static_engine, traced, turns
 
-# The same sums of float32 in another order.
-CLOSE = {"abs": 5e-6, "rel": 5e-6}
 SIZES = {"max_num_seqs": 8, "max_model_len": 64}
 MODELS = {
     "qwen3": {"model_type": "qwen3"},
     "granite": {"model_type": "granite", "logits_scaling": 13.0},
     "gemma3_capped": {"model_type": "gemma3_text", "head_dim": 8, "final_logit_softcapping": 2.0},
 }
-KINDS = [{}, {"temperature": 0.0}, {"top_p": 0.8}, {"top_k": 3, "temperature": 0.7}, {"num_top_logprobs": 4}]
-
-
-def prompt(length, salt=0):
-    return [2 + (7 * position + 13 * salt) % 250 for position in range(length)]
-
-
-def generate(engine, requests):
-    async def run():
-        return await asyncio.gather(*(engine.generate(tokens, params) for tokens, params in requests))
-
-    return asyncio.run(run())
-
-
-def assert_same(found, expected):
-    for one, other in zip(found, expected, strict=True):
-        assert one.token_ids == other.token_ids
-        assert one.finish_reason == other.finish_reason
-        assert one.num_cached_tokens == other.num_cached_tokens
-        assert one.logprobs == pytest.approx(other.logprobs, **CLOSE)
-        assert one.entropies == pytest.approx(other.entropies, **CLOSE)
-        assert list(map(len, one.top_logprobs)) == list(map(len, other.top_logprobs))
-        assert list(chain(*one.top_logprobs)) == pytest.approx(list(chain(*other.top_logprobs)), **CLOSE)
-
-
-def turns(engine, num_chains=5, num_turns=3):
-    """Chains of several turns with tool results, and a branch from the middle of each."""
-    tokens, found = [prompt(3 + 4 * n, n) for n in range(num_chains)], []
-    for turn in range(num_turns):
-        requests = [
-            (each, SamplingParams(max_tokens=3 + (n + turn) % 4, seed=10 * turn + n, **KINDS[n % len(KINDS)]))
-            for n, each in enumerate(tokens)
-        ]
-        results = generate(engine, requests)
-        branches = [
-            ([*each, *result.token_ids[:2]], SamplingParams(max_tokens=4, seed=n))
-            for n, (each, result) in enumerate(zip(tokens, results, strict=True))
-        ]
-        found += results + generate(engine, branches)
-        tokens = [
-            [*each, *result.token_ids, *prompt(1 + n % 3, turn)][:50]
-            for n, (each, result) in enumerate(zip(tokens, results, strict=True))
-        ]
-    return found
 
 
 @pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
