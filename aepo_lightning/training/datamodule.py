@@ -165,9 +165,7 @@ class RolloutDataModule(LightningDataModule):
 
     @property
     def _network(self) -> PolicyNetwork:
-        network = self._module.network
-        assert network is not None, "`configure_model` runs before any loader is read"
-        return network
+        return self._module.trained_network()
 
     @property
     def sampler(self) -> RolloutSampler:

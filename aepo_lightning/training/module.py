@@ -182,10 +182,17 @@ class AEPOModule(LightningModule):
         if self.network is not None:
             return
         place = place_of(self._trainer, self.device_mesh, self._builder.sharding, self._defer_gradient_sync)
-        self.network = self._builder.trained(place)
-        if self.uses_reference and self._builder.adapter is None:
-            # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
-            self._reference = [self._builder.reference(place)]
+        # Lightning calls this with the GPU as the device of all new tensors: other numbers would be drawn there.
+        with torch.device("cpu"):
+            self.network = self._builder.trained(place)
+            if self.uses_reference and self._builder.adapter is None:
+                # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
+                self._reference = [self._builder.reference(place)]
+
+    def trained_network(self) -> PolicyNetwork:
+        """Return what is trained; there from `configure_model` on."""
+        assert self.network is not None, "`configure_model` runs before the network is asked for"
+        return self.network
 
     def to(self, *args: Any, **kwargs: Any) -> "AEPOModule":
         """Move, but leave offloaded weights on the CPU: FSDP brings them to the device when they are needed."""
@@ -231,16 +238,15 @@ class AEPOModule(LightningModule):
     @torch.no_grad()
     def score(self, batch: TrajectoryBatch) -> TokenScores:
         """Return log-probs and entropies of a batch under the present weights, without gradient."""
-        assert self.network is not None, "`configure_model` runs first"
-        return self._score(self.network, batch)
+        return self._score(self.trained_network(), batch)
 
     @torch.no_grad()
     def score_reference(self, batch: TrajectoryBatch) -> TokenScores:
         """Return log-probs of a batch under the reference policy."""
         if self._builder.adapter is not None:
-            assert self.network is not None, "`configure_model` runs first"
-            with without_adapter(self.network.model):
-                return self._score(self.network, batch)
+            network = self.trained_network()
+            with without_adapter(network.model):
+                return self._score(network, batch)
         reference = self._reference[0]
         if not is_sharded(reference):
             # Lightning moves submodules only, and does so after `configure_model`.

@@ -16,8 +16,12 @@ class TrainedPolicy(Protocol):
 
     policy: PolicySource
     """Where tokenizer and first weights come from."""
-    network: PolicyNetwork | None
-    """None before `configure_model`."""
+
+    # A method: a submodule is no attribute to whoever looks at class and instance only, as `isinstance` has done since
+    # Python 3.12, and before that it would read a property.
+    def trained_network(self) -> PolicyNetwork:
+        """Return what is trained; there from `configure_model` on."""
+        ...
 
     @property
     def importance_correction(self) -> ImportanceCorrection:
