@@ -37,12 +37,17 @@ def meta_model(config: PretrainedConfig, dtype: torch.dtype | None = None) -> Pr
         dtype: Precision of the parameters. None takes that of `config`.
     """
     given = {} if dtype is None else {"dtype": dtype}
-    is_own_code = type(config).__module__.startswith("transformers_modules")  # whoever read it has allowed that
+    is_own_code = has_own_code(config)  # whoever read it has allowed that
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             deepcopy(config), trust_remote_code=is_own_code, **given
         )
     return model
+
+
+def has_own_code(part: object) -> bool:
+    """Return whether a configuration or a model is of a class that came with its files."""
+    return type(part).__module__.startswith("transformers_modules")
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:

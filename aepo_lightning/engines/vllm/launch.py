@@ -5,12 +5,15 @@ tears down every process group of torch when an engine is collected. All of that
 """
 
 import gc
+import inspect
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -21,6 +24,7 @@ from transformers import PreTrainedModel
 from aepo_lightning.engines.vllm.sampler import remove
 from aepo_lightning.engines.vllm.versions import check_versions, installed_versions
 from aepo_lightning.errors import EngineError
+from aepo_lightning.policy.skeleton import has_own_code
 
 _CPU_CACHE_BYTES = 1 << 29
 _CPU_BLOCK_SIZE = 32  # the smallest that vLLM's CPU kernels take; smaller blocks share more of a branch's prefix
@@ -92,9 +96,10 @@ def launch(skeleton: PreTrainedModel, settings: dict[str, Any]) -> Any:
     """
     _set_environment()
     with undisturbed_process(), TemporaryDirectory(prefix="aepo-vllm-") as folder:
-        _write_config(skeleton, folder)
+        own_code = _write_config(skeleton, folder)
         given = {name: value for name, value in settings.items() if value is not None}
-        llm = import_module("vllm").LLM(model=folder, **(_common_settings() | _platform_settings(given) | given))
+        defaults = _common_settings() | own_code | _platform_settings(given)
+        llm = import_module("vllm").LLM(model=folder, **(defaults | given))
     # Collecting the engine would destroy all process groups of torch, the trainer's included.
     llm.llm_engine.engine_core._finalizer.detach()
     return llm
@@ -206,7 +211,18 @@ def _platform_settings(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_config(skeleton: PreTrainedModel, folder: str) -> None:
+def _write_config(skeleton: PreTrainedModel, folder: str) -> dict[str, Any]:
+    """Write what vLLM reads of a model; return settings for one that brings code, which whoever read it has allowed."""
     config = type(skeleton.config).from_dict(skeleton.config.to_dict())
     config.architectures = [type(skeleton).__name__]
+    own = {"AutoConfig": skeleton.config, "AutoModelForCausalLM": skeleton}
+    own = {name: part for name, part in own.items() if has_own_code(part)}
+    for part in own.values():
+        for file in Path(inspect.getfile(type(part))).parent.glob("*.py"):
+            shutil.copy(file, folder)
+    if own:
+        config.auto_map = {
+            name: f"{type(part).__module__.rpartition('.')[2]}.{type(part).__name__}" for name, part in own.items()
+        }
     config.save_pretrained(folder)
+    return {"trust_remote_code": True} if own else {}

@@ -1,17 +1,24 @@
 """Protecting the trainer's process, with and without vLLM installed."""
 
 import gc
+import json
 import random
 from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
 
 import aepo_lightning.engines
+from aepo_lightning.engines.vllm import launch
 from aepo_lightning.engines.vllm.engine import VLLMEngine
 from aepo_lightning.engines.vllm.launch import undisturbed_process
 from aepo_lightning.errors import EngineError
+from aepo_lightning.policy.skeleton import meta_model
+from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.builders import tiny_policy
 
 
@@ -41,6 +48,47 @@ def test_nothing_stays_frozen_that_was_not():
     with undisturbed_process():
         gc.freeze()  # what vLLM does when it starts
     assert gc.get_freeze_count() == before == 0
+
+
+OWN_CODE = """
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+class OwnConfig(Qwen3Config):
+    model_type = "own_kind"
+
+class OwnModel(Qwen3ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def started_with(config, monkeypatch):
+    """Start a fake of vLLM; return its settings and what it finds in its folder."""
+    found = []
+
+    def start(model, **settings):
+        found[:] = [settings, {path.name: path.read_text() for path in Path(model).iterdir()}]
+        return MagicMock()
+
+    fake = SimpleNamespace(LLM=start, current_platform=SimpleNamespace(is_cpu=lambda: False))
+    monkeypatch.setattr(launch, "import_module", lambda _: fake)
+    monkeypatch.setattr(launch, "_set_environment", lambda: None)
+    launch.launch(meta_model(config), {"max_model_len": 8})
+    return found
+
+
+def test_a_model_with_code_of_its_own_reaches_vllm_with_it(tmp_path, monkeypatch):
+    settings, files = started_with(tiny_policy().config, monkeypatch)
+    assert "trust_remote_code" not in settings
+    assert not any(name.endswith(".py") for name in files)
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    fields = tiny_policy().config.to_dict() | {"model_type": "own_kind", "auto_map": own}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    (tmp_path / "own.py").write_text(OWN_CODE)
+    policy = PretrainedPolicy(str(tmp_path), trust_remote_code=True)
+    settings, files = started_with(policy.config, monkeypatch)
+    assert settings["trust_remote_code"] is True
+    assert files["own.py"] == OWN_CODE
+    assert json.loads(files["config.json"])["auto_map"] == own
 
 
 def test_the_engines_package_does_not_offer_vllm():
