@@ -32,7 +32,7 @@ from aepo_lightning.engines.vllm.requests import RequestStyle
 from aepo_lightning.engines.vllm_server.admission import Admission
 from aepo_lightning.engines.vllm_server.answer import TokenAnswer, TokenQuery
 from aepo_lightning.engines.vllm_server.endpoint import Endpoint
-from aepo_lightning.engines.vllm_server.http import ServerClient, ServerSettings
+from aepo_lightning.engines.vllm_server.http import EndpointError, Fault, ServerClient, ServerSettings
 from aepo_lightning.engines.vllm_server.pool import ServerPool
 from aepo_lightning.engines.vllm_server.publication_files import Publication
 from aepo_lightning.engines.vllm_server.publications import Publications
@@ -189,8 +189,10 @@ class VLLMServerEngine:
     def sleep(self) -> None:
         """Have the servers free what `sleep_level` says, until the next `load_weights`; does nothing at level 0.
 
+        A server that fails at it, such as one that restarts, is named in the log and stays awake until then.
+
         Raises:
-            EngineError: If requests are running, or a server did not fall asleep.
+            EngineError: If requests are running, or a server has no way to sleep.
         """
         if self._num_running:
             raise EngineError("The engine must not sleep while requests run. Await every `generate` call first.")
@@ -302,8 +304,17 @@ class VLLMServerEngine:
     async def _send_to_sleep(self) -> None:
         path = f"/sleep?level={self._settings.sleep_level}&mode=wait"
         for endpoint in self._pool.endpoints:
-            if endpoint.is_usable:
+            if not endpoint.is_usable:
+                continue
+            try:
                 await endpoint.client.post(path, None, self._settings.update_timeout_s)
+            except EndpointError as error:
+                if error.fault is Fault.FINAL:
+                    raise EngineError(
+                        f"A server must be able to sleep for `sleep_level={self._settings.sleep_level}`, but "
+                        f"{endpoint.client.url} {error} Start it with `--enable-sleep-mode`, or set `sleep_level=0`."
+                    ) from error
+                self._pool.take_out(endpoint, error)
 
     def _in_thread(self) -> LoopThread:
         if self._is_closed:

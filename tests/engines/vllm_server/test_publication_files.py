@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from aiohttp import web
 
 from aepo_lightning.engines.vllm_server.launch import main, server_command, server_environment
 from aepo_lightning.engines.vllm_server.publication_files import PublicationFiles
@@ -218,6 +219,23 @@ def test_servers_sleep_only_if_asked_to_and_wake_with_the_next_weights(two, weig
         assert all(("/wake_up" in server.paths) == (level > 0) for server in two)
         assert len(one(engine).token_ids) == 6
         engine.close()
+
+
+def test_a_server_that_fails_to_sleep_stays_awake_and_is_named(two, weights, caplog):
+    engine = server_engine(*(server.url for server in two), sleep_level=1)
+    publish(engine, weights[0])
+    two[0]._sleep = lambda _: web.Response(status=503)
+    engine.sleep()
+    assert f"{two[0].url} was taken out of the pool: it answered /sleep?level=1&mode=wait with" in caplog.text
+    assert "/sleep" in two[1].paths
+    publish(engine, weights[1])
+    assert len(one(engine).token_ids) == 6
+    two[1]._sleep = lambda _: web.Response(status=404)
+    with pytest.raises(
+        EngineError, match=rf"able to sleep for `sleep_level=1`, but {two[1].url} answered .*`sleep_level=0`"
+    ):
+        engine.sleep()
+    engine.close()
 
 
 def test_files_are_closed_at_the_size_asked_for(tmp_path):
