@@ -33,6 +33,9 @@ from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 from aepo_lightning.errors import ConfigError
 
+_FOREIGN = "tool_call"
+"""The tag in which many models have learnt to write calls. It ends a turn, and the policy is told how to do it here."""
+
 
 class TagFormat:
     """Turns messages, tool results and sampled tokens into one another."""
@@ -64,7 +67,7 @@ class TagFormat:
             raise ConfigError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
         specs = [ToolSpec(name=each) if isinstance(each, str) else each for each in tools]
         self._specs = {spec.name: spec for spec in specs}
-        self._tags = tuple(dict.fromkeys((*self._specs, *CALL_TAGS)))
+        self._tags = tuple(dict.fromkeys((*self._specs, *CALL_TAGS, _FOREIGN)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
         written = (*self._specs, "think", "result", "answer")
@@ -86,7 +89,7 @@ class TagFormat:
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end a turn: the closing tag of every tool."""
+        """Strings that end a turn: the closing tag of every tool, and that of calls as other models write them."""
         return self._stop
 
     @property
@@ -157,6 +160,9 @@ class TagFormat:
         if start < 0:
             return ToolCall(tool=tag, text="", problem=f"</{tag}> without <{tag}> before it.")
         text = turn_text[start + len(tag) + 2 : end].strip()
+        if tag == _FOREIGN and tag not in self._specs:
+            wanted = " or ".join(f"<{name}>...</{name}>" for name in self._specs) or "no call at all"
+            return ToolCall(tool="", text=text, problem=f"<{tag}> is not how calls are written here. Write {wanted}.")
         return _call(self._specs.get(tag), tag, text)
 
 

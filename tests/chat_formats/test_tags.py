@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from aepo_lightning.chat_formats.tags import TagFormat
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, build_byte_tokenizer
@@ -141,8 +142,18 @@ def test_a_tool_of_any_name_is_parsed_and_stops_a_turn():
     assert "</look_up>" in chat_format.stop
 
 
+@pytest.mark.parametrize("said", ['{"name": "look_up", "arguments": {"text": "x"}}', "", "<function=look_up>"])
+def test_a_call_as_other_models_write_it_is_a_problem_that_says_how_it_is_done(said):
+    chat_format = make_format(("look_up",))
+    (found,) = chat_format.parse_calls(f"<think> a </think> <tool_call>{said}</tool_call>", FinishReason.STOP)
+    assert found.problem == "<tool_call> is not how calls are written here. Write <look_up>...</look_up>."
+    assert (found.tool, found.arguments) == ("", None)
+    own = make_format(("tool_call",)).parse_call("<tool_call>x</tool_call>")
+    assert own == call("tool_call", "x"), "a tool may bear that name"
+
+
 def test_every_closing_tag_of_the_format_stops_a_turn_once():
-    assert make_format(("python",)).stop == ("</python>", "</search>", "</browse>")
+    assert make_format(("python",)).stop == ("</python>", "</search>", "</browse>", "</tool_call>")
 
 
 @pytest.mark.parametrize("tokenizer", [BYTES, word_tokenizer()], ids=["bytes", "words"])
