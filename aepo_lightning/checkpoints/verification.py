@@ -31,6 +31,8 @@ _UNREADABLE = (
     pickle.UnpicklingError,
     zipfile.BadZipFile,
 )
+_sound: dict[Path, frozenset[tuple[object, ...]]] = {}
+"""Sharded folders that were checked, and their files then: on one resume several readers ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +84,14 @@ def _read_state(path: Path, file: Path) -> dict[str, Any]:
 def check_shards(path: Path) -> None:
     """Check a sharded folder before torch reads it: it is whole, and nothing in it runs code when it is loaded.
 
-    The sizes of the shards are compared with the index.
+    The sizes of the shards are compared with the index. A folder is read once, unless a file of it changes.
 
     Raises:
         DataError: If it is not. The file is named, and the next best checkpoint.
     """
+    state = _state_of(path)
+    if _sound.get(path.resolve()) == state:
+        return
     for name in (INDEX, _META):
         if not (path / name).is_file():
             raise _unusable(path, path / name, "it is missing")
@@ -98,6 +103,13 @@ def check_shards(path: Path) -> None:
         raise _unusable(path, path / INDEX, _cannot_be_read(error)) from error
     for name, entries in sorted(shards.items()):
         _check_shard(path, path / name, entries)
+    _sound[path.resolve()] = state
+
+
+def _state_of(folder: Path) -> frozenset[tuple[object, ...]]:
+    """Return what tells whether a file of a folder was changed."""
+    found = ((each.name, each.stat()) for each in folder.iterdir())
+    return frozenset((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found)
 
 
 def _check_shard(path: Path, shard: Path, entries: list[StoredEntry]) -> None:

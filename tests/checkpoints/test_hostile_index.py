@@ -12,7 +12,13 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from aepo_lightning.app.saved_run import SavedPolicy
-from aepo_lightning.checkpoints import IDENTITY_KEY, EitherCheckpointIO, check_before_loading, verify_checkpoint
+from aepo_lightning.checkpoints import (
+    IDENTITY_KEY,
+    EitherCheckpointIO,
+    check_before_loading,
+    verification,
+    verify_checkpoint,
+)
 from aepo_lightning.checkpoints.sharded_index import read_index
 from aepo_lightning.errors import DataError
 from tests.support.training import make_module, make_trainer, small_policy
@@ -175,6 +181,20 @@ def test_what_an_index_may_name_cannot_be_changed(folder, trick):
     (folder / ".metadata").write_bytes(trick)
     with pytest.raises(DataError, match=r"\.metadata must be a whole part .*it cannot be read"):
         verify_checkpoint(folder)
+
+
+def test_a_folder_is_checked_once_unless_a_file_of_it_changes(folder, witness, monkeypatch):
+    read = []
+    monkeypatch.setattr(verification, "read_index", lambda path: read.append(path) or read_index(path))
+    for _ in range(2):
+        verify_checkpoint(folder)
+        resume_without_shards(folder)
+    assert len(read) == 1
+    hostile_index(folder, witness)
+    for _ in range(2):
+        with pytest.raises(DataError, match="it names"):
+            resume_without_shards(folder)
+    assert len(read) == 3
 
 
 def test_a_good_folder_is_read(folder):
