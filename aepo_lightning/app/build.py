@@ -34,11 +34,9 @@ from aepo_lightning.contracts.question import DemonstrationSource, Task
 from aepo_lightning.contracts.tool import BranchingToolRunner, Tool, ToolSpec
 from aepo_lightning.errors import AepoError, ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
-from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutJournal
-from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.tools import FunctionTool, function_tool
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.coldstart import ColdStartModule
@@ -265,11 +263,7 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
     run_in_event_loop(_start_and_close(tools))
     chat_format = build_chat_format(cfg, policy.tokenizer, tools.specs)
     if cfg.data.get("round_trip", True):
-        ends, question = eos_token_ids(policy), ask_question(task, "train", 0)
-        trip = RoundTrip(
-            chat_format=chat_format, tools=tools, tokenizer=policy.tokenizer, eos_token_ids=ends, question=question
-        )
-        trip.run()
+        RoundTrip.of(policy, task, chat_format, tools).run()
     datamodule = DemonstrationDataModule(
         task,
         chat_format,

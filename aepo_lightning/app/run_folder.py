@@ -134,7 +134,7 @@ def start_of_run(folder: Path, ckpt_path: object) -> object:
         return ckpt_path
     if ckpt_path is not None and find_last(folder / "checkpoints") is None:
         return ckpt_path  # it has not come far enough to have one of its own
-    _announce("The launcher has started this job again: it goes on in %s.", folder)
+    announce("The launcher has started this job again: it goes on in %s.", folder)
     return "last"
 
 
@@ -152,7 +152,7 @@ def resolve_checkpoint(folder: Path, ckpt_path: object) -> CheckpointSummary | N
         return None
     path = find_last(folder / "checkpoints") if ckpt_path == "last" else as_path(ckpt_path, "ckpt_path")
     if path is None:
-        _announce("No checkpoint in %s yet: starting at the first iteration, with what the folder has.", folder)
+        announce("No checkpoint in %s yet: starting at the first iteration, with what the folder has.", folder)
         return None
     if not path.exists():
         raise ConfigError(f"`ckpt_path` must name a checkpoint or be 'last', but {path} does not exist. Correct it.")
@@ -162,12 +162,13 @@ def resolve_checkpoint(folder: Path, ckpt_path: object) -> CheckpointSummary | N
             f"ckpt_path=last to go on there, or ckpt_path={path / 'checkpoints' / LAST} for a new run from it."
         )
     summary = verify_checkpoint(path)
-    _announce("Continuing after iteration %d (optimiser step %d) of %s.", summary.epoch, summary.global_step, path)
+    announce("Continuing after iteration %d (optimiser step %d) of %s.", summary.epoch, summary.global_step, path)
     return summary
 
 
 @rank_zero_only
-def _announce(message: str, *values: object) -> None:
+def announce(message: str, *values: object) -> None:
+    """Say in the log, once for all ranks, what a run takes from its folder."""
     logger.info(message, *values)
 
 

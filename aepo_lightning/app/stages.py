@@ -5,7 +5,6 @@ continued takes what is there instead of doing it again.
 """
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,14 @@ from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_ma
 from aepo_lightning.app.occupied_folder import settle_with_folder
 from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
 from aepo_lightning.app.report import RunReport, render_report
-from aepo_lightning.app.run_folder import CONFIG, VARIABLE, choose_run_folder, resolve_checkpoint, start_of_run
+from aepo_lightning.app.run_folder import (
+    CONFIG,
+    VARIABLE,
+    announce,
+    choose_run_folder,
+    resolve_checkpoint,
+    start_of_run,
+)
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.atomic_files import write_json
@@ -44,8 +50,6 @@ from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.training.lightning_settings import check_options
 from aepo_lightning.training.optimizers import check_factories
 from aepo_lightning.training.time_limit import TimeLimit
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,13 +167,8 @@ def cold_start(record: RunRecord) -> PolicySource:
 def _misfits(stage: str, found: MadeOf | None, own: MadeOf) -> bool:
     differing = misfits(found, own)
     if differing:
-        _announce("The %s in the folder was made of other %s: it is made again.", stage, " and ".join(differing))
+        announce("The %s in the folder was made of other %s: it is made again.", stage, " and ".join(differing))
     return bool(differing)
-
-
-@rank_zero_only
-def _announce(message: str, *values: object) -> None:
-    logger.info(message, *values)
 
 
 def evaluate_before(record: RunRecord, run: Run) -> None:

@@ -67,6 +67,31 @@ class RoundTrip:
         """Prepare to spell tokens."""
         object.__setattr__(self, "_pieces", TokenPieces(self.tokenizer))
 
+    @classmethod
+    def of(
+        cls, policy: PolicySource, task: Task, chat_format: ChatFormat, tools: ToolRunner, **scored: Any
+    ) -> "RoundTrip":
+        """Return the trip of a policy with the first question of a task.
+
+        Args:
+            policy: Whose tokenizer and end of messages are tried.
+            task: Is asked for its first question of training.
+            chat_format: Of the run.
+            tools: Of the run.
+            **scored: `reward` and `scoring`, where the answer is scored.
+
+        Raises:
+            DataError: If the task fails.
+        """
+        return cls(
+            chat_format=chat_format,
+            tools=tools,
+            tokenizer=policy.tokenizer,
+            eos_token_ids=eos_token_ids(policy),
+            question=ask_question(task, "train", 0),
+            **scored,
+        )
+
     def run(self) -> int:
         """Make the trip; return how many tokens the response had.
 
@@ -235,15 +260,7 @@ def make_round_trip(parts: RolloutParts, policy: PolicySource, task: Task) -> No
 
 def _try(parts: RolloutParts, policy: PolicySource, task: Task) -> None:
     start = perf_counter()
-    trip = RoundTrip(
-        chat_format=parts.chat_format,
-        tools=parts.tools,
-        tokenizer=policy.tokenizer,
-        eos_token_ids=eos_token_ids(policy),
-        question=ask_question(task, "train", 0),
-        reward=parts.reward,
-        scoring=parts.scoring,
-    )
+    trip = RoundTrip.of(policy, task, parts.chat_format, parts.tools, reward=parts.reward, scoring=parts.scoring)
     logger.info("Round trip of a perfect answer: %d tokens, %.2f s.", trip.run(), perf_counter() - start)
 
 

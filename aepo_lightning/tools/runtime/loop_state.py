@@ -1,9 +1,10 @@
 """What the runtime keeps for one event loop."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from aepo_lightning.contracts.tool import ToolLimits, ToolResult, ToolSpec
 from aepo_lightning.tools.runtime.admission import Desk
+from aepo_lightning.tools.runtime.arguments import ArgumentReader
 from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker
 from aepo_lightning.tools.runtime.loop_watch import LoopWatch
 from aepo_lightning.tools.runtime.single_flight import SingleFlight
@@ -16,9 +17,15 @@ class LoopState:
     Args:
         specs: Of the tools.
         limits_of: Returns the limits of a tool, none of them left open.
+        readers: By tool, what reads the arguments of its calls.
     """
 
-    def __init__(self, specs: Sequence[ToolSpec], limits_of: Callable[[ToolSpec], ToolLimits]) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ToolSpec],
+        limits_of: Callable[[ToolSpec], ToolLimits],
+        readers: Mapping[str, ArgumentReader],
+    ) -> None:
         breakers: dict[str, CircuitBreaker] = {}
         self.desks: dict[str, Desk] = {}
         deadlines_s: dict[str, float] = {}
@@ -30,7 +37,7 @@ class LoopState:
             assert limits.deadline_s is not None, "the runtime has filled it in"
             deadlines_s[spec.name] = limits.deadline_s
         self.flights: SingleFlight[ToolResult] = SingleFlight()
-        self.states = ChainStates(deadlines_s)
+        self.states = ChainStates(deadlines_s, readers)
         self.watch = LoopWatch()
 
 

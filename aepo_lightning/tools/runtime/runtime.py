@@ -318,7 +318,8 @@ class ToolRuntime:
                 left = self._loops.pop(finished, None)
                 if left is not None:
                     left.watch.stop()
-            self._loops[loop] = LoopState(self.specs, self._limits_of)
+            readers = {name: known.reader for name, known in self._by_name.items()}
+            self._loops[loop] = LoopState(self.specs, self._limits_of, readers)
         return self._loops[loop]
 
 

@@ -36,10 +36,11 @@ class ChainStates:
 
     Args:
         deadlines_s: By tool, how long it may take to open, copy or free a state.
+        readers: By tool, what reads the arguments of calls that are replayed.
     """
 
-    def __init__(self, deadlines_s: Mapping[str, float]) -> None:
-        self._deadlines_s = deadlines_s
+    def __init__(self, deadlines_s: Mapping[str, float], readers: Mapping[str, ArgumentReader]) -> None:
+        self._deadlines_s, self._readers = deadlines_s, readers
         self._held: dict[_Key, _Held] = {}
         self._turns: dict[_Key, asyncio.Lock] = {}
 
@@ -73,9 +74,14 @@ class ChainStates:
         if not held.is_open:
             held.value, held.is_open = await self._within_deadline(tool, tool.open(context)), True
         for call in missing:
-            await self._within_deadline(tool, _replay(tool, call, replace(context, state=held.value)))
+            await self._within_deadline(tool, self._replay(tool, call, replace(context, state=held.value)))
             held.num_calls += 1
         return held.value
+
+    async def _replay(self, tool: StatefulTool, call: ToolCall, context: ToolContext) -> None:
+        # It may have failed the first time, too.
+        with boundary(lambda error: logger.debug("A replayed call of %s failed: %r", tool.spec.name, error)):
+            await tool(await self._readers[tool.spec.name].read(call), context)
 
     async def _take_copy(self, held: _Held) -> None:
         copy, held.copy = held.copy, None
@@ -133,12 +139,6 @@ class ChainStates:
         if held.is_open:
             with boundary(lambda error: logger.warning("A state of %s could not be freed: %r", held.tool, error)):
                 await self._within_deadline(held.tool, held.tool.release(held.value))
-
-
-async def _replay(tool: StatefulTool, call: ToolCall, context: ToolContext) -> None:
-    # It may have failed the first time, too.
-    with boundary(lambda error: logger.debug("A replayed call of %s failed: %r", tool.spec.name, error)):
-        await tool(await ArgumentReader(tool.spec).read(call), context)
 
 
 def _key(tool: Tool, context: ToolContext) -> _Key:

@@ -128,13 +128,14 @@ def test_a_hang_does_not_hold_up_other_calls(pair):
 
 
 def test_the_more_a_call_uses_of_the_processor_the_lower_its_priority(small):
+    own = os.getpriority(os.PRIO_PROCESS, 0)
     show = "print(os.getpriority(os.PRIO_PROCESS, 0))"
     burn = "end = time.process_time() + 0.5\nwhile time.process_time() < end:\n    pass"
     worked = run(small, f"import os, time\n{show}\n{burn}\n{show}").stdout.split()
-    assert worked[0] == "0"
-    assert int(worked[1]) == 10, "the last step comes after three seconds"
+    assert int(worked[0]) == own
+    assert int(worked[1]) == max(own, 10), "the last step comes after three seconds"
     slept = run(small, f"import os, time\ntime.sleep(0.5)\n{show}").stdout
-    assert slept == "0\n", "who sleeps takes nothing from others"
+    assert int(slept) == own, "who sleeps takes nothing from others"
 
 
 def test_at_the_deadline_the_process_is_gone(small):

@@ -7,6 +7,7 @@ import pytest
 
 from aepo_lightning.contracts.tool import BranchingToolRunner, StatefulTool, ToolLimits, ToolSpec, ToolState, ToolStatus
 from aepo_lightning.tools import ToolRuntime
+from aepo_lightning.tools.runtime import arguments
 from tests.support.skipped_time import run_skipping
 from tests.support.tool_parts import CountingTool, Ledger, answers, call_of, make_context, talk
 
@@ -159,3 +160,24 @@ def test_sharing_a_call_does_not_lose_the_state_of_the_chain_that_waited():
 
     chains, _ = run(job, Ledger(limits=ToolLimits(is_single_flight=True)))
     assert [answers(chain) for chain in chains] == [["a", f"a,{number}"] for number in range(3)]
+
+
+def test_a_replay_reads_arguments_with_what_read_them_first(monkeypatch):
+    made = []
+    read = arguments.ArgumentReader.__init__
+
+    def count(reader, spec):
+        made.append(spec.name)
+        read(reader, spec)
+
+    monkeypatch.setattr(arguments.ArgumentReader, "__init__", count)
+
+    async def job(runtime, tool):
+        first, second = make_context(path=("r", 0)), make_context(path=("r", 1))
+        for text in "abc":
+            first = await talk(runtime, tool, first, text)
+        await talk(runtime, tool, replace(second, history=first.history), "d")
+
+    _, tool = run(job, Ledger(state=ToolState.REPLAYABLE))
+    assert tool.events.count("c") == 2
+    assert made == ["ledger"]
