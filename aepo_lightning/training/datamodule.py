@@ -255,8 +255,8 @@ class RolloutDataModule(LightningDataModule):
             num_skipped += self._num_steps - len(self._minibatches)
             self.metrics["experience/skipped_steps"] = float(num_skipped)
             if self._minibatches:
-                found = (self.trees, self.metrics, self._minibatches)
-                self._first_iterations.look(self.iteration - 1, *found, is_said=self._trainer.is_global_zero)
+                found = (self.trees, self.metrics, self._minibatches, self.sampler.parts.tools)
+                self._first_iterations.look(self.iteration - 1, *found)
                 expect_iteration(self._trainer, len(self._minibatches))
                 return
         raise DataError(

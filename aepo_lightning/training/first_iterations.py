@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
@@ -14,6 +16,9 @@ logger = logging.getLogger(__name__)
 _ALL = 1 - 1e-9
 """A share over all ranks, up to rounding."""
 _MAX_QUOTED = 200
+_FEW = 16
+"""Decisions; fewer may well be alike by chance."""
+_OWN_SPELLING = "a model with a spelling of its own for calls may need `rollout=hermes`."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,7 +38,7 @@ class FirstIterations:
         trees: Sequence[RolloutTree],
         metrics: Mapping[str, float],
         minibatches: Iterable[Minibatch],
-        is_said: bool = True,
+        tools: object = None,
     ) -> None:
         """Log what is wrong with an iteration, unless it was said before. Collective.
 
@@ -42,15 +47,23 @@ class FirstIterations:
             trees: Of this rank; the examples come from them.
             metrics: Of all ranks, under the names in which they are logged.
             minibatches: Of this rank.
-            is_said: Whether this rank writes to the log.
+            tools: Of the run; a `ToolRunner` that lists `specs` says what the policy may call.
         """
         if iteration >= self.num_iterations:
             return
-        (strength,) = all_reduce([_strength(minibatches)])
-        for kind, line in _findings(trees, metrics, strength):
-            if kind not in self._said and is_said:
-                logger.warning("Iteration %d: %s", iteration, line)
+        strength, *decisions = all_reduce([_strength(minibatches), *_decisions(trees)])
+        found = {name.removeprefix("rollout/"): value for name, value in metrics.items() if name.startswith("rollout/")}
+        tool_names = [spec.name for spec in getattr(tools, "specs", ())]
+        lines = (*_in_answers(trees, found, tool_names), *_in_advantages(trees, found, strength))
+        for kind, line in (*lines, *_in_branches(found, *decisions)):
+            if kind not in self._said:
+                _say(iteration, line)
             self._said.add(kind)
+
+
+@rank_zero_only
+def _say(iteration: int, line: str) -> None:
+    logger.warning("Iteration %d: %s", iteration, line)
 
 
 def _strength(minibatches: Iterable[Minibatch]) -> float:
@@ -59,19 +72,45 @@ def _strength(minibatches: Iterable[Minibatch]) -> float:
     return sum(float(batch.advantages.abs().sum()) for batch in batches if batch.advantages is not None)
 
 
-def _findings(trees: Sequence[RolloutTree], metrics: Mapping[str, float], strength: float) -> Iterator[tuple[str, str]]:
-    """Yield a name and a line for everything that is wrong."""
-    found = {name.removeprefix("rollout/"): value for name, value in metrics.items() if name.startswith("rollout/")}
+def _decisions(trees: Iterable[RolloutTree]) -> tuple[int, int]:
+    """Return after how many tool results a branch could be wanted, and after how many it was."""
+    wanted = [decision.num_wanted > 0 for tree in trees for decision in tree.decisions]
+    return len(wanted), sum(wanted)
+
+
+def _in_answers(
+    trees: Sequence[RolloutTree], found: Mapping[str, float], tool_names: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield a name and a line for everything that is wrong with what the policy writes."""
     if found.get("tool_malformed_fraction", 0) + found.get("tool_unknown_tool_fraction", 0) >= _ALL:
-        yield "calls", f"every tool call is malformed.{_often(_problems(trees))} Compare the prompt with `chat_format`."
+        yield (
+            "calls",
+            f"every tool call is malformed.{_often(_problems(trees))} Compare the prompt with `chat_format`; "
+            f"{_OWN_SPELLING}",
+        )
+    if tool_names and found.get("num_tool_calls", 1) == 0:
+        yield (
+            "silence",
+            f"no trajectory calls a tool ({', '.join(tool_names)[:_MAX_QUOTED]}). See whether the prompt tells of them "
+            f"(`rollout.chat_format.system_prompt`); {_OWN_SPELLING}",
+        )
     if found.get("format_error_fraction", 0) >= _ALL:
-        yield "format", f"every answer breaks the reward's format.{_often(_reasons(trees))}{_own_spelling(trees)}"
+        yield (
+            "format",
+            f"every answer breaks the reward's format.{_often(_reasons(trees))} See whether the prompt asks for it.",
+        )
     if found.get("truncated_fraction", 0) + found.get("call_limit_fraction", 0) >= _ALL:
         yield (
             "ends",
             "no trajectory ended by itself: each reached the limit of tokens or calls. Raise `max_response_tokens` or "
             "`max_tool_calls`, or see whether the model knows the end of its messages (`model.eos_tokens`).",
         )
+
+
+def _in_advantages(
+    trees: Sequence[RolloutTree], found: Mapping[str, float], strength: float
+) -> Iterator[tuple[str, str]]:
+    """Yield a name and a line if nothing can be learned from the rewards."""
     if trees and all(len(tree.leaves) == 1 for tree in trees):
         yield (
             "group",
@@ -109,8 +148,19 @@ def _often(texts: Iterable[str]) -> str:
     return f" Most often: {' '.join(most[0][0].split())[:_MAX_QUOTED]}" if most else ""
 
 
-def _own_spelling(trees: Sequence[RolloutTree]) -> str:
-    calls = sum(leaf.num_tool_calls for tree in trees for leaf in tree.leaves)
-    return (
-        "" if calls else " None calls a tool: a model with a spelling of its own for calls may need `rollout=hermes`."
-    )
+def _in_branches(found: Mapping[str, float], num_decisions: float, num_wanted: float) -> Iterator[tuple[str, str]]:
+    """Yield a name and a line if the rule of branches makes no difference between tool results."""
+    if num_decisions < _FEW:
+        return
+    if not num_wanted and found.get("branch_budget", 0) > 0:
+        yield (
+            "no branch",
+            f"no branch was opened after {num_decisions:.0f} tool results, so that the budget of branches goes to "
+            "fresh chains. Raise the probability of a branch (`algorithm.branch_policy`).",
+        )
+    if num_wanted == num_decisions:
+        yield (
+            "all branches",
+            f"a branch was asked for after each of {num_decisions:.0f} tool results, whatever their entropy. Lower the "
+            "probability of a branch (`algorithm.branch_policy`).",
+        )

@@ -6,12 +6,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
+from aepo_lightning.chat_formats import TagFormat
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision
+from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import summarise_trees
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from aepo_lightning.training.first_iterations import FirstIterations
 from aepo_lightning.training.metrics import prefixed
 from tests.support.training import empty_batch, make_datamodule, make_run, make_tree, policy_turn, small_policy
@@ -19,12 +24,12 @@ from tests.support.training import empty_batch, make_datamodule, make_run, make_
 TWO = [[policy_turn(5)], [policy_turn(6)]]
 
 
-def look(tree, watch=None, iteration=0, advantage=1.0):
+def look(tree, watch=None, iteration=0, advantage=1.0, tools=None):
     batch = empty_batch()
     batch.advantages = torch.full_like(batch.advantages, advantage)
     steps = [Minibatch(micro_batches=[batch], global_num_tokens=4, global_num_sequences=1)]
     metrics = prefixed("rollout", summarise_trees([tree]).means())
-    (watch or FirstIterations()).look(iteration, [tree], metrics, steps)
+    (watch or FirstIterations()).look(iteration, [tree], metrics, steps, tools)
 
 
 def with_call(status, text="Error: Malformed call: no name."):
@@ -49,17 +54,32 @@ def endless(reason):
     return tree
 
 
+def decided(number, num_wanted, branch_budget=2):
+    tree = make_tree(TWO, [0.0, 1.0])
+    tree.branch_budget = branch_budget
+    tree.decisions = [
+        BranchDecision(
+            seed_path=("r", 0), root=0, turn=turn, entropy=1.0, initial_entropy=0.5, consecutive_branches=0,
+            num_wanted=int(turn < num_wanted), num_opened=0,
+        )
+        for turn in range(number)
+    ]  # fmt: skip
+    return tree
+
+
 CASES = {
     "malformed": (
         lambda: with_call(ToolStatus.MALFORMED),
-        "every tool call is malformed. Most often: Error: Malformed",
+        "every tool call is malformed. Most often: Error: Malformed.* of its own for calls may need `rollout=hermes`",
     ),
     "unknown": (lambda: with_call(ToolStatus.UNKNOWN_TOOL), "every tool call is malformed"),
-    "format": (unformed, "every answer breaks the reward's format. Most often: No box. None calls a tool"),
+    "format": (unformed, "every answer breaks the reward's format. Most often: No box. See whether the prompt asks"),
     "length": (lambda: endless("length"), "no trajectory ended by itself"),
     "limit": (lambda: endless("call_limit"), "no trajectory ended by itself"),
     "one": (lambda: make_tree(TWO[:1], [1.0]), "has one trajectory"),
     "variance": (lambda: make_tree(TWO, [0.5, 0.5]), r"earn the same \(0.5\)"),
+    "no branch": (lambda: decided(16, 0), r"no branch was opened after 16 tool results.*`algorithm.branch_policy`"),
+    "all branches": (lambda: decided(16, 16), r"asked for after each of 16 tool results.*`algorithm.branch_policy`"),
 }
 
 
@@ -83,6 +103,27 @@ def test_a_step_without_advantages_trains_nothing(caplog):
 def test_what_can_be_learned_from_is_no_finding(caplog):
     look(make_tree(TWO, [0.0, 1.0]))
     look(with_call(ToolStatus.OK))
+    for tree in (decided(16, 1), decided(16, 15), decided(15, 0), decided(15, 15), decided(16, 0, branch_budget=0)):
+        look(tree)
+    assert not caplog.records
+
+
+SEARCH = ToolRuntime(tools=(DocumentSearch(),))
+
+
+@pytest.mark.parametrize(("tools", "calls", "is_said"), [(SEARCH, 0, True), (SEARCH, 1, False), (None, 0, False)])
+def test_a_policy_that_calls_no_tool_is_a_finding_if_there_is_one(tools, calls, is_said, caplog):
+    tree = make_tree(TWO, [0.0, 1.0])
+    tree.leaves[0].num_tool_calls = calls
+    look(tree, tools=tools)
+    line = "no trajectory calls a tool (search). See whether the prompt tells of them"
+    assert (line in caplog.text) is is_said
+    assert len(caplog.records) == is_said
+
+
+def test_only_the_first_rank_says_it(caplog, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    look(make_tree(TWO, [0.5, 0.5]))
     assert not caplog.records
 
 
@@ -91,10 +132,18 @@ def test_later_iterations_may_have_nothing_to_learn_from(caplog):
     assert not caplog.records
 
 
-async def always_one(_sample):
-    return RewardOutput(reward=1.0, is_correct=True, is_well_formed=True)
+def test_a_run_that_calls_no_tool_and_breaks_the_format_says_both_and_why(tmp_path, caplog):
+    policy = small_policy()
+    own = {"reward": PaperReward(), "chat_format": Wordless(policy.tokenizer, ("search",))}
+    make_run(tmp_path, datamodule=make_datamodule(policy, round_trip=False, **own)).fit()
+    found = [record.message for record in caplog.records if record.message.startswith("Iteration 0: ")]
+    assert sum("no trajectory calls a tool (search)" in line for line in found) == 1
+    assert sum("every answer breaks the reward's format. Most often: " in line for line in found) == 1
+    assert sum("earn the same (-1)" in line for line in found) == 1
 
 
-def test_a_run_says_it_by_itself(tmp_path, caplog):
-    make_run(tmp_path, datamodule=make_datamodule(small_policy(), reward=always_one)).fit()
-    assert [record.message for record in caplog.records if "earn the same (1)" in record.message]
+class Wordless(TagFormat):
+    """Reads no call, as of a model that has learnt none."""
+
+    def parse_calls(self, turn_text, finish_reason):  # noqa: ARG002
+        return ()
