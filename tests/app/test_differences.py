@@ -48,6 +48,9 @@ def test_equal_values_are_no_difference():
         ({"model__architecture__sliding_window": 96}, "refused"),
         ({"module__optimizer___target_": "SGD"}, "refused"),
         ({"module__adapter": {"rank": 4}}, "refused"),
+        ({"model__tokenizer": {"words": 9}}, "refused"),
+        ({"data__seed": 5}, "refused"),
+        ({"data__task__seed": 5}, "refused"),
         ({"seed": 1}, "refused"),
     ],
 )

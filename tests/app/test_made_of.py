@@ -29,6 +29,8 @@ def changed(cfg, key, value):
         ("coldstart.num_steps", 3, ["configuration"], ["configuration"]),
         ("model.architecture.hidden_size", 32, ["configuration"], ["configuration"]),
         ("data.task.num_places", 4, ["configuration"], ["configuration"]),
+        ("tools.search", None, ["configuration"], ["configuration"]),
+        ("rollout.chat_format._target_", "x.Y", ["configuration"], ["configuration"]),
         ("evaluation.num_samples", 3, [], ["configuration"]),
         ("rollout.sampling.temperature", 0.5, [], ["configuration"]),
         ("trainer.max_epochs", 3, [], []),
@@ -80,10 +82,10 @@ def test_very_large_files_count_by_size_and_edges(tmp_path, monkeypatch):
     monkeypatch.setattr(made_of, "_WHOLE_BYTES", 8)
     monkeypatch.setattr(made_of, "_EDGE_BYTES", 2)
     path, seen = tmp_path / "x.jsonl", set()
-    for text in ("0123456789", "0x23456789", "01234567x9", "01234567890"):
+    for text in ("0123456789", "0x23456789", "01234567x9", "01234567890", "0123456789" * 2, "01234x6789"):
         path.write_text(text)
         seen.add(made_of._content(path))
-    assert len(seen) == 4
+    assert len(seen) == 5, "what lies between the edges is not read"
 
 
 def test_code_counts_that_of_ones_own_parts_too(plain, tmp_path, monkeypatch):
@@ -94,9 +96,35 @@ def test_code_counts_that_of_ones_own_parts_too(plain, tmp_path, monkeypatch):
     assert misfits(evaluation_made_of(plain), first) == ["configuration", "code"]
     (tmp_path / "rewards_of_mine_for_digests.py").write_text("a = 2\n")
     assert misfits(first, evaluation_made_of(cfg)) == ["code"]
-    monkeypatch.setattr("aepo_lightning.__version__", "999")
     assert misfits(cold_start_made_of(cfg), cold_start_made_of(plain)) == []
-    assert misfits(evaluation_made_of(plain), first) == ["configuration", "code"]
+
+
+def test_the_code_of_the_library_counts(plain, monkeypatch):
+    first = cold_start_made_of(plain)
+    with monkeypatch.context() as patch:
+        patch.setattr("aepo_lightning.__version__", "999")
+        assert misfits(first, cold_start_made_of(plain)) == ["code"]
+    monkeypatch.setattr(made_of, "_library_sources", lambda: b"other")
+    assert misfits(first, cold_start_made_of(plain)) == ["code"]
+
+
+def test_a_seed_counts_where_nothing_refers_to_it(plain):
+    fixed = changed(changed(changed(plain, "model.seed", 0), "data.task.seed", 0), "data.seed", 0)
+    assert misfits(cold_start_made_of(fixed), cold_start_made_of(changed(fixed, "seed", 1))) == ["configuration"]
+
+
+def test_of_the_folder_of_a_model_every_file_of_data_counts(plain, tmp_path):
+    def of(name):
+        model = {"_target_": "x", "name_or_path": str(tmp_path / name)}
+        return cold_start_made_of(changed(changed(plain, "data.task", {}), "model", model))
+
+    for name, weights, note in (("a", "1", "n"), ("b", "1", "m"), ("c", "2", "n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_text(weights)
+        (tmp_path / name / "README.md").write_text(note)
+    assert misfits(of("a"), of("b")) == []
+    assert misfits(of("a"), of("c")) == ["files"]
 
 
 def test_what_has_no_digest_fits():

@@ -42,6 +42,7 @@ def test_arguments_are_found_under_the_names_that_models_use(key, write):
         {"action": "f", "action_input": GIVEN},
         {"f": GIVEN},
         {"name": "f", "arguments": GIVEN, "thought": "hm"},
+        {"name": "f", "arguments": GIVEN, "function": {}},
         [{"name": "f", "arguments": GIVEN}],
         "<function=f>\n<parameter=a>\n2\n</parameter>\n<parameter=b>\nx\n</parameter>\n</function>",
     ],
@@ -50,6 +51,11 @@ def test_arguments_are_found_under_the_names_that_models_use(key, write):
 def test_nested_and_renamed_calls_are_read(written):
     (call,) = read(written)
     assert (call.tool, call.arguments, call.problem) == ("f", GIVEN, "")
+
+
+def test_a_parameter_that_is_text_stays_text():
+    (call,) = read("<function=f><parameter=a>2.5</parameter><parameter=b>2.50</parameter></function>")
+    assert call.arguments == {"a": 2.5, "b": "2.50"}
 
 
 def test_a_list_is_several_calls():

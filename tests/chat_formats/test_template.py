@@ -1,6 +1,7 @@
 """Chat templates as people ship them: what fails is one line, and results are what the template writes."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import JOIN_TEMPLATE, ROLE_TEMPLATE, build_byte_tokenizer
 from tests.support.builders import ScriptedEngine, calls_then_answer, grow
 from tests.support.chatml import CHATML, chatml_tokenizer
+from tests.support.processes import wait_until
 
 SPEC = ToolSpec(name="search", description="Search.")
 SYSTEM, USER = Message(role="system", content="Be brief."), Message(role="user", content="Hi")
@@ -33,11 +35,20 @@ def hermes(chat_template):
     return HermesFormat(chatml_tokenizer(chat_template), [SPEC])
 
 
-@pytest.mark.parametrize("make", [lambda: tags(ENDLESS).encode_prompt([USER]), lambda: hermes(ENDLESS)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tags(ENDLESS).encode_prompt([USER]),
+        lambda: tags(ENDLESS).encode_prompt([SYSTEM, USER]),
+        lambda: hermes(ENDLESS),
+    ],
+    ids=["user", "system", "results"],
+)
 def test_a_template_that_loops_for_ever_is_ended_at_a_limit_of_computing_time(monkeypatch, make):
     monkeypatch.setattr(template, "TIME_LIMIT_S", 0.05)
     with pytest.raises(ConfigError, match=r"must write a conversation within 0\.05 s"):
         make()
+    wait_until(lambda: all(thread.name != "aepo-chat-template" for thread in threading.enumerate()))
 
 
 def test_waiting_is_not_computing():
@@ -88,8 +99,10 @@ def test_a_template_that_lists_no_tools_is_refused():
         (("+ m.content + '\\n</tool_response>'", "+ '\\n</tool_response>'"), "once each and in order"),
         (("+ m.content + '\\n</tool_response>'", "+ m.content + m.content + '</tool_response>'"), "once each"),
         (("+ m.content +", "+ (m.content | int('x') | string) +"), "once each"),
+        (("m.content + '\\n</tool", "messages[loop.length + 1 - loop.index0].content + '\\n</tool"), "and in order"),
+        (("+ m.content +", "+ (raise_exception('nothing') if m.content == 'null' else m.content) +"), "nothing"),
     ],
-    ids=["raises", "hides", "doubles", "changes"],
+    ids=["raises", "hides", "doubles", "changes", "turns", "stumbles"],
 )
 def test_a_template_that_cannot_write_results_is_refused(change, message):
     with pytest.raises(ConfigError, match=message) as error:
@@ -124,6 +137,12 @@ def test_results_are_what_the_template_writes_for_any_text(way, texts):
     assert (len(pieces), [token for piece in pieces for token in piece]) == (len(texts), expected)
 
 
+def test_results_are_written_as_where_tools_are_listed():
+    told = CHATML.replace("+ m.content +", "+ m.content + ('!' if tools else '?') +")
+    chat_format = hermes(told)
+    assert "x!" in chat_format.decode(chat_format.encode_results(["x"])[0])
+
+
 def test_each_result_stands_in_a_piece_of_its_own():
     chat_format = hermes(CHATML)
     pieces = chat_format.encode_results(["first", "second", "third"])
@@ -143,6 +162,8 @@ def test_the_end_of_a_message_is_that_of_the_template():
     assert message_end_id(build_byte_tokenizer(chat_template=JOIN_TEMPLATE)) == 1
     tokenizer.chat_template = None
     assert message_end_id(tokenizer) == 1
+    longer = build_byte_tokenizer(("<en", "<end>"), ENDS)
+    assert message_end_id(longer) == longer.convert_tokens_to_ids("<end>")
 
 
 def test_the_policys_own_end_of_message_is_not_written_again():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from aepo_lightning.chat_formats import HermesFormat, TagFormat
+from aepo_lightning.contracts.question import Message
 from aepo_lightning.errors import ConfigError, DataError, RewardError
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, ROLE_TEMPLATE, build_byte_tokenizer, build_word_tokenizer
 from aepo_lightning.rewards import PaperReward, as_reward
@@ -78,6 +79,13 @@ def test_a_template_that_opens_the_thoughts_is_part_of_the_response():
     assert tried.run() > 0
     hermes = hermes_tokenizer(CHATML.replace("assistant\\n", "assistant\\n<think>\\n"))
     assert trip(hermes, chat_format=HermesFormat.for_tools).run() > 0
+
+
+def test_thoughts_that_the_template_opens_and_closes_are_not_closed_again():
+    template = ROLE_TEMPLATE.replace("'assistant: '", "'assistant: <think>\\n\\n</think>\\n\\n'")
+    tried = trip(build_byte_tokenizer(chat_template=template), tools=())
+    assert tried.chat_format.opening == "<think>\n\n</think>\n\n"
+    assert tried.run() > 0
 
 
 def special_tokenizer(*texts):
@@ -154,9 +162,18 @@ class Fails(TagFormat):
         raise KeyError("role")
 
 
+class Refuses(TagFormat):
+    """A format that names what is wrong by itself."""
+
+    def encode_results(self, texts):  # noqa: ARG002
+        raise ConfigError("It says why.")
+
+
 def test_a_format_that_raises_is_named():
     with pytest.raises(ConfigError, match="`chat_format` must write a result, but raised KeyError: 'role'"):
         trip(chat_format=Fails.for_tools).run()
+    with pytest.raises(ConfigError, match=r"^It says why\.$"):
+        trip(chat_format=Refuses.for_tools).run()
 
 
 def test_an_answer_that_the_paper_reward_never_pays_is_refused():
@@ -166,6 +183,16 @@ def test_an_answer_that_the_paper_reward_never_pays_is_refused():
 
 def gives_nothing(_sample):
     return 0.0
+
+
+@pytest.mark.parametrize("system", [(), (Message(role="system", content="Answer in capitals."),)], ids=["not", "told"])
+def test_a_reward_of_ones_own_that_pays_nothing_is_a_warning_unless_the_question_tells_the_form(system, caplog):
+    question = make_question(answers=("42",))
+    question = replace(question, messages=(*system, *question.messages))
+    trip(reward=as_reward(gives_nothing), question=question).run()
+    found = [record.message for record in caplog.records]
+    assert len(found) == (0 if system else 1)
+    assert all("but gives 0 to" in line and "say so in a system message" in line for line in found)
 
 
 def raises(_sample):

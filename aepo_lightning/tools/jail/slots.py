@@ -19,12 +19,13 @@ class _Waiter(Generic[T]):
     lease: "Lease[T] | None" = None
     error: Exception | None = None
 
-    def wake(self) -> None:
-        """Tell its loop; a loop that has ended in the meantime has cancelled its calls, which give back their lease."""
+    def wake(self) -> bool:
+        """Tell its loop; return whether that is there: one that was closed will never give a lease back."""
         try:
             self.loop.call_soon_threadsafe(self._settle)
         except RuntimeError:  # closed
-            return
+            return False
+        return True
 
     def _settle(self) -> None:
         if not self.future.done():
@@ -156,7 +157,9 @@ class SlotQueue(Generic[T]):
             self._num_active += 1
             # The worker used last has the warmest caches.
             waiter.lease = Lease(self._idle.pop(), self._count_demotion)
-            waiter.wake()
+            if not waiter.wake():
+                self._num_active -= 1
+                self._idle.append(waiter.lease.worker)
 
     def _count_demotion(self) -> None:
         with self._lock:

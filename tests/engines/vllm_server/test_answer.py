@@ -113,6 +113,8 @@ FIELDS = {
     "choices_of_another_type": (("choices",), {"0": {}}),
     "usage_of_another_type": (("usage",), [4]),
     "a_float_number_of_tokens": (("usage", "completion_tokens"), 4.0),
+    "another_number_of_tokens": (("usage", "completion_tokens"), 3),
+    "the_logprob_of_another_token": ((*LAST, "token_id"), 7),
     "negative_cached_tokens": (("usage", "prompt_tokens_details"), {"cached_tokens": -1}),
     "more_cached_tokens_than_asked": (("usage", "prompt_tokens_details"), {"cached_tokens": 4}),
     "tokens_as_text": ((*CHOICE, "token_ids"), "abcd"),
@@ -124,6 +126,7 @@ FIELDS = {
     "logprobs_of_no_token": ((*CHOICE, "logprobs", "content"), [None] * 4),
     "no_top_logprobs": ((*LAST, "top_logprobs"), []),
     "top_logprobs_as_text": ((*LAST, "top_logprobs"), "ab"),
+    "a_negative_top_token": ((*LAST, "top_logprobs", -1, "token_id"), -1),
     "a_top_token_twice": ((*LAST, "top_logprobs"), [{"token_id": 7, "logprob": -2.0}] * 2),
 }
 
@@ -194,6 +197,16 @@ def test_an_answer_without_weight_versions_is_refused_and_one_across_a_change_of
         answered(leave=(*CHOICE, "weight_versions"))
     spans = [SPAN | {"end": 1}, SPAN | {"start": 1, "version": "newer"}]
     assert answered(((*CHOICE, "weight_versions"), spans)).versions == {"default", "newer"}
+
+
+def test_an_answer_that_was_cut_has_all_the_tokens_that_were_asked_for():
+    three = [
+        ((*CHOICE, "finish_reason"), "length"),
+        ((*CHOICE, "weight_versions"), [SPAN | {"end": 3}]),
+        (("usage", "completion_tokens"), 3),
+    ]
+    with pytest.raises(EndpointError, match=r"gave 3 tokens, but claimed 3 of at most 4 \('length'\)"):
+        answered(*three, leave=(*CHOICE, "token_ids", -1))
 
 
 def test_an_estimate_needs_all_the_logprobs_that_it_is_made_of():

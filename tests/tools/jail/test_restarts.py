@@ -203,6 +203,18 @@ def test_a_pool_that_could_not_be_opened_may_be_opened_later(monkeypatch):
     pool.close()
 
 
+def test_a_fork_of_the_owner_ends_no_worker_of_it(monkeypatch):
+    pool, ended = PythonPool(), []
+    monkeypatch.setattr(pool._opening, "_backend", Opened())
+    monkeypatch.setattr(Opened, "close", lambda _: ended.append(1))
+    monkeypatch.setattr(pool._opening, "_owner", os.getppid())  # as a child sees it
+    pool._opening.close()
+    assert not ended
+    monkeypatch.setattr(pool._opening, "_owner", os.getpid())
+    pool.close()
+    assert ended
+
+
 class Opened:
     isolation, num_ready = Isolation(level="jail", description="open"), 4
 

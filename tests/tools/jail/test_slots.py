@@ -149,3 +149,15 @@ def test_a_loop_that_ended_while_it_waited_takes_no_worker():
     asyncio.run(leave())
     queue.add("a")
     assert asyncio.run(queue.acquire()).worker == "a"
+
+
+def test_a_loop_that_was_closed_while_it_waited_takes_no_worker():
+    queue = queue_of()
+    loop = asyncio.new_event_loop()
+    waits = loop.create_task(queue.acquire())
+    loop.run_until_complete(settle())
+    loop.close()
+    queue.add("a")
+    assert asyncio.run(queue.acquire()).worker == "a"
+    assert not waits.done()
+    waits._log_destroy_pending = False

@@ -201,11 +201,13 @@ def test_a_forked_child_opens_its_own(cache):
     cache.put("k", "search", text("a"), None)
     cache.flush()
     assert cache.get("k") == text("a")
+    reader = cache._reader
     pid = os.fork()
     if not pid:  # the child
         cache.put("j", "search", text("b"), None)
         cache.flush()
-        os._exit(0 if cache.get("k") == text("a") else 1)
+        is_sound = cache.get("k") == text("a") and cache._reader is not reader
+        os._exit(0 if is_sound else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert cache.get("j") == text("b")
 
@@ -307,6 +309,42 @@ def test_a_writer_that_dies_is_not_waited_for_and_replaced(path, monkeypatch):
     cache.flush()
     assert cache.get("k") == text("b")
     cache.close()
+    assert SQLiteCache(path).get("k") == text("b"), "another thread wrote it"
+
+
+def test_a_file_that_cannot_be_read_is_left_alone_for_a_while(cache, path):
+    path.mkdir(parents=True)
+    waiting, eager = SQLiteCache(path, retry_s=3600.0), SQLiteCache(path, retry_s=0.0)
+    assert (waiting.get("k"), eager.get("k")) == (None, None)
+    path.rmdir()
+    cache.put("k", "search", text("a"), None)
+    cache.close()
+    assert (waiting.get("k"), eager.get("k")) == (None, text("a"))
+    eager.close()
+
+
+def test_a_file_that_failed_is_opened_anew(path, monkeypatch):
+    cache = SQLiteCache(path, retry_s=0.0)
+    cache.put("k", "search", text("a"), None)
+    cache.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(answer_writer, "write_rows", lambda *_: 1 / 0)
+        cache.put("k", "search", text("b"), None)
+        cache.flush()
+    path.unlink()
+    cache.put("j", "search", text("c"), None)
+    cache.close()
+    assert path.exists()
+
+
+def test_an_answer_that_waits_to_be_written_expires_too(path, monkeypatch):
+    monkeypatch.setattr(answer_writer.AnswerWriter, "put", lambda *_: None)
+    now = [100.0]
+    cache = SQLiteCache(path, clock=lambda: now[0])
+    cache.put("k", "search", text("a"), 10.0)
+    assert cache.get("k") == text("a")
+    now[0] = 110.0
+    assert cache.get("k") is None
 
 
 def test_an_answer_that_would_fill_the_memory_counts_as_none(cache, path, monkeypatch):
