@@ -2,6 +2,7 @@
 
 trail.py        follow a rule through a small random world, one search per step; closed vocabulary of words
 arithmetic.py   chained arithmetic, one python call per operation; plain ASCII for a byte-level tokenizer
+deep_search/    find pages of an invented world and follow them to an answer; natural language
 own_files.py    question files of one's own, whatever their format; jsonl.py and parquet.py read one each
 jsonl.py        one JSON object a line, or one list: your own files, and benchmarks
 parquet.py      your own parquet files, and the published training and validation files (verl's layout)
@@ -18,6 +19,7 @@ file_report.py  what a reader kept, repaired and dropped
 """
 
 from aepo_lightning.tasks.arithmetic import ArithmeticTask
+from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, deep_search_pages
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.jsonl import JsonlQuestions
 from aepo_lightning.tasks.listed import ListedQuestions, as_task
@@ -26,6 +28,8 @@ from aepo_lightning.tasks.trail import TrailTask
 
 __all__ = [
     "ArithmeticTask",
+    "DeepSearchTask",
+    "DeepSearchWorld",
     "FileReport",
     "JsonlQuestions",
     "ListedQuestions",
@@ -33,4 +37,5 @@ __all__ = [
     "ParquetQuestions",
     "TrailTask",
     "as_task",
+    "deep_search_pages",
 ]

@@ -2,8 +2,8 @@
 
 runtime/     `ToolRuntime`: runs calls within their limits; failures become observations. Its parts: arguments,
              admission, circuit breaker, attempts, outages, single flight, states of chains, watch of the loop, cache
-search/      documents in memory, a corpus on disk, the web and its providers
-browse/      pages of the public internet as text, or what a model says about them
+search/      documents and pages in memory, a corpus on disk, the web and its providers
+browse/      pages of the public internet, or of memory, as text, or what a model says about them
 mcp/         tools of MCP servers, over sessions that stay open
 python.py    `PythonTool`: model-written code behind the best wall there is
 jail/        the pool behind it: bubblewrap, a sandbox server, or none if that is written out
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aepo_lightning.errors import ToolTimeoutError
     from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
-    from aepo_lightning.tools.browse.page_fetcher import Page, PageFetcher
+    from aepo_lightning.tools.browse.page_fetcher import Fetcher, Page, PageFetcher
+    from aepo_lightning.tools.browse.stored_pages import PlainText, StoredPages
     from aepo_lightning.tools.browse.tool import Browse, PageSummary
     from aepo_lightning.tools.functions.tool import FunctionTool, function_tool, tool
     from aepo_lightning.tools.mcp.server import MCPServer
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from aepo_lightning.tools.runtime.runtime import ToolRuntime
     from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
     from aepo_lightning.tools.search.documents import DocumentSearch
-    from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch
+    from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch, SearchableIndex
     from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets
+    from aepo_lightning.tools.search.page_index import PageIndex
     from aepo_lightning.tools.search.providers import (
         Brave,
         BrightDataBing,
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
 _PLACES = {
     "errors": "ToolTimeoutError",
     "tools.browse.extraction": "Extractor JailedExtractor",
-    "tools.browse.page_fetcher": "Page PageFetcher",
+    "tools.browse.page_fetcher": "Fetcher Page PageFetcher",
+    "tools.browse.stored_pages": "PlainText StoredPages",
     "tools.browse.tool": "Browse PageSummary",
     "tools.functions.tool": "FunctionTool function_tool tool",
     "tools.mcp.server": "MCPServer",
@@ -58,7 +61,8 @@ _PLACES = {
     "tools.runtime.runtime": "ToolRuntime",
     "tools.runtime.sqlite_cache": "SQLiteCache import_official_cache",
     "tools.search.documents": "DocumentSearch",
-    "tools.search.index": "CorpusFields CorpusIndex IndexSearch",
+    "tools.search.index": "CorpusFields CorpusIndex IndexSearch SearchableIndex",
+    "tools.search.page_index": "PageIndex",
     "tools.search.official_results": "load_search_cache split_snippets",
     "tools.search.providers": "Brave BrightDataBing Retriever SearchHit SearchProvider SearXNG Serper Tavily",
     "tools.search.snippets": "SnippetIndex",
@@ -89,6 +93,7 @@ __all__ = [
     "CorpusIndex",
     "DocumentSearch",
     "Extractor",
+    "Fetcher",
     "FunctionTool",
     "IndexSearch",
     "JailedExtractor",
@@ -96,15 +101,19 @@ __all__ = [
     "MCPTool",
     "Page",
     "PageFetcher",
+    "PageIndex",
     "PageSummary",
+    "PlainText",
     "PythonTool",
     "Retriever",
     "SQLiteCache",
     "SearXNG",
     "SearchHit",
     "SearchProvider",
+    "SearchableIndex",
     "Serper",
     "SnippetIndex",
+    "StoredPages",
     "Tavily",
     "ToolCache",
     "ToolRuntime",

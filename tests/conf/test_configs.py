@@ -65,7 +65,7 @@ def test_every_set_of_callbacks_builds_a_trainer(name, tmp_path):
     assert str(run.trainer.checkpoint_callback.dirpath) == str(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["trail", "arithmetic"])
+@pytest.mark.parametrize("name", ["trail", "arithmetic", "deep_search"])
 def test_procedural_tasks_instantiate(name):
     task = build(composed(f"data={name}").data.task)
     assert isinstance(task, Task)

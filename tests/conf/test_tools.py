@@ -272,3 +272,27 @@ def test_hermes_changes_the_format_and_nothing_else(composed):
     assert isinstance(built, HermesFormat)
     assert isinstance(built, ChatFormat)
     assert {**default, "chat_format": None} == {**hermes, "chat_format": None}
+
+
+def test_the_tools_of_deep_search_answer_from_the_world_of_the_data(composed):
+    cfg = composed("data=deep_search", "tools=deep_search", "data.task.world.num_things=400", "data.task.world.seed=3")
+    runtime, task = build_tools(cfg.tools), build(cfg.data.task)
+    assert runtime.tool_names == ("search", "browse")
+    shown = task.demonstration(0)
+    first = task.solved("train", 0).plan[0]
+    result = asyncio.run(runtime.call(ToolCall(tool="search", text=first.argument), CONTEXT))
+    assert result.text.startswith(f"[1] {first.argument}\nhttp://")
+    assert shown.turns[1].source == "tool"
+    assert task.browse == runtime.tools[1]
+
+
+def test_the_tools_of_deep_search_need_its_data(composed):
+    with pytest.raises(ConfigError, match="`world` must be that of a DeepSearchTask, but got None"):
+        build_tools(composed("data=trail", "tools=deep_search").tools)
+
+
+def test_deep_search_does_without_browse(composed):
+    overrides = ("data.task.depth=snippet", "data.task.world.num_things=400", "tools.browse=null")
+    cfg = composed("data=deep_search", "tools=deep_search", *overrides)
+    assert build_tools(cfg.tools).tool_names == ("search",)
+    assert build(cfg.data.task).browse is None

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -43,6 +43,24 @@ class Page:
     charset: str | None = None
     is_cut: bool = False
     """The page went on."""
+
+
+@runtime_checkable
+class Fetcher(Protocol):
+    """Finds the page of an address."""
+
+    async def fetch(self, url: str) -> Page:
+        """Return a page.
+
+        Raises:
+            ToolError: If there is no page that may be read.
+            ToolUnavailableError: If a server failed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the running event loop holds."""
+        ...
 
 
 class PageFetcher:

@@ -8,7 +8,7 @@ from typing import Any
 from aepo_lightning.contracts.tool import AnyLimits, RetryPolicy, ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.browse.extraction import Extractor, JailedExtractor
-from aepo_lightning.tools.browse.page_fetcher import PageFetcher
+from aepo_lightning.tools.browse.page_fetcher import Fetcher, PageFetcher
 from aepo_lightning.tools.http_client import HttpRequest, JsonClient
 
 _SCHEMA: Mapping[str, Any] = {
@@ -84,7 +84,7 @@ class PageSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Browse:
-    """Fetch a page or a PDF file from the public internet and answer with its text.
+    """Fetch a page or a PDF file, from the public internet unless told otherwise, and answer with its text.
 
     Attributes:
         name: The tag of the tool.
@@ -96,7 +96,7 @@ class Browse:
     """
 
     name: str = "browse"
-    fetcher: PageFetcher = field(default_factory=PageFetcher, compare=False)
+    fetcher: Fetcher = field(default_factory=PageFetcher, compare=False)
     extractor: Extractor = field(default_factory=JailedExtractor, compare=False)
     summary: PageSummary | None = None
     max_chars: int = 8000

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -193,9 +193,21 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise DataError(f"{file} must be a whole parquet file, but: {str(error)[:200]}.") from None
 
 
+@runtime_checkable
+class SearchableIndex(Protocol):
+    """What can be searched on this machine: a `CorpusIndex`, or a `PageIndex` of pages in memory."""
+
+    digest: str
+    """Names the content and the settings: an index that answers in another way has another one."""
+
+    def search(self, query: str, max_results: int) -> list[SearchHit]:
+        """Return the best results for a query, best first."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSearch:
-    """Answer queries from a `CorpusIndex`, inline in the event loop: a query takes less than a millisecond.
+    """Answer queries from an index on this machine, inline in the event loop: a query takes less than a millisecond.
 
     Attributes:
         index: What to search.
@@ -207,7 +219,7 @@ class IndexSearch:
         limits: What a call may cost.
     """
 
-    index: CorpusIndex
+    index: SearchableIndex
     name: str = "search"
     max_results: int = 5
     max_snippet_chars: int = 1000

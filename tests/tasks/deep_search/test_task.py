@@ -1,0 +1,147 @@
+import asyncio
+from collections import Counter
+
+import pytest
+
+from aepo_lightning.contracts.question import DemonstrationSource, SegmentSource, Task
+from aepo_lightning.contracts.reward import RewardInput
+from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolStatus
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.rewards import PaperReward
+from aepo_lightning.tasks import DeepSearchTask
+from aepo_lightning.tools import DocumentSearch, ToolRuntime
+from tests.support.deep_search_parts import small_world, task_with_tools, tools_of
+
+WORLD = small_world()
+
+
+def response(demonstration):
+    """The text of a demonstration as the paper's format writes it."""
+    pieces = []
+    for turn in demonstration.turns:
+        is_tool = turn.source is SegmentSource.TOOL
+        pieces.append(f" <result>\n{turn.text}\n</result>" if is_tool else turn.text)
+    return "".join(pieces)
+
+
+def test_is_a_task_and_a_demonstration_source():
+    task = task_with_tools(WORLD)
+    assert isinstance(task, Task)
+    assert isinstance(task, DemonstrationSource)
+    assert (task.num_questions("train"), task.num_questions("val")) == (None, 256)
+
+
+def test_questions_are_functions_of_seed_and_index():
+    one, same, other = (DeepSearchTask(world=WORLD, seed=seed) for seed in (0, 0, 1))
+    asked = [[task.question(split, 3) for split in ("train", "val")] for task in (one, same, other)]
+    assert asked[0] == asked[1]
+    assert asked[0][0].messages != asked[2][0].messages
+    assert asked[0][1] == asked[2][1]  # validation is the same for runs of all seeds
+
+
+def test_questions_tell_level_proof_and_least_number_of_calls():
+    task = DeepSearchTask(world=WORLD)
+    question, solved = task.question("train", 0), task.solved("train", 0)
+    assert question.question_id == "deep-search-train-0"
+    assert question.answers == (solved.answer,)
+    assert question.metadata == {
+        "ability": "deep_search",
+        "level": solved.level.value,
+        "least_calls": len(solved.plan),
+        "proof": list(solved.proof),
+    }
+
+
+def test_validation_has_every_level_in_turn_and_no_question_twice():
+    task = DeepSearchTask(world=WORLD, val_levels=["one_hop", "two_hops", "count"], num_val_questions=60)
+    asked = [task.question("val", index) for index in range(60)]
+    assert len({question.messages[0].content for question in asked}) == 60
+    assert Counter(question.metadata["level"] for question in asked) == {"one_hop": 20, "two_hops": 20, "count": 20}
+    again = DeepSearchTask(world=WORLD, val_levels=["one_hop", "two_hops", "count"], num_val_questions=60)
+    assert again.question("val", 59) == asked[59]
+
+
+def test_levels_are_drawn_as_often_as_they_are_named():
+    task = DeepSearchTask(world=WORLD, levels=["one_hop", "one_hop", "two_hops"])
+    levels = Counter(task.question("train", index).metadata["level"] for index in range(300))
+    assert levels["one_hop"] / 300 == pytest.approx(2 / 3, abs=0.1)
+    assert set(levels) == {"one_hop", "two_hops"}
+
+
+def test_clean_demonstrations_earn_the_full_reward_within_the_least_number_of_calls():
+    task, reward = task_with_tools(WORLD), PaperReward()
+    for index in range(40):
+        shown = task.demonstration(index)
+        output = reward.score(RewardInput(question=shown.question, response_text=response(shown)))
+        assert (output.reward, output.is_correct) == (1.0, True), output.reason
+        calls = [turn for turn in shown.turns if turn.source is SegmentSource.TOOL]
+        assert len(calls) == shown.question.metadata["least_calls"]
+
+
+def test_results_of_demonstrations_are_those_of_the_runtime():
+    task = task_with_tools(WORLD)
+    runtime = ToolRuntime(tools=tools_of(WORLD))
+
+    async def replay(shown):
+        turns = zip(shown.turns[::2], shown.turns[1::2], strict=False)
+        for number, (call, result) in enumerate(turns):
+            tool, _, rest = call.text.partition("</think> <")[2].partition("> ")
+            context = ToolContext(question=shown.question, call_index=number)
+            answered = await runtime.call(ToolCall(tool=tool, text=rest.removesuffix(f" </{tool}>")), context)
+            assert (answered.text, answered.status) == (result.text, ToolStatus.OK)
+
+    async def replay_all():
+        for index in range(20):
+            await replay(task.demonstration(index))
+
+    asyncio.run(replay_all())
+
+
+def test_calls_can_be_written_as_hermes_models_do():
+    shown = task_with_tools(WORLD, call_style="hermes", levels=["one_hop"], depth="snippet").demonstration(0)
+    start, call = shown.turns[0].text.split("<tool_call>\n")
+    assert start.startswith("<think> ")
+    assert call.startswith('{"name": "search", "arguments": {"query": "')
+    assert call.endswith('"}}\n</tool_call>')
+
+
+def test_demonstrations_need_the_tools_of_the_world():
+    with pytest.raises(ConfigError, match="`search` must be a tool for demonstrations to call"):
+        DeepSearchTask(world=WORLD).demonstration(0)
+    with pytest.raises(ConfigError, match=r"`search` must show 'Record of .*Set tools=deep_search"):
+        DeepSearchTask(world=WORLD, search=DocumentSearch()).demonstration(0)
+
+
+@pytest.mark.parametrize("split, index", [("val", 256), ("val", -1), ("train", -1)], ids=str)
+def test_positions_outside_a_split_are_refused(split, index):
+    with pytest.raises(IndexError, match="`index` must be a position"):
+        DeepSearchTask(world=WORLD).question(split, index)
+
+
+def test_demonstrations_have_no_negative_positions():
+    with pytest.raises(IndexError, match="`index` must be a position"):
+        task_with_tools(WORLD).demonstration(-1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"levels": []}, "levels"),
+        ({"levels": "one_hop"}, "levels"),
+        ({"levels": ["five_hops"]}, "levels"),
+        ({"val_levels": ["five_hops"]}, "val_levels"),
+        ({"depth": "deep"}, "depth"),
+        ({"call_style": "xml"}, "call_style"),
+        ({"num_val_questions": -1}, "num_val_questions"),
+    ],
+    ids=str,
+)
+def test_settings_without_meaning_are_refused_by_name(settings, named):
+    with pytest.raises(ConfigError, match=f"`{named}` must be"):
+        DeepSearchTask(world=WORLD, **settings)
+
+
+def test_more_validation_questions_than_there_are_is_refused():
+    task = DeepSearchTask(world=WORLD, levels=["count"], depth="snippet", num_val_questions=150)
+    with pytest.raises(ConfigError, match="`num_val_questions` must be at most what the world has"):
+        task.question("val", 149)
