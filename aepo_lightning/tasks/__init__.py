@@ -19,7 +19,7 @@ file_report.py  what a reader kept, repaired and dropped
 """
 
 from aepo_lightning.tasks.arithmetic import ArithmeticTask
-from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, deep_search_pages
+from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, Imperfection, deep_search_pages
 from aepo_lightning.tasks.file_report import FileReport
 from aepo_lightning.tasks.jsonl import JsonlQuestions
 from aepo_lightning.tasks.listed import ListedQuestions, as_task
@@ -31,6 +31,7 @@ __all__ = [
     "DeepSearchTask",
     "DeepSearchWorld",
     "FileReport",
+    "Imperfection",
     "JsonlQuestions",
     "ListedQuestions",
     "OfficialParquet",

@@ -12,8 +12,9 @@ demonstrations.py a scripted agent
 task.py           `DeepSearchTask`
 """
 
+from aepo_lightning.tasks.deep_search.demonstrations import Imperfection
 from aepo_lightning.tasks.deep_search.pages import deep_search_pages
 from aepo_lightning.tasks.deep_search.task import DeepSearchTask
 from aepo_lightning.tasks.deep_search.world import DeepSearchWorld
 
-__all__ = ["DeepSearchTask", "DeepSearchWorld", "deep_search_pages"]
+__all__ = ["DeepSearchTask", "DeepSearchWorld", "Imperfection", "deep_search_pages"]

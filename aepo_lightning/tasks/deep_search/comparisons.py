@@ -5,9 +5,9 @@ from random import Random
 
 from aepo_lightning.tasks.deep_search.facts import Facts
 from aepo_lightning.tasks.deep_search.plans import Hop, Step, open_page, plan_apart, search_for
-from aepo_lightning.tasks.deep_search.questions import Level, Solved, answer_text, pages_of
+from aepo_lightning.tasks.deep_search.questions import Level, Solved, pages_of
 from aepo_lightning.tasks.deep_search.relations import RELATIONS, Depth, Kind, Relation
-from aepo_lightning.tasks.deep_search.world import Thing
+from aepo_lightning.tasks.deep_search.world import Thing, answer_text
 
 _ORDER_WORDS = {
     "year": ("earlier", "later"),
@@ -36,6 +36,8 @@ def draw_comparison(facts: Facts, random: Random) -> Solved | None:
     winner = things[numbers.index(max(numbers) if is_larger else min(numbers))]
     loser = next(thing for thing in things if thing is not winner)
     last = facts.hop(winner, asked)
+    if answer_text(last.value) == answer_text(facts.hop(loser, asked).value):
+        return None
     is_clear = facts.is_apart(winner, loser) and facts.is_apart(loser, winner) and facts.is_apart(loser, last.value)
     if not is_clear:
         return None
@@ -43,7 +45,14 @@ def draw_comparison(facts: Facts, random: Random) -> Solved | None:
     text = asked.ask.format(f"the {word} of {things[0].address} and {things[1].address}")
     plan = _comparison_plan(keys, last, facts)
     proof = pages_of([*keys, last], facts.pages)
-    return Solved(level=Level.COMPARISON, text=text, answer=answer_text(last.value), plan=plan, proof=proof)
+    return Solved(
+        level=Level.COMPARISON,
+        text=text,
+        answer=answer_text(last.value),
+        plan=plan,
+        proof=proof,
+        mistakes=tuple(dict.fromkeys((answer_text(facts.hop(loser, asked).value), *facts.mistakes(last)))),
+    )
 
 
 def _comparison_plan(keys: list[Hop], last: Hop, facts: Facts) -> tuple[Step, ...]:
@@ -75,6 +84,7 @@ def draw_count(facts: Facts, random: Random) -> Solved | None:
         answer=str(sum(terms)),
         plan=tuple(step for hop in hops for step in plan_apart([hop], facts.pages)),
         proof=pages_of(hops, facts.pages),
+        mistakes=_without_a_term(terms),
         terms=terms,
     )
 
@@ -91,5 +101,10 @@ def _visitors(facts: Facts, fair: Thing) -> Solved:
         answer=str(sum(fair.editions)),
         plan=(search_for(fair, facts.pages), open_page(record, facts.pages), *opened),
         proof=(record, *editions),
+        mistakes=_without_a_term(fair.editions),
         terms=fair.editions,
     )
+
+
+def _without_a_term(terms: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(sum(terms) - term) for term in terms))

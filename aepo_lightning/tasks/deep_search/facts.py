@@ -9,7 +9,14 @@ from aepo_lightning.contracts.question import Split
 from aepo_lightning.tasks.deep_search.pages import WorldPages, write_pages
 from aepo_lightning.tasks.deep_search.plans import Hop
 from aepo_lightning.tasks.deep_search.relations import Depth, Kind, Relation
-from aepo_lightning.tasks.deep_search.world import DeepSearchWorld, Thing, Value, draw_world, relations_of
+from aepo_lightning.tasks.deep_search.world import (
+    DeepSearchWorld,
+    Thing,
+    Value,
+    answer_text,
+    draw_world,
+    relations_of,
+)
 
 _WORD = re.compile(r"\w+")
 _COMMON = {"the"}
@@ -28,6 +35,9 @@ class Facts:
         self.pages: WorldPages = write_pages(world)
         self._world = draw_world(world)
         self.depths = list(Depth)[: list(Depth).index(depth) + 1]
+        self._relations = {
+            kind: [relation for relation in relations_of(kind) if relation.depth in self.depths] for kind in Kind
+        }
         self._by_kind = {kind: self._world.of_kind(kind, split) for kind in Kind}
         self.things = [thing for thing in self._world.things if thing.split == split]
         self._index = _word_index(world)
@@ -39,11 +49,20 @@ class Facts:
 
     def relations(self, kind: Kind) -> list[Relation]:
         """Return what may be asked of a kind."""
-        return [relation for relation in relations_of(kind) if relation.depth in self.depths]
+        return self._relations[kind]
 
     def hop(self, thing: Thing, relation: Relation) -> Hop:
         """Return the fact that a relation gives for a thing."""
         return Hop(thing=thing, relation=relation, value=self._world.value(thing, relation))
+
+    def mistakes(self, hop: Hop) -> tuple[str, ...]:
+        """Return wrong answers to the question for a fact: what else is told of the thing, or the same of another."""
+        thing, kin = hop.thing, self._by_kind[hop.thing.kind]
+        next_ones = kin[kin.index(thing) + 1 :] + kin[: kin.index(thing)]
+        others = [self._world.value(thing, each) for each in relations_of(thing.kind) if each.depth in self.depths]
+        values = [*others, *(self._world.value(each, hop.relation) for each in next_ones[:2])]
+        said = [answer_text(value) for value in values if isinstance(value, Thing) == isinstance(hop.value, Thing)]
+        return tuple(dict.fromkeys(text for text in said if text != answer_text(hop.value)))
 
     def is_chain(self, hops: Sequence[Hop]) -> bool:
         """Return whether each fact leads to the next and to no later one, so that nothing can be skipped.
@@ -89,5 +108,4 @@ def _word_index(world: DeepSearchWorld) -> _WordIndex:
 
 
 def _name_words(value: Value) -> set[str]:
-    name = value.name if isinstance(value, Thing) else str(value)
-    return set(_WORD.findall(name.lower())) - _COMMON
+    return set(_WORD.findall(answer_text(value).lower())) - _COMMON

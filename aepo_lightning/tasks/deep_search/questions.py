@@ -9,7 +9,7 @@ from aepo_lightning.tasks.deep_search.facts import Facts
 from aepo_lightning.tasks.deep_search.pages import WorldPages
 from aepo_lightning.tasks.deep_search.plans import Hop, Step, plan_chain
 from aepo_lightning.tasks.deep_search.relations import Depth
-from aepo_lightning.tasks.deep_search.world import Thing, Value
+from aepo_lightning.tasks.deep_search.world import Thing, answer_text
 
 
 class Level(StrEnum):
@@ -39,6 +39,8 @@ class Solved:
     """The calls that prove the answer; there is no shorter way."""
     proof: tuple[str, ...]
     """Addresses of the pages that tell the facts, in the order of the plan."""
+    mistakes: tuple[str, ...]
+    """Answers that somebody gives who reads badly: another value of the same record, a sum without a term."""
     terms: tuple[int, ...] = ()
     """Numbers that the answer is the sum of, for counts."""
 
@@ -56,7 +58,7 @@ def draw_hops(facts: Facts, random: Random, level: Level) -> Solved | None:
         hops.append(facts.hop(thing, random.choice(relations)))
         if isinstance(value := hops[-1].value, Thing):
             thing = value
-    if not facts.is_chain(hops):
+    if not facts.is_chain(hops) or not (mistakes := facts.mistakes(hops[-1])):
         return None
     said = hops[0].thing.address
     for hop in hops[:-1]:
@@ -66,13 +68,9 @@ def draw_hops(facts: Facts, random: Random, level: Level) -> Solved | None:
         text=hops[-1].relation.ask.format(said),
         answer=answer_text(hops[-1].value),
         plan=plan_chain(hops, facts.pages),
-        proof=tuple(page_of(hop, facts.pages) for hop in hops),
+        proof=pages_of(hops, facts.pages),
+        mistakes=mistakes,
     )
-
-
-def answer_text(value: Value) -> str:
-    """Return a value as an answer."""
-    return value.name if isinstance(value, Thing) else str(value)
 
 
 def page_of(hop: Hop, pages: WorldPages) -> str:

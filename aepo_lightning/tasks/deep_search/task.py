@@ -10,7 +10,7 @@ from aepo_lightning.contracts.question import Demonstration, Question, Split
 from aepo_lightning.contracts.tool import Tool
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks.deep_search.comparisons import draw_comparison, draw_count
-from aepo_lightning.tasks.deep_search.demonstrations import ScriptedAgent
+from aepo_lightning.tasks.deep_search.demonstrations import Imperfection, ScriptedAgent
 from aepo_lightning.tasks.deep_search.facts import Facts
 from aepo_lightning.tasks.deep_search.questions import NUM_HOPS, Level, Solved, draw_hops
 from aepo_lightning.tasks.deep_search.relations import Depth
@@ -51,6 +51,12 @@ class DeepSearchTask:
     opened), linked (and pages that only a record leads to)."""
     call_style: str = "tags"
     """How demonstrations write calls: tags (`<search> .. </search>`) or hermes (JSON in `<tool_call>` tags)."""
+    uses_python: bool = False
+    """Whether demonstrations call the python tool to add up, in counts. The least number of calls is without that."""
+    imperfection: Imperfection = field(default_factory=Imperfection)
+    """How often demonstrations go wrong."""
+    num_flawless_demonstrations: int = 0
+    """The first so many demonstrations are without fault whatever `imperfection` says."""
     system_prompt: str = ""
     """Sent before the question if it is not empty."""
     num_val_questions: int = 256
@@ -66,8 +72,9 @@ class DeepSearchTask:
                 raise ConfigError(f"`{name}` must be some of {', '.join(_ALL_LEVELS)}, but got {levels!r}. Change it.")
         if self.depth not in list(Depth):
             raise ConfigError(f"`depth` must be one of {', '.join(Depth)}, but got {self.depth!r}. Use one of them.")
-        if self.num_val_questions < 0:
-            raise ConfigError(f"`num_val_questions` must be at least 0, but got {self.num_val_questions}. Raise it.")
+        for name in ("num_val_questions", "num_flawless_demonstrations"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"`{name}` must be at least 0, but got {getattr(self, name)}. Raise it.")
         self._agent()
 
     def num_questions(self, split: Split) -> int | None:
@@ -107,7 +114,10 @@ class DeepSearchTask:
         check_index("train", index, None)
         solved = self._drawn("demonstration", index)
         question = self._worded(solved, "demonstration", index)
-        return Demonstration(question=question, turns=self._agent().answer(question, solved))
+        faults = Random(f"deep_search/faults/{self.world.seed}/{self.seed}/{index}")
+        imperfection = Imperfection() if index < self.num_flawless_demonstrations else self.imperfection
+        turns = self._agent().answer(question, solved, faults, imperfection)
+        return Demonstration(question=question, turns=turns)
 
     def _drawn(self, stream: Stream, index: int) -> Solved:
         random = Random(f"deep_search/{stream}/{self.world.seed}/{self.seed}/{index}")
@@ -149,7 +159,7 @@ class DeepSearchTask:
     def _agent(self) -> ScriptedAgent:
         tools = {"search": self.search, "browse": self.browse}
         given = {name: tool for name, tool in tools.items() if tool is not None}
-        return ScriptedAgent(tools=given, call_style=self.call_style)
+        return ScriptedAgent(tools=given, call_style=self.call_style, uses_python=self.uses_python)
 
     def _worded(self, solved: Solved, stream: Stream, index: int) -> Question:
         """Write a solved question as the policy is asked it."""

