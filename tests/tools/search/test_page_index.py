@@ -32,6 +32,7 @@ def test_a_word_of_the_title_counts_more_and_what_is_not_listed_is_not_found():
 def test_of_equal_pages_the_one_given_first_stands_first():
     pages = [page(number, "Same", "the same words") for number in range(20)]
     assert urls(PageIndex(pages).search("same", 20)) == [each.url for each in pages]
+    assert urls(PageIndex(pages).search("same words", 3)) == [each.url for each in pages[:3]]
 
 
 def test_results_show_the_beginning_of_a_page():
