@@ -118,11 +118,11 @@ def make_data(policy, batch_size=16, **settings):
     return DemonstrationDataModule(TASK, chat_format, policy.tokenizer, batch_size, **settings)
 
 
-def make_cold_start(folder, num_steps=60, policy=None, batch_size=16, **options):
+def make_cold_start(folder, num_steps=60, policy=None, precision="32-true", **options):
     policy = policy or small_policy()
     options = {"optimizer": partial(torch.optim.AdamW, lr=1e-2)} | options
     module = ColdStartModule(policy, **options)
-    return make_run(folder, module, make_data(policy, batch_size), max_epochs=-1, max_steps=num_steps)
+    return make_run(folder, module, make_data(policy), max_epochs=-1, max_steps=num_steps, precision=precision)
 
 
 def test_the_loss_falls(tmp_path):
@@ -213,6 +213,24 @@ def test_a_pretrained_policy_starts_from_its_weights_and_recomputes_where_asked(
     layer = module.network.model.model.layers[0]
     assert layer.gradient_checkpointing
     assert layer.training
+
+
+def test_bfloat16_products_leave_weights_and_optimiser_state_in_float32(tmp_path):
+    """Several micro-batches meet the same rounded weights, and steps below the spacing of bfloat16 are not lost."""
+    updates = []
+    for precision in ("32-true", "bf16-mixed"):
+        adam = partial(torch.optim.AdamW, lr=1e-4)
+        run = make_cold_start(tmp_path, 3, optimizer=adam, precision=precision)
+        run.datamodule = make_data(run.module.policy, packing="flat", max_tokens_per_micro_batch=100)
+        run.fit()
+        [optimizer] = run.trainer.optimizers
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        assert {value.dtype for value in (*run.network.parameters(), *states)} == {torch.float32}
+        updates.append(flat(run.network.parameters()) - flat(small_policy().build_model().parameters()))
+    exact, rounded = updates
+    assert float(torch.cosine_similarity(exact, rounded, dim=0)) > 0.9
+    # Adam's first steps have the size of the rate; bfloat16 weights of 0.02 are spaced by 1.2e-4 and would not move.
+    assert float((rounded != 0).float().mean()) > 0.9
 
 
 def test_gradients_are_clipped(tmp_path):
