@@ -46,6 +46,7 @@ def test_flawless_demonstrations_earn_the_reward_and_are_trained_as_they_are_rol
     engine = ScriptedEngine(lambda *_: None, max_model_len=8000, tokenizer=tokenizer)
     datamodule = build_data(cfg, engine, build(cfg.algorithm), tmp_path)
     sampler = datamodule.prepare_sampler(tokenizer).for_evaluation(1)
+    assert datamodule.task.num_flawless_demonstrations > 4
     for index in range(4):
         demonstration = ask_demonstration(datamodule.task, index)
         engine.script = replayed(demonstration)
