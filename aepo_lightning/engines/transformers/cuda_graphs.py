@@ -58,10 +58,13 @@ class GraphCapture:
         """Return a step that replays what `step` launches and gives the same tensor every time."""
         with torch.cuda.device(self._device):
             self._warm_up(step)
-            graph = torch.cuda.CUDAGraph()
-            # Other threads may allocate meanwhile: an update that runs beside the rollouts.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                result = step()
+            graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+            try:
+                # Other threads may allocate meanwhile: an update that runs beside the rollouts.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    result = step()
+            finally:
+                torch.cuda.set_stream(stream)  # torch leaves its own in place where a capture fails
 
         def replay() -> Tensor:
             graph.replay()
