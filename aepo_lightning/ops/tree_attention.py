@@ -13,10 +13,10 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -26,6 +26,8 @@ BackEnd = Literal["segment", "varlen", "flex", "dense"]
 _FLASH_DTYPES = (torch.bfloat16, torch.float16)
 _FLASH_MAX_DIM = 256
 _FLASH_DIM_MULTIPLE = 8
+_FLEX_BLOCK = 128
+"""Tokens of a block that FlexAttention skips or computes."""
 _FLASH_CAPABILITY = (8, 0)
 """What FlashAttention 2 asks for: an Ampere GPU or newer."""
 
@@ -171,13 +173,35 @@ class FlexTreeAttention:
 
 
 def flex_mask(packed: PackedTokens) -> BlockMask:
-    """Return the block mask of a packed row on its device."""
+    """Return the block mask of a packed row on its device, without a mask of all pairs on the way."""
     subtree_end = packed.subtree_end
     size = len(subtree_end)
 
     # A lambda: FlexAttention counts the parameters, which a decorated function hides.
     sees = lambda batch, head, query, key: (key <= query) & (query < subtree_end[key])  # noqa: E731, ARG005
-    return create_block_mask(sees, None, None, size, size, device=subtree_end.device)
+    some, whole = _seen_blocks(subtree_end)
+    return BlockMask.from_kv_blocks(
+        *_ordered(some & ~whole), *_ordered(whole), BLOCK_SIZE=_FLEX_BLOCK, mask_mod=sees, seq_lengths=(size, size)
+    )
+
+
+def _seen_blocks(
+    subtree_end: Int[Tensor, " seq"],
+) -> tuple[Bool[Tensor, "blocks blocks"], Bool[Tensor, "blocks blocks"]]:
+    """Return for each block of queries (row) and keys (column) whether some pair is visible, and whether all are."""
+    count = -(-len(subtree_end) // _FLEX_BLOCK)
+    ends = nn.functional.pad(subtree_end, (0, count * _FLEX_BLOCK - len(subtree_end))).view(count, _FLEX_BLOCK)
+    starts = torch.arange(count, device=subtree_end.device)[:, None] * _FLEX_BLOCK
+    is_before = starts > starts.T  # every key of the block comes before every query
+    some = is_before & (ends.amax(1) > starts)
+    whole = is_before & (ends.amin(1) >= starts + _FLEX_BLOCK)
+    return some | torch.eye(count, dtype=torch.bool, device=starts.device), whole
+
+
+def _ordered(blocks: Bool[Tensor, "blocks blocks"]) -> tuple[Tensor, Tensor]:
+    """Return how many blocks each row has and which, these first, as FlexAttention keeps them."""
+    indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
+    return blocks.sum(-1, dtype=torch.int32)[None, None], indices.int()[None, None]
 
 
 @cache

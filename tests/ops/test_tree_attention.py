@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -123,6 +123,20 @@ def test_the_flex_mask_is_the_dense_mask(shares):
     size = len(packed.input_ids)
     mask = create_mask(flex_mask(packed).mask_mod, None, None, size, size, device="cpu")
     assert torch.equal(mask[0, 0], dense_mask(packed))
+
+
+@pytest.mark.parametrize("longest", [60, 128, 400])
+@pytest.mark.parametrize("shares", [True, False], ids=["tree", "flat"])
+def test_the_blocks_of_the_flex_mask_are_those_that_hold_a_visible_pair(shares, longest):
+    packed = packed_of(random_rows(seed=longest, num_rows=9, longest=longest), shares)
+    mask, size = flex_mask(packed), len(packed.input_ids)
+    expected = create_block_mask(mask.mask_mod, None, None, size, size, device="cpu")
+    assert torch.equal(mask.to_dense(), expected.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(mask, name), getattr(expected, name))
+    for name in ("kv_indices", "full_kv_indices"):
+        assert torch.equal(getattr(mask, name), getattr(expected, name))
+    assert mask.seq_lengths == (size, size)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
