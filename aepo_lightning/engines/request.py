@@ -55,6 +55,10 @@ class Request:
             return FinishReason.LENGTH
         return None
 
+    def ends_with_next(self, max_model_len: int) -> bool:
+        """Return whether the next token is the last one, whatever it is."""
+        return self.num_new + 1 >= self.params.max_tokens or len(self.tokens) + 1 >= max_model_len
+
     @property
     def num_pending(self) -> int:
         """Tokens that the next forward pass has to read."""

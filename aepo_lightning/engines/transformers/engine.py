@@ -28,7 +28,7 @@ from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
 from aepo_lightning.engines.transformers.head import Drawn, StepKind, head_logits, pack, unpack
 from aepo_lightning.engines.transformers.own_model import build_own_model, choose_device, choose_dtype
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slots_within
-from aepo_lightning.engines.transformers.static_decoding import CaptureError, StaticDecoder, static_length
+from aepo_lightning.engines.transformers.static_decoding import CaptureError, LaunchedStep, StaticDecoder, static_length
 from aepo_lightning.engines.transformers.static_start import give_up_graphs, start_decoder
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
@@ -117,6 +117,7 @@ class TransformersEngine:
         self._max_prefill_tokens = max_prefill_tokens
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
+        self._in_flight: LaunchedStep | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._base = AdapterBase()
         self.counters = EngineCounters()
@@ -221,7 +222,7 @@ class TransformersEngine:
                 self._prefixes.release(request.slot)
             if not request.future.done():
                 request.future.set_exception(error)
-        self._running, self._waiting = [], deque()
+        self._running, self._waiting, self._in_flight = [], deque(), None
 
     def _drop(self, request: Request) -> None:
         if request in self._running:
@@ -236,12 +237,11 @@ class TransformersEngine:
         for request in [r for r in (*self._running, *self._waiting) if r.future.done()]:
             self._drop(request)
         self._admit()
-        decoding = [request for request in self._running if request.num_pending == 1]
+        decoding = [request for request in self._running if request.num_pending <= 1]
         feeding = [request for request in self._running if request.num_pending > 1]
         for group in self._prefill_groups(feeding):
             self._forward(group)
-        if decoding:
-            self._decode(decoding)
+        self._decode(decoding)
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_num_seqs and self._prefixes.num_idle:
@@ -283,19 +283,22 @@ class TransformersEngine:
         self._record(requests, unpack(pack(sampled, kind.num_top), range(len(requests))))
 
     def _decode(self, requests: list[Request]) -> None:
-        """Run a step in which every request has one token to feed."""
-        if self._decoder is None:
-            self._forward(requests)
-            return
-        try:
-            launched = self._decoder.launch(requests)
-        except CaptureError as error:
-            give_up_graphs(error, insists=self._insists_on_graphs)
-            self._decoder = None
-            self._forward(requests)
-            return
-        self._note_computed(requests)  # while the device works
-        self._record(requests, launched.read())
+        """Run or start a step for requests with one token to feed, which may still be on its way from the last step."""
+        before, self._in_flight = self._in_flight, None
+        if self._decoder is not None:
+            going_on = [each for each in requests if each.num_pending or not each.ends_with_next(self._max_model_len)]
+            try:
+                self._in_flight = self._decoder.launch(going_on, before) if going_on else None
+            except CaptureError as error:
+                give_up_graphs(error, insists=self._insists_on_graphs)
+                self._decoder = None
+        if before is not None:
+            self._record(before.requests, before.read())
+        if self._in_flight is not None:
+            # The tokens that it reads are known now.
+            self._note_computed([request for request in self._in_flight.requests if not request.future.done()])
+        elif self._decoder is None and (rest := [each for each in requests if not each.future.done()]):
+            self._forward(rest)
 
     def _note_computed(self, requests: list[Request]) -> None:
         for request in requests:
@@ -329,8 +332,10 @@ class TransformersEngine:
 
     def _record(self, requests: list[Request], drawn: Drawn) -> None:
         self.counters.num_forward_passes += 1
-        self.counters.num_generated_tokens += len(requests)
         for row, request in enumerate(requests):
+            if request.future.done():
+                continue  # it ended after the step had been started
+            self.counters.num_generated_tokens += 1
             token, logprob = drawn.token_ids[row], drawn.logprobs[row]
             request.tokens.append(token)
             request.logprobs.append(logprob)

@@ -90,7 +90,7 @@ class StaticDecoder:
         self._row_numbers = torch.arange(max_num_seqs, device=device)
         self._columns = torch.arange(cache.capacity, device=device)
         # One row for each, with the columns of `_Inputs`.
-        self._integers = torch.zeros(max_num_seqs, 5, dtype=torch.long, device=device)
+        self._integers = torch.zeros(max_num_seqs, 6, dtype=torch.long, device=device)
         self._floats = torch.ones(max_num_seqs, 2, device=device)
 
     @property
@@ -128,30 +128,43 @@ class StaticDecoder:
             use_cache=True,
         )
         last = ids[:, length].tolist()
-        self._upload({row: _Inputs([last[row], length, length, 0, 0], [1.0, 1.0]) for row in range(count)})
+        self._upload({row: _Inputs([last[row], length, length, 0, 0, -1], [1.0, 1.0]) for row in range(count)})
         span = rounded_up(length + 1, _LEAST_SPAN, self._cache.capacity)
         found = self._states(StepShape(rounded_up(count, _LEAST_ROWS, self._max_num_seqs), span, StepKind()))
         plain: Tensor = self._model.model(input_ids=ids, use_cache=False).last_hidden_state
         return found[:count], plain[:, length]
 
-    def launch(self, requests: Sequence[Request]) -> "LaunchedStep":
-        """Start the step that reads the last token of each request and samples the next.
+    def launch(self, requests: list[Request], before: "LaunchedStep | None" = None) -> "LaunchedStep":
+        """Start the step that samples the next token of each request.
 
         Args:
-            requests: All of whose tokens but one are in their slots.
+            requests: All of whose tokens but the last are in their slots.
+            before: A step that has not been read. Its tokens are the last ones of its requests, and stay on the device.
+
+        Raises:
+            CaptureError: If the step is the first of its shape and cannot be captured.
         """
         num_rows = rounded_up(len(requests), _LEAST_ROWS, self._max_num_seqs)
-        longest = max(len(request.tokens) for request in requests)
+        longest = max(request.num_computed for request in requests) + 1
         span = rounded_up(longest, _LEAST_SPAN, self._cache.capacity)
         slots = [request.slot for request in requests]
         self._cache.bring_forward(slots, num_rows, max(longest, self._prefixes.longest))
         rows = self._cache.rows.of(slots)
-        self._upload({row: _inputs(request) for row, request in zip(rows, requests, strict=True)})
+        sources = {} if before is None else before.rows
+        self._upload({row: _inputs(each, sources.get(id(each))) for row, each in zip(rows, requests, strict=True)})
+        if before is not None:
+            self._take_tokens(before)
         packed = self._step(StepShape(num_rows, span, StepKind.of(requests)))()
-        return LaunchedStep(packed, rows)
+        return LaunchedStep(requests, rows, packed)
+
+    def _take_tokens(self, before: "LaunchedStep") -> None:
+        """Feed what a step has sampled, without a word to the host."""
+        tokens, sources = self._integers[:, 0], self._integers[:, 5]
+        sampled = before.packed[0].long()[sources.clamp(min=0)]
+        tokens.copy_(torch.where(sources >= 0, sampled, tokens))
 
     def _upload(self, inputs: Mapping[int, "_Inputs"]) -> None:
-        idle = _Inputs([0, 0, self._cache.capacity - 1, 0, 0], [1.0, 1.0])
+        idle = _Inputs([0, 0, self._cache.capacity - 1, 0, 0, -1], [1.0, 1.0])
         rows = [inputs.get(row, idle) for row in range(self._max_num_seqs)]
         for device, values in ((self._integers, [r.integers for r in rows]), (self._floats, [r.floats for r in rows])):
             host = torch.tensor(values, dtype=device.dtype, pin_memory=device.is_cuda)
@@ -166,7 +179,7 @@ class StaticDecoder:
 
     def _run(self, shape: StepShape) -> Float[Tensor, "numbers batch"]:
         """Compute one step from what was uploaded, without a word to the host."""
-        _, positions, _, seeds, top_k = self._integers[: shape.num_rows].unbind(1)
+        _, positions, _, seeds, top_k, _ = self._integers[: shape.num_rows].unbind(1)
         temperature, top_p = self._floats[: shape.num_rows].unbind(1)
         sampled = sample_tokens(
             head_logits(self._model, self._logit_map, self._states(shape)),
@@ -202,14 +215,16 @@ class _Inputs(NamedTuple):
     """What a step computes one row from."""
 
     integers: list[int]
-    """Token, its position, where its keys and values go, seed, top-k."""
+    """Token, its position, where its keys and values go, seed, top-k, and the row of the step before that sampled the
+    token; -1 if the host knows it."""
     floats: list[float]
     """Temperature, top-p."""
 
 
-def _inputs(request: Request) -> _Inputs:
+def _inputs(request: Request, source: int | None) -> _Inputs:
     position, params = request.num_computed, request.params
-    integers = [request.tokens[position], position, position, params.seed, params.top_k]
+    token, source = (request.tokens[position], -1) if source is None else (0, source)
+    integers = [token, position, position, params.seed, params.top_k, source]
     return _Inputs(integers, [float(params.temperature), float(params.top_p)])
 
 
@@ -220,9 +235,26 @@ def _refuse(error: Exception) -> NoReturn:
 class LaunchedStep:
     """A step that the device works on."""
 
-    def __init__(self, packed: Float[Tensor, "numbers batch"], rows: Sequence[int]) -> None:
-        self._packed, self._rows = packed, rows
+    def __init__(
+        self, requests: Sequence[Request], rows: Sequence[int], packed: Float[Tensor, "numbers batch"]
+    ) -> None:
+        """Start the transfer to the host: the next step of this shape writes to the same memory.
+
+        Args:
+            requests: Whose tokens it samples.
+            rows: Where, one for each request.
+            packed: What it samples, on the device.
+        """
+        self.requests, self.packed = requests, packed
+        self.rows = {id(request): row for request, row in zip(requests, rows, strict=True)}
+        self._host, self._event = packed, torch.cuda.Event() if packed.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._event is not None:
+            self._host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            self._host.copy_(packed, non_blocking=True)
+            self._event.record()
 
     def read(self) -> Drawn:
-        """Wait for the step and return what was sampled, in the order of its requests. Ask before the next launch."""
-        return unpack(self._packed, self._rows)
+        """Wait for the step and return what was sampled, in the order of its requests."""
+        if self._event is not None:
+            self._event.synchronize()
+        return unpack(self._host, list(self.rows.values()))

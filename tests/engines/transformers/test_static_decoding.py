@@ -1,11 +1,13 @@
 """Decoding steps of fixed shape: the numbers of the dynamic path, whatever lies in which row."""
 
+import asyncio
+
 import pytest
 import torch
 
-from aepo_lightning.contracts.generation import SamplingParams
+from aepo_lightning.contracts.generation import FinishReason, SamplingParams
 from aepo_lightning.engines import TransformersEngine
-from aepo_lightning.engines.transformers.static_decoding import CaptureError, rounded_up, static_length
+from aepo_lightning.engines.transformers.static_decoding import CaptureError, LaunchedStep, rounded_up, static_length
 from aepo_lightning.errors import EngineError
 from tests.support.builders import tiny_policy, with_head_bias
 from tests.support.static_engine import KINDS, assert_same, generate, prompt, static_engine, traced, turns
@@ -126,3 +128,50 @@ def test_sizes_are_rounded_up(number, least, most, expected):
 def test_a_static_cache_has_a_position_beyond_the_longest_sequence(max_model_len, expected):
     assert static_length(max_model_len) == expected
     assert expected > max_model_len
+
+
+def test_a_step_is_started_before_the_one_before_it_is_read(monkeypatch):
+    engine, events = static_engine(monkeypatch, tiny_policy()), []
+    launch, read = engine._decoder.launch, LaunchedStep.read
+    monkeypatch.setattr(engine._decoder, "launch", lambda *given: events.append("launch") or launch(*given))
+    monkeypatch.setattr(LaunchedStep, "read", lambda step: events.append("read") or read(step))
+    generate(engine, [(prompt(5), SamplingParams(max_tokens=5))])
+    # The prompt gives the first token, and no step is started beyond the last.
+    assert events == ["launch", "launch", "read", "launch", "read", "launch", "read", "read"]
+
+
+def test_generations_that_end_while_the_next_step_runs_leave_the_others_exact(monkeypatch):
+    policy, sizes = tiny_policy(), {"max_num_seqs": 3, "num_slots": 4, "block_size": 2}
+    stops = tuple("aeiou0123456789")
+    first = [(prompt(4 + n % 3, n), SamplingParams(max_tokens=12, seed=n, stop=stops)) for n in range(16)]
+
+    def twice(engine):
+        found = generate(engine, first)
+        second = [
+            ([*tokens, *each.token_ids, 9], SamplingParams(max_tokens=9, seed=5, stop=stops))
+            for (tokens, _), each in zip(first, found, strict=True)
+        ]
+        return found + generate(engine, second)
+
+    found = twice(static_engine(monkeypatch, policy, **sizes))
+    assert sum(each.finish_reason is FinishReason.STOP for each in found) > 8
+    assert_same(found, twice(TransformersEngine(policy, max_model_len=64, **sizes)))
+
+
+def test_a_request_that_is_cancelled_while_its_step_runs_is_dropped(monkeypatch):
+    policy = tiny_policy()
+    engine = static_engine(monkeypatch, policy)
+    kept = (prompt(7), SamplingParams(max_tokens=12, seed=2))
+
+    async def run():
+        task = asyncio.create_task(engine.generate(prompt(5), SamplingParams(max_tokens=40, seed=1)))
+        other = asyncio.create_task(engine.generate(*kept))
+        while engine._in_flight is None or len(engine._in_flight.requests) < 2:
+            await asyncio.sleep(0)
+        task.cancel()
+        return await other
+
+    found = asyncio.run(run())
+    assert_same([found], generate(TransformersEngine(policy, **SIZES), [kept]))
+    assert engine._prefixes.num_idle == 16
+    assert not engine._running
