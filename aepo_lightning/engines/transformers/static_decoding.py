@@ -235,9 +235,7 @@ def _refuse(error: Exception) -> NoReturn:
 class LaunchedStep:
     """A step that the device works on."""
 
-    def __init__(
-        self, requests: Sequence[Request], rows: Sequence[int], packed: Float[Tensor, "numbers batch"]
-    ) -> None:
+    def __init__(self, requests: list[Request], rows: Sequence[int], packed: Float[Tensor, "numbers batch"]) -> None:
         """Start the transfer to the host: the next step of this shape writes to the same memory.
 
         Args:
