@@ -104,11 +104,27 @@ def _run_alone(work: Coroutine[Any, Any, T]) -> T:
     results: list[T] = []
 
     async def keep() -> None:
-        results.append(await work)
+        place = (asyncio.get_running_loop(), asyncio.current_task())
+        _running.append(place)
+        try:
+            results.append(await work)
+        finally:
+            _running.remove(place)
 
     # `asyncio.run` spells out a task with its result when it puts the handler of SIGINT back.
     asyncio.run(keep())
     return results[0]
+
+
+_running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[None] | None]] = []
+
+
+def stop_event_loops() -> None:
+    """Cancel what `run_in_event_loop` runs at present, from another thread; its callers get a `CancelledError`."""
+    for loop, task in [*_running]:
+        if task is not None:
+            with suppress(RuntimeError):  # the loop was closed a moment ago
+                loop.call_soon_threadsafe(task.cancel)
 
 
 class CutOffError(TimeoutError):

@@ -17,7 +17,7 @@ from typing_extensions import override
 from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
 from aepo_lightning.checkpoints import find_checkpoints, point_last_to, remove_partial
 from aepo_lightning.distributed.collectives import all_gather, all_reduce
-from aepo_lightning.distributed.ranks import finishing
+from aepo_lightning.distributed.ranks import finishing, were_cut_off
 from aepo_lightning.errors import ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
@@ -30,9 +30,9 @@ class AtomicCheckpoint(Checkpoint):
     are removed. `last.ckpt` is a link to the newest. A checkpoint is a file or, under FSDP2, a folder of shards, which
     must be on a disk that all nodes share. If a save fails, the run stops; what was saved before stays.
 
-    A run of one process that ends while it waits for rollouts, by a signal or an error, is saved as it was before them.
-    With several ranks, or with overlapped rollouts, the last checkpoint and the journal have to do: saving takes all
-    ranks, and weights that are gone.
+    A run that ends while it waits for rollouts, by a signal or an error, is saved as it was before them. That takes all
+    ranks, and with overlapped rollouts the weights that these were grown with, among those of `rollout.keep_weights`.
+    Otherwise the last checkpoint and the journal have to do, and one line says so.
 
     Logs `time/checkpoint_s` in iterations that save.
     """
@@ -113,13 +113,17 @@ class AtomicCheckpoint(Checkpoint):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save the state before the rollouts that were cut off, if that is possible."""
-        settings: Any = trainer  # not all of its public attributes are declared
-        is_whole = trainer.world_size == 1 and not getattr(settings.datamodule, "is_overlapped", False)
-        if not (self._is_unsaved and is_whole):
+        """Save the state before the rollouts that were cut off, if that is possible; else say what stands."""
+        if not self._is_unsaved:
+            return
+        if problem := self._why_not(trainer):
+            if trainer.is_global_zero:
+                found = [path.name for path in find_checkpoints(self._folder)]
+                where = f"from {found[0]}" if found else "from the beginning"
+                logger.warning("The iteration before is not saved, because %s. The run goes on %s.", problem, where)
             return
         self._is_unsaved = False
-        progress = settings.fit_loop.epoch_progress
+        progress: Any = trainer.fit_loop.epoch_progress
         was_logged = progress.current.completed == progress.current.processed
         for each in (progress.current, progress.total):  # as in a checkpoint from the end of an iteration
             each.completed = each.processed - 1
@@ -128,6 +132,16 @@ class AtomicCheckpoint(Checkpoint):
                 self._save(trainer, is_logged=was_logged)
         except TrainingError as error:
             logger.warning("The state before the rollouts that were cut off is not saved. %s", error)
+
+    def _why_not(self, trainer: L.Trainer) -> str | None:
+        """Return why there is no state to save; the same on every rank, if all were cut off together."""
+        if not (were_cut_off() or trainer.world_size == 1):
+            return "the ranks were not cut off together, and saving takes all of them"
+        data: Any = trainer
+        lacks = not getattr(data.datamodule, "is_resumable", True)
+        if all_reduce([float(lacks)], "max")[0]:
+            return "the weights of the overlapped rollouts are not kept (`rollout.keep_weights`)"
+        return None
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         number = trainer.current_epoch + 1

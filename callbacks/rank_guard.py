@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
-from aepo_lightning.distributed.ranks import RankWatch, WatchTimes, start_watch, tick
+from aepo_lightning.distributed.ranks import RankWatch, WatchTimes, start_watch, tick, were_cut_off
 from aepo_lightning.errors import ConfigError
 
 
@@ -64,8 +64,11 @@ class RankGuard(L.Callback):
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Tell the other ranks. Signals that Lightning brings to all ranks are no failure of this one."""
-        if self._watch is not None and not isinstance(exception, SIGTERMException):
+        """Tell the other ranks. Signals that Lightning brings to all ranks are no failure of this one.
+
+        Where all ranks were cut off together, they know; the data tell them once everything is saved.
+        """
+        if self._watch is not None and not isinstance(exception, SIGTERMException) and not were_cut_off():
             self._watch.report(exception)
 
     @override

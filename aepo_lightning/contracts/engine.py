@@ -48,6 +48,19 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class RepeatableEngine(Protocol):
+    """An engine that gives the same numbers in every bit when it does the same work again, from its first request on.
+
+    What it gives for one request still depends, in the last bits, on which others run beside it.
+    """
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether that holds where it computes."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LowRankUpdate:
     """What an adapter adds to one weight: `scale * up @ down`; `ops.low_rank.merge_low_rank` adds it."""

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_OTHERS = "the others are of other weights, settings or questions, or a part of what has to be whole"
+
 
 class RolloutJournal:
     """Keeps trees in one file per rollout below `directory`."""
@@ -66,7 +68,9 @@ class RolloutJournal:
             logger.warning("%s, %s", self.path(name), problem)
         return trees
 
-    def open(self, name: str, seed: int, stamp: str, digests: Mapping[str, str] | None = None) -> "JournalSession":
+    def open(
+        self, name: str, seed: int, stamp: str, digests: Mapping[str, str] | None = None, *, whole_only: bool = False
+    ) -> "JournalSession":
         """Begin or continue a rollout.
 
         What is damaged, or was written of something else, is kept in a file beside it and not taken over.
@@ -76,10 +80,12 @@ class RolloutJournal:
             seed: Of the rollout.
             stamp: Names weights and settings.
             digests: Of each question by its id, in order: they name what is asked. None compares none.
+            whole_only: Take nothing over unless all trees are there.
         """
         digests = digests or {}
-        trees = self._take_trees(name, seed, stamp, digests)
-        steps = self._take_steps(name, {"seed": seed, "stamp": stamp}, digests)
+        trees = self._take_trees(name, seed, stamp, digests, whole_only)
+        is_part = whole_only and not trees
+        steps = self._take_steps(name, {"seed": seed, "stamp": stamp}, digests, is_part)
         is_new = not self.steps_path(name).exists()
         session = JournalSession(
             journal=self,
@@ -96,7 +102,9 @@ class RolloutJournal:
             _write_line(session.file, {"seed": seed, "stamp": stamp})
         return session
 
-    def _take_trees(self, name: str, seed: int, stamp: str, digests: Mapping[str, str]) -> dict[str, RolloutTree]:
+    def _take_trees(
+        self, name: str, seed: int, stamp: str, digests: Mapping[str, str], whole_only: bool
+    ) -> dict[str, RolloutTree]:
         reading = _Reading(self.path(name))
         kept = [
             (line, tree)
@@ -104,13 +112,15 @@ class RolloutJournal:
             if (tree.seed, tree.stamp) == (seed, stamp)
             and _is_same(digests, tree.question.question_id, tree.question_digest)
         ]
+        if whole_only and not digests.keys() <= {tree.question.question_id for _, tree in kept}:
+            kept = []
         reading.keep([line for line, _ in kept])
         return {tree.question.question_id: tree for _, tree in kept}
 
-    def _take_steps(self, name: str, header: Event, digests: Mapping[str, str]) -> dict[str, "_Steps"]:
+    def _take_steps(self, name: str, header: Event, digests: Mapping[str, str], is_part: bool) -> dict[str, "_Steps"]:
         reading = _Reading(self.steps_path(name))
         found = list(reading.each(Line.load))
-        if not found or found[0][1] != header:
+        if is_part or not found or found[0][1] != header:
             reading.keep([])
             return {}
         steps: dict[str, _Steps] = defaultdict(_Steps)
@@ -215,7 +225,7 @@ class _Reading:
         self._path.rename(aside)
         if lines:
             _rewrite(self._path, lines)
-        reason = "; ".join(self.problems[:3]) or "the others were written with other weights, settings or questions"
+        reason = "; ".join(self.problems[:3]) or _OTHERS
         logger.log(
             logging.WARNING if self.problems else logging.INFO,
             "%s: %d of %d lines are taken over and what the others said is made again (%s). The file is kept as %s.",

@@ -41,6 +41,9 @@ class RolloutSampler:
             raise ConfigError(f"`max_concurrent_questions` must be at least 1, but got {max_concurrent_questions}.")
         self.parts = parts
         self.journal = journal
+        self.whole_only = False
+        """Whether a rollout that was cut off is taken over only if all of its trees are there. What is grown beside
+        fewer others differs from what was grown beside all in the last bits that the engine reports."""
         self._max_concurrent_questions = max_concurrent_questions
 
     def for_evaluation(self, num_samples: int) -> "RolloutSampler":
@@ -98,7 +101,7 @@ class RolloutSampler:
             if self.journal is None:
                 return await growth.run(questions, None)
             digests = {each.question_id: question_digest(each, self.parts.chat_format) for each in questions}
-            with self.journal.open(name, seed, growth.stamp, digests) as session:
+            with self.journal.open(name, seed, growth.stamp, digests, whole_only=self.whole_only) as session:
                 trees = await growth.run(questions, session)
                 session.is_complete = True
                 return trees

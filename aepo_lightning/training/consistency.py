@@ -3,7 +3,7 @@
 import logging
 from typing import Protocol, runtime_checkable
 
-from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.engine import Engine, RepeatableEngine
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutSettings
@@ -14,10 +14,12 @@ logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
-class _SharesTrainer(Protocol):
+class SharesTrainer(Protocol):
     """An engine in the trainer's own processes: after a rollout all ranks must call it before anything else."""
 
-    def settle(self) -> None: ...
+    def settle(self) -> None:
+        """Serve the other ranks until none has a request."""
+        ...
 
 
 def sampling_problem(settings: RolloutSettings) -> str | None:
@@ -91,13 +93,23 @@ def check_correction(old_logprobs: str, correction: ImportanceCorrection) -> Non
         )
 
 
+def needs_whole_rollouts(engine: Engine, correction: ImportanceCorrection) -> bool:
+    """Return whether a rollout that was cut off is made again as a whole, so that the same weights come out of it.
+
+    The rest of it grows in other batches, where the engine's log-probs differ in their last bits. That reaches the
+    weights if the loss reads these log-probs, and can be avoided if the engine repeats itself.
+    """
+    is_read = correction.mode != "none" or correction.old_logprobs == "sampler"
+    return is_read and isinstance(engine, RepeatableEngine) and engine.is_repeatable
+
+
 def check_overlap(engine: Engine, correction: ImportanceCorrection) -> None:
     """Check that rollouts may run beside the update.
 
     Raises:
         ConfigError: If the engine shares processes with the trainer, or nothing would correct for stale rollouts.
     """
-    if isinstance(engine, _SharesTrainer):
+    if isinstance(engine, SharesTrainer):
         raise ConfigError(
             f"`data.overlap` must be false for {type(engine).__name__}, but got true. It generates in the trainer's "
             "processes and sleeps during the update. Use engine=vllm_server on other devices, or engine=transformers."

@@ -17,16 +17,14 @@ from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.branching import BranchPolicy
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.reward import Reward
 from aepo_lightning.contracts.tool import Tool, ToolRunner
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
+from aepo_lightning.distributed.ranks import report_cut_off
 from aepo_lightning.errors import DataError
-from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
-from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rewards.function import RewardFunction
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, derive_seed, summarise_trees
@@ -34,19 +32,29 @@ from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
 from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.training.algorithm import Algorithm
-from aepo_lightning.training.consistency import check_agreement, warn_about_sampling
+from aepo_lightning.training.consistency import (
+    check_agreement,
+    needs_whole_rollouts,
+    warn_about_sampling,
+)
+from aepo_lightning.training.engine_weights import EngineWeights, Probe
 from aepo_lightning.training.experience import ExperienceSettings
 from aepo_lightning.training.first_iterations import FirstIterations
 from aepo_lightning.training.lightning_settings import expect_iteration, hear_signals, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
-from aepo_lightning.training.overlap import OverlappedRollouts, RolloutOrder, is_last_iteration, staleness
-from aepo_lightning.training.progress import rollout_progress
+from aepo_lightning.training.overlap import (
+    OverlappedRollouts,
+    RolloutOrder,
+    is_last_iteration,
+    staleness,
+)
 from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through
 from aepo_lightning.training.question_stream import QuestionStream
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts, experience_builder
 from aepo_lightning.training.round_trip import make_round_trip
 from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
+from aepo_lightning.training.tree_source import Moment, TreeSource
 
 
 class RolloutDataModule(LightningDataModule):
@@ -144,13 +152,16 @@ class RolloutDataModule(LightningDataModule):
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._val_chunk_size = val_chunk_size
         self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
-        self._journal, self._weights_archive = journal, weights_archive
-        self._weights: WeightsStamp | None = None
-        self._overlap = OverlappedRollouts() if overlap else None
+        self._source = TreeSource(
+            engine=engine,
+            weights=EngineWeights(engine=engine, check=self._publication_check, archive=weights_archive),
+            overlap=OverlappedRollouts() if overlap else None,
+        )
+        self._journal = journal
         self._seed = seed
         self._show_progress, self._round_trip = show_progress, round_trip
         self._first_iterations = FirstIterations()
-        self._published = self._collected_at = -1
+        self._collected_at = -1
         self._minibatches: list[Minibatch] = []
         self._sampler: RolloutSampler | None = None
 
@@ -162,10 +173,6 @@ class RolloutDataModule(LightningDataModule):
     @property
     def _module(self) -> TrainedPolicy:
         return as_trained_policy(self._trainer.lightning_module)
-
-    @property
-    def _network(self) -> PolicyNetwork:
-        return self._module.trained_network()
 
     @property
     def sampler(self) -> RolloutSampler:
@@ -208,12 +215,14 @@ class RolloutDataModule(LightningDataModule):
         """
         self.prepare_sampler(self._module.policy.tokenizer)
         prepare_trainer(self._trainer, self._num_steps, has_validation=self._stream.num_val > 0)
+        self._source.is_shown = self._show_progress and self._trainer.is_global_zero
         if self._round_trip:
             make_round_trip(self.sampler.parts, self._module.policy, self.task)
             self._round_trip = False
         if stage != "fit":
             return
         check_agreement(self, self._module)
+        self.sampler.whole_only = needs_whole_rollouts(self.engine, self._module.importance_correction)
         if self._trainer.is_global_zero:
             warn_about_sampling(self.sampler.parts.settings)
 
@@ -225,7 +234,12 @@ class RolloutDataModule(LightningDataModule):
     @property
     def is_overlapped(self) -> bool:
         """Whether rollouts grow while the update runs."""
-        return self._overlap is not None
+        return self._source.overlap is not None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a state has all that a continued run needs; see `TreeSource`."""
+        return self._source.is_resumable
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
@@ -282,22 +296,24 @@ class RolloutDataModule(LightningDataModule):
             self.metrics |= prefixed("publication", self._publication_check.metrics)
 
     def _take_trees(self) -> None:
-        """Get the trees of this iteration and, with overlap, start those of the next one."""
+        hear_signals(self._trainer)
         order = self._order(self.iteration)
-        ready = None if self._overlap is None else self._overlap.take(self.sampler, order)
-        if self._overlap is not None:
-            self.rest()  # prefixes that validation has cached would change the last bits
-        self.publish_weights()
-        if self._weights_archive is not None:
-            self._weights_archive.save(self._network, self._trainer.global_step, self._trainer.is_global_zero)
-        if ready is None:
-            ready = self._rollout(self.sampler, order)
-            self.rest()
-        self.trees = ready
-        if self._overlap is not None and not is_last_iteration(self._trainer, self._num_steps):
-            self.publish_weights()
-            assert self._weights is not None, "published above"
-            self._overlap.start(self.sampler, self._order(self.iteration + 1), self._weights)
+        self.trees = self._source.take(self._moment, self.sampler, order, self._next_order, self.publish_weights)
+
+    @property
+    def _moment(self) -> Moment:
+        parts = self.sampler.parts
+        prompt_ids = parts.chat_format.encode_prompt(ask_question(self.task, "train", 0).messages)
+        return Moment(
+            module=self._module,
+            step=self._trainer.global_step,
+            is_writer=self._trainer.is_global_zero,
+            probe=Probe(prompt_ids=prompt_ids, temperature=parts.settings.temperature or 1.0),
+        )
+
+    def _next_order(self) -> RolloutOrder | None:
+        is_last = is_last_iteration(self._trainer, self._num_steps)
+        return None if is_last else self._order(self.iteration + 1)
 
     def _order(self, iteration: int) -> RolloutOrder:
         num_asked = self.num_asked + (iteration - self.iteration) * self._questions_per_iteration
@@ -326,59 +342,33 @@ class RolloutDataModule(LightningDataModule):
     def publish_weights(self) -> None:
         """Give the engine the present weights, unless it has them."""
         hear_signals(self._trainer)
-        network, version = self._network, self._trainer.global_step
-        if self._published != version:
-            if self._overlap is not None:
-                self._overlap.wait()
-            publish(network, self.engine, version)
-            self._weights = self._check_publication(version)
-            self._published = version
-
-    def _check_publication(self, version: int) -> WeightsStamp:
-        if self._publication_check is None:
-            return WeightsStamp(version=version)
-        module, parts = self._module, self.sampler.parts
-        prompt_ids = parts.chat_format.encode_prompt(ask_question(self.task, "train", 0).messages)
-        with module.evaluating():
-            return self._publication_check(
-                parts.engine, module.score, prompt_ids, parts.settings.temperature or 1.0, version
-            )
+        self._source.publish(self._moment)
 
     def rest(self) -> None:
-        """Let the engine free what the update needs; the weights must be published again before the next rollout.
-
-        With overlap nothing is freed, but what is generated next still starts from an empty prefix cache.
-        """
-        if self._overlap is None:
-            self.engine.sleep()
-        self._published = -1
+        """Let the engine free what the update needs; the weights must be published again before the next rollout."""
+        self._source.rest()
 
     def evaluate(self, questions: Sequence[Question]) -> list[RolloutTree]:
         """Roll out independent samples of validation questions; the same seeds at every evaluation."""
         order = RolloutOrder(questions=questions, seed=derive_seed(self._seed, "val"), name="val")
-        return self._rollout(self._evaluation_sampler, order)
-
-    def _rollout(self, sampler: RolloutSampler, order: RolloutOrder) -> list[RolloutTree]:
-        is_shown = self._show_progress and self._trainer.global_rank == 0
-        with rollout_progress(order.name, len(order.questions), is_shown) as count:
-            return sampler.rollout(order.questions, order.seed, order.name, count, self._weights)
+        return self._source.rollout(self._evaluation_sampler, order)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream of questions, as plain values.
 
-        A rollout in flight is waited for: the weights that it needs will be gone.
+        A rollout in flight is waited for: the weights that it needs may be gone.
         """
         is_new = self._collected_at < 0
         num_left = 0 if is_new else len(self._minibatches) - self._trainer.global_step + self._collected_at
         position = {"iteration": self.iteration} | self._stream.state(self.num_asked, num_left)
-        return position | ({} if self._overlap is None else self._overlap.state())
+        return position | ({} if self._source.overlap is None else self._source.overlap.state())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue at a saved position, with whatever number of questions per iteration this run has."""
         self.iteration, self.num_asked = int(state_dict["iteration"]), self._stream.position(state_dict)
         self._forget()
-        if self._overlap is not None:
-            self._overlap.restore(state_dict)
+        if self._source.overlap is not None:
+            self._source.overlap.restore(state_dict)
 
     def teardown(self, stage: str) -> None:
         """Forget what belongs to this run's weights: another trainer may bring others."""
@@ -386,13 +376,17 @@ class RolloutDataModule(LightningDataModule):
         self._forget()
 
     def on_exception(self, exception: BaseException) -> None:
-        """Stop the rollout in flight; `teardown` is not called then."""
-        del exception
-        if self._overlap is not None:
-            self._overlap.cancel()
+        """Tell the other ranks, unless that was done before callbacks had all save; stop the rollout in flight.
+
+        `teardown` is not called then.
+        """
+        report_cut_off(exception)
+        if self._source.overlap is not None:
+            self._source.overlap.cancel()
 
     def _forget(self) -> None:
         """Make the next loader publish the weights and collect, whatever the optimiser step; stop what is in flight."""
-        if self._overlap is not None:
-            self._overlap.cancel()
-        self._published = self._collected_at = -1
+        if self._source.overlap is not None:
+            self._source.overlap.cancel()
+        self._source.weights.forget()
+        self._collected_at = -1

@@ -7,7 +7,6 @@ published before it starts, by the trainer's thread.
 import asyncio
 import contextlib
 import copy
-import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,8 +22,6 @@ from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
 from aepo_lightning.rollout import RolloutSampler, question_digest
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutOrder:
@@ -34,6 +31,29 @@ class RolloutOrder:
     seed: int
     name: str
     """Of the rollout in the journal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwaitedRollout:
+    """A rollout that was in flight when a state was saved."""
+
+    stamp: str = ""
+    """Of its trees; empty if it was cut off before all of them were there."""
+    weights: WeightsStamp | None = None
+    """What grew them; None in states that do not say so."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what `from_plain` reads, as plain values."""
+        weights = {} if self.weights is None else {"version": self.weights.version, "digest": self.weights.digest}
+        return {"in_flight": self.stamp, "in_flight_weights": weights}
+
+    @classmethod
+    def from_plain(cls, state: Mapping[str, Any]) -> "AwaitedRollout | None":
+        """Return what a state says, alone or among other values; None if nothing was in flight."""
+        if state.get("in_flight") is None:
+            return None
+        weights = state.get("in_flight_weights")
+        return cls(stamp=state["in_flight"], weights=WeightsStamp(**weights) if weights else None)
 
 
 class RolloutInFlight:
@@ -49,7 +69,7 @@ class RolloutInFlight:
         """
         self.order = order
         self._sampler = copy.copy(sampler)
-        self._weights = weights
+        self.weights = weights
         self._has_begun = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -63,7 +83,7 @@ class RolloutInFlight:
         self._has_begun.set()
         order = self.order
         return await self._sampler.rollout_async(
-            order.questions, order.seed, order.name, lambda _: tick(), self._weights
+            order.questions, order.seed, order.name, lambda _: tick(), self.weights
         )
 
     def wait(self) -> list[RolloutTree]:
@@ -72,11 +92,15 @@ class RolloutInFlight:
 
     def cancel(self) -> None:
         """Stop the rollout and wait for the end of its thread. What is finished stays in the journal."""
+        self.interrupt()
+        self._pool.shutdown(wait=True)
+
+    def interrupt(self) -> None:
+        """Stop the rollout, without waiting for its end."""
         self._has_begun.wait()
         if not self._future.done() and self._loop is not None and self._task is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed a moment ago
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._pool.shutdown(wait=True)
 
 
 class OverlappedRollouts:
@@ -85,7 +109,8 @@ class OverlappedRollouts:
     def __init__(self) -> None:
         """Start with none."""
         self._flight: RolloutInFlight | None = None
-        self._awaited: str | None = None
+        self.awaited: AwaitedRollout | None = None
+        """What is due: a checkpoint has waited for it, it was cut off, or it was taken and may not be used yet."""
 
     def start(self, sampler: RolloutSampler, order: RolloutOrder, weights: WeightsStamp) -> None:
         """Start the next rollout; the one before has been taken."""
@@ -105,32 +130,42 @@ class OverlappedRollouts:
             order: The rollout that is due.
 
         Returns:
-            None if the rollout was not started, or its trees are no longer there.
+            None if the rollout was not started, or its trees are not all there. What `awaited` says of it stays.
         """
-        stamp, self._awaited = self._awaited, None
-        if self._flight is not None:
-            trees = self._flight.wait()  # where a signal ends this wait, the flight is there to be cancelled
-            self._flight = None
+        if (flight := self._flight) is not None:
+            self.awaited = AwaitedRollout(weights=flight.weights)
+            try:
+                trees = flight.wait()
+            finally:  # also where a signal ends this wait
+                self._flight = None
+                flight.cancel()
+            self.awaited = AwaitedRollout(stamp=trees[0].stamp, weights=flight.weights)
             return trees
-        return None if stamp is None else _from_journal(sampler, order, stamp)
+        return None if self.awaited is None else _from_journal(sampler, order, self.awaited.stamp)
+
+    def interrupt(self) -> None:
+        """Stop what is in flight, from another thread; who waits for it gets an error."""
+        if self._flight is not None:
+            self._flight.interrupt()
 
     def cancel(self) -> None:
         """Stop what is in flight and forget it."""
         flight, self._flight = self._flight, None
-        self._awaited = None
+        self.awaited = None
         if flight is not None:
             flight.cancel()
 
-    def state(self) -> dict[str, str]:
+    def state(self) -> dict[str, Any]:
         """Wait for the rollout in flight and return what a continued run needs to find its trees; plain values."""
         if self._flight is not None:
-            return {"in_flight": self._flight.wait()[0].stamp}
-        return {} if self._awaited is None else {"in_flight": self._awaited}
+            stamp = self._flight.wait()[0].stamp
+            return AwaitedRollout(stamp=stamp, weights=self._flight.weights).to_plain()
+        return {} if self.awaited is None else self.awaited.to_plain()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on with what `state` returned, alone or among other values."""
         self.cancel()
-        self._awaited = state.get("in_flight")
+        self.awaited = AwaitedRollout.from_plain(state)
 
 
 def _from_journal(sampler: RolloutSampler, order: RolloutOrder, stamp: str) -> list[RolloutTree] | None:
@@ -145,13 +180,6 @@ def _from_journal(sampler: RolloutSampler, order: RolloutOrder, stamp: str) -> l
         and tree.question_digest == question_digest(question, chat_format)
     ]
     if len(trees) < len(order.questions):
-        logger.warning(
-            "The journal has %d of the %d trees of %s that the checkpoint waited for, so they are grown again with the "
-            "present weights: this iteration is not that of the run which was stopped.",
-            len(trees),
-            len(order.questions),
-            order.name,
-        )
         return None
     for tree, question in zip(trees, order.questions, strict=True):
         tree.question = question  # the journal has no documents

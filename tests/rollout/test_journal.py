@@ -162,3 +162,17 @@ def test_a_spoilt_line_in_the_middle_is_named(tmp_path, spoilt):
     assert next(trees).question.question_id == "q0"
     with pytest.raises(DataError, match=r"train-00001\.jsonl, line 2: "):
         next(trees)
+
+
+@pytest.mark.parametrize(("num_asked", "num_taken"), [(2, 2), (3, 0)], ids=["whole", "part"])
+def test_where_only_a_whole_rollout_will_do_a_part_is_set_aside(tmp_path, num_asked, num_taken):
+    trees = make_trees(2)
+    digests = {f"q{index}": f"digest {index}" for index in range(num_asked)}
+    for tree in trees:
+        tree.stamp, tree.question_digest = "stamp", digests[tree.question.question_id]
+    journal, path = write(tmp_path, trees)
+    with journal.open(path.stem, trees[0].seed, "stamp", digests, whole_only=True) as session:
+        assert len(session.trees) == num_taken
+    assert len(list(path.parent.glob("*.superseded-1"))) == (0 if num_taken else 1)
+    with journal.open(path.stem, trees[0].seed, "stamp", digests) as session:
+        assert len(session.trees) == num_taken

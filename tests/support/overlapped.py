@@ -11,6 +11,7 @@ from lightning import Callback
 from typing_extensions import override
 
 from aepo_lightning.advantages import GroupZScore
+from aepo_lightning.errors import EngineError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutJournal
 from tests.support.builders import canonical
@@ -40,6 +41,19 @@ class SlowEngine(RecordingEngine):
         super()._step()
 
 
+class CutEngine(RecordingEngine):
+    """Fails beside an update, after so many more steps there; None never does."""
+
+    steps_left = None
+
+    def _step(self):
+        if self.steps_left is not None and threading.current_thread() in threads():
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise EngineError("cut off")
+        super()._step()
+
+
 def overlapped_run(
     folder, engine_type=RecordingEngine, callbacks=(), max_epochs=4, step=1, old_logprobs="auto", **options
 ):
@@ -53,7 +67,7 @@ def overlapped_run(
         old_logprobs=old_logprobs,
     )
     engine = engine_type(module.policy, max_num_seqs=16, max_model_len=64)
-    data = {key: options.pop(key) for key in ("overlap", "seed") if key in options}
+    data = {key: options.pop(key) for key in ("overlap", "seed", "weights_archive") if key in options}
     data = {"overlap": True, "journal": RolloutJournal(folder / "rollouts")} | data
     datamodule = make_datamodule(module.policy, engine, builder, **data)
     recorder = Recorder()

@@ -5,7 +5,7 @@ import pytest
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.rollout import RolloutSettings
-from aepo_lightning.training.consistency import check_correction, check_overlap, sampling_problem
+from aepo_lightning.training.consistency import check_correction, check_overlap, needs_whole_rollouts, sampling_problem
 from aepo_lightning.training.overlap import staleness
 from tests.support.training import make_tree, policy_turn
 
@@ -73,3 +73,25 @@ def test_staleness_is_counted_in_optimiser_steps():
     for tree, version in zip(trees, (4, 4, 1), strict=True):
         tree.weights_version = version
     assert staleness(trees, 4) == (1.0, 3.0)
+
+
+class RepeatableEngine(SeparateEngine):
+    def __init__(self, is_repeatable):
+        self.is_repeatable = is_repeatable
+
+
+@pytest.mark.parametrize(
+    ("engine", "correction", "expected"),
+    [
+        (RepeatableEngine(True), TRUNCATED, True),
+        (RepeatableEngine(True), ImportanceCorrection(old_logprobs="sampler"), True),
+        (RepeatableEngine(True), ImportanceCorrection(), False),
+        (RepeatableEngine(False), TRUNCATED, False),
+        (SeparateEngine(), TRUNCATED, False),
+    ],
+    ids=["weights", "ratios", "nothing is read", "a GPU", "servers"],
+)
+def test_rollouts_are_made_again_as_a_whole_where_the_loss_reads_an_engine_that_repeats_itself(
+    engine, correction, expected
+):
+    assert needs_whole_rollouts(engine, correction) is expected

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import traceback
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from time import monotonic, sleep
@@ -10,6 +11,7 @@ from time import monotonic, sleep
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from aepo_lightning.distributed.ranks.processes import machine_id
+from aepo_lightning.errors import AepoError, SignalExit
 
 _FAILURE = "failure"
 _QUESTION = "where"
@@ -29,6 +31,8 @@ class Failure:
     """Host and process of the rank."""
     details: str = ""
     """A traceback, or where the ranks stand."""
+    signal: int | None = None
+    """Number of the signal that told the rank to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +88,11 @@ class Board:
 
     def post(self, failure: Failure) -> Failure:
         """Post why the job ends; return the failure that stands, which is the first."""
-        standing = self._store.compare_set(_FAILURE, "", json.dumps(asdict(failure)))
-        return Failure(**json.loads(standing))
+        return text_to_failure(self._store.compare_set(_FAILURE, "", failure_to_text(failure)))
 
     def failure(self) -> Failure | None:
         """Return what was posted, if anything."""
-        return Failure(**json.loads(self._store.get(_FAILURE))) if self._store.check([_FAILURE]) else None
+        return text_to_failure(self._store.get(_FAILURE)) if self._store.check([_FAILURE]) else None
 
     def acknowledge(self) -> None:
         """Say that this rank knows of the failure and needs the board no longer."""
@@ -123,6 +126,25 @@ class Board:
                 return False
             sleep(_ASK_EVERY_S)
         return True
+
+
+def failure_of(error: BaseException, rank: int) -> Failure:
+    """Return why a rank of this process cannot go on: errors of this library explain themselves, others say where."""
+    is_plain = isinstance(error, (AepoError, KeyboardInterrupt, SystemExit))
+    details = "" if is_plain else "".join(traceback.format_exception(error)).rstrip()
+    number = error.number if isinstance(error, SignalExit) else None
+    reason = f"it failed with {type(error).__name__}: {error}" if number is None else f"it was {error}"
+    return Failure(rank=rank, reason=reason, place=own_place(), details=details, signal=number)
+
+
+def failure_to_text(failure: Failure) -> str:
+    """Return a failure as the store keeps it."""
+    return json.dumps(asdict(failure))
+
+
+def text_to_failure(text: str | bytes) -> Failure:
+    """Return the failure that `failure_to_text` wrote."""
+    return Failure(**json.loads(text))
 
 
 def own_place() -> str:

@@ -105,7 +105,7 @@ class SignalWatch:
     def restore(self) -> None:
         """Put the handlers back that were there before."""
         for number, handler in self._before.items():
-            if self._owns(number):
+            if self.owns(number):
                 signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
 
@@ -134,7 +134,8 @@ class SignalWatch:
         self._is_said.wait(_SAY_S)  # or the process may have ended before
         raise SignalExit(number)
 
-    def _owns(self, number: int) -> bool:
+    def owns(self, number: int) -> bool:
+        """Return whether a signal is this watch's to act on."""
         return number in self._before and (not self.is_lent or signal.getsignal(number) == self._handle)
 
     def _notify(self, number: int) -> None:
@@ -147,7 +148,7 @@ class SignalWatch:
         return os.read(self._reader, 1)[0] if ready else None
 
     def _run(self) -> None:
-        while (number := self._next(None) or _STOP) != _STOP and not self._owns(number):
+        while (number := self._next(None) or _STOP) != _STOP and not self.owns(number):
             continue
         if number == _STOP:
             return
@@ -228,9 +229,19 @@ def finishing() -> Iterator[None]:
         yield
 
 
+def ending_signal() -> int | None:
+    """Return the signal that has told this process to end, if any has."""
+    return _current[-1].first if _current else None
+
+
+def is_heard(number: int) -> bool:
+    """Return whether a signal would end this process by `SignalExit`."""
+    return bool(_current) and _current[-1].owns(number)
+
+
 def exit_status() -> int:
     """Return the status of a process that fails: 1, or that of the signal which told it to end."""
-    first = _current[-1].first if _current else None
+    first = ending_signal()
     return 1 if first is None else SIGNAL_STATUS + first
 
 

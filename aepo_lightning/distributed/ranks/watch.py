@@ -7,18 +7,18 @@ that waits in a collective cannot be interrupted, so the thread ends its process
 import atexit
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import NoReturn
 
-from aepo_lightning.distributed.ranks.board import Board, Failure, Sign, own_place
+from aepo_lightning.distributed.ranks.apart import CalledBackError
+from aepo_lightning.distributed.ranks.board import Board, Failure, Sign, failure_of
 from aepo_lightning.distributed.ranks.evidence import is_waiting, may_be_an_effect, progress, where
 from aepo_lightning.distributed.ranks.processes import Neighbours, end_children, how_it_ended
 from aepo_lightning.distributed.ranks.signals import exit_status
-from aepo_lightning.errors import AepoError, SignalExit, boundary
+from aepo_lightning.errors import boundary
 
 _READ_S = 5.0
 """How long a rank that ends waits for the others to know why."""
@@ -128,7 +128,7 @@ class RankWatch:
                 own = self._with_suspects(own)
             self._reported_at = monotonic()
             standing = self._board.post(own)
-            if standing != own:
+            if standing.rank != own.rank:
                 self._end(standing)
             self._close()
             self._board.wait_until_read(_READ_S)
@@ -139,11 +139,7 @@ class RankWatch:
         self._end(self._failure_of(error))
 
     def _failure_of(self, error: BaseException) -> Failure:
-        is_plain = isinstance(error, (AepoError, KeyboardInterrupt, SystemExit))
-        details = "" if is_plain else "".join(traceback.format_exception(error)).rstrip()
-        is_told = isinstance(error, SignalExit)
-        reason = f"it was {error}" if is_told else f"it failed with {type(error).__name__}: {error}"
-        return Failure(rank=self._board.rank, reason=reason, place=own_place(), details=details)
+        return error.failure if isinstance(error, CalledBackError) else failure_of(error, self._board.rank)
 
     def _with_suspects(self, failure: Failure) -> Failure:
         now = monotonic()

@@ -124,6 +124,11 @@ class TransformersEngine:
         self.weights_version = 0
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether the same work gives the same bits: on the CPU. GPUs do not sum in the same order twice."""
+        return self._device.type == "cpu"
+
+    @property
     def max_model_len(self) -> int:
         """Longest sequence (prompt and response together) in tokens."""
         return self._max_model_len

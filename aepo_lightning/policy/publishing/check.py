@@ -80,15 +80,19 @@ class PublicationCheck:
         Raises:
             EngineError: On every rank, if the engine of any rank has other weights than the trainer.
         """
-        prompt = list(prompt_ids)[: min(self.max_prompt_tokens, engine.max_model_len - self.num_tokens)]
-        params = SamplingParams(max_tokens=self.num_tokens, temperature=temperature, seed=0)
-        generation = run_in_event_loop(engine.generate(prompt, params))
+        prompt, generation = self.sample(engine, prompt_ids, temperature)
         scores = score(_batch(prompt, generation, temperature))
         own = slice(len(prompt) - 1, None)
         logprobs, entropies = scores.logprobs[0, own].float().cpu(), scores.entropies[0, own].float().cpu()
         self._compare(engine, _Probe(generation=generation, logprobs=logprobs), entropies)
         digest = blake2b(repr(generation.token_ids).encode() + logprobs.numpy().tobytes(), digest_size=8)
         return WeightsStamp(version=version, digest=digest.hexdigest())
+
+    def sample(self, engine: Engine, prompt_ids: Sequence[int], temperature: float) -> tuple[list[int], Generation]:
+        """Have the engine continue the probe prompt; return what of the prompt it got, and its answer."""
+        prompt = list(prompt_ids)[: min(self.max_prompt_tokens, engine.max_model_len - self.num_tokens)]
+        params = SamplingParams(max_tokens=self.num_tokens, temperature=temperature, seed=0)
+        return prompt, run_in_event_loop(engine.generate(prompt, params))
 
     def _compare(self, engine: Engine, probe: _Probe, entropies: torch.Tensor) -> None:
         generation = probe.generation

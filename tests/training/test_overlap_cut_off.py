@@ -1,0 +1,71 @@
+"""Rollouts beside the update that are cut off: begun again they are the same in every bit, from a checkpoint, too."""
+
+import pytest
+import torch
+
+from aepo_lightning.callbacks import AtomicCheckpoint
+from aepo_lightning.errors import EngineError
+from aepo_lightning.policy.publishing.archive import WeightsArchive
+from tests.support.overlapped import NUM_STEPS, CutEngine, overlapped_run, threads
+from tests.support.training import flat
+
+FIRST, SECOND = 12, 48
+"""Steps of the engine beside updates: in the middle of the first overlapped rollout, and of the second."""
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays():
+    yield
+    assert not threads()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    run, recorder = overlapped_run(tmp_path_factory.mktemp("whole"), CutEngine, max_epochs=3)
+    run.fit()
+    return run, recorder
+
+
+def a_run(folder, keep, *callbacks):
+    archive = WeightsArchive(folder / "weights", keep)
+    saver = AtomicCheckpoint(folder / "checkpoints", every_n_epochs=10)
+    return overlapped_run(folder, CutEngine, [*callbacks, saver], max_epochs=3, weights_archive=archive)
+
+
+def cut_off(folder, steps, keep="auto"):
+    run, _ = a_run(folder, keep)
+    run.datamodule.engine.steps_left = steps
+    with pytest.raises(EngineError, match="cut off"):
+        run.fit()
+    assert list((folder / "rollouts").glob("*.steps.jsonl")), "in the middle of a rollout"
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def check_same(folder, whole, first_iteration, ckpt_path=None):
+    run, recorder = a_run(folder, "auto")
+    run.fit(ckpt_path)
+    expected, expected_trees = whole
+    start = NUM_STEPS * first_iteration
+    assert recorder.trees == expected_trees.trees[first_iteration:]
+    assert recorder.versions == expected_trees.versions[first_iteration:]
+    found, numbers = ([row for row in each.logger.numbers() if row[0] >= start] for each in (run, expected))
+    assert found == numbers
+    assert torch.equal(flat(run.network.parameters()), flat(expected.network.parameters()))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_off_before_its_first_checkpoint_has_the_same_weights_when_it_begins_again(tmp_path, whole):
+    assert cut_off(tmp_path, FIRST) == ["iteration0000.ckpt", "last.ckpt"]
+    check_same(tmp_path, whole, 0)
+
+
+def test_what_was_cut_off_is_finished_with_the_weights_that_it_began_with(tmp_path, whole):
+    assert cut_off(tmp_path, SECOND) == ["iteration0001.ckpt", "last.ckpt"]
+    check_same(tmp_path, whole, 2, tmp_path / "checkpoints" / "last.ckpt")
+
+
+@pytest.mark.slow
+def test_without_these_weights_nothing_is_saved_and_one_line_says_so(tmp_path, caplog):
+    assert cut_off(tmp_path, SECOND, keep=0) == []
+    assert "not saved, because the weights of the overlapped rollouts are not kept" in caplog.text
+    assert "The run goes on from the beginning" in caplog.text
