@@ -118,25 +118,22 @@ def test_a_rank_that_cannot_read_its_weights_stops_all_of_them_with_its_reason(t
         assert f"{tmp_path / '1'} must hold model.safetensors" in message
 
 
-class Downloading:
+class Downloading(PretrainedPolicy):
     """A policy whose weights must be downloaded, which only the first rank of a machine may do."""
 
     def __init__(self, policy, cache, fails):
-        self.policy = policy
+        super().__init__(policy.name_or_path)
         self.cache = cache
         self.fails = fails
         self.num_downloads = 0
-
-    def __getattr__(self, name):
-        return getattr(self.policy, name)
 
     def find_weights(self):
         if self.fails:
             raise DataError("the hub is down")
         if not self.cache.exists():
             self.num_downloads += 1
-            shutil.copytree(self.policy.name_or_path, self.cache)
-        return self.policy.find_weights()
+            shutil.copytree(self.name_or_path, self.cache)
+        return super().find_weights()
 
 
 def download(rank, policy, cache, fails):
