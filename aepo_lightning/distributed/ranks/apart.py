@@ -57,10 +57,9 @@ def were_cut_off() -> bool:
     return _state.is_cut_off
 
 
-def forget_cut_off() -> bool:
-    """Return what `were_cut_off` says, for the last time."""
-    found, _state.is_cut_off = _state.is_cut_off, False
-    return found
+def forget_cut_off() -> None:
+    """Let `were_cut_off` be false from now on: ranks may stand in different places again."""
+    _state.is_cut_off = False
 
 
 class WorkApart:

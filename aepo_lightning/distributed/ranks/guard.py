@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from aepo_lightning.distributed.ranks.apart import forget_cut_off
+from aepo_lightning.distributed.ranks.apart import forget_cut_off, were_cut_off
 from aepo_lightning.distributed.ranks.board import Board
 from aepo_lightning.distributed.ranks.processes import end_children, watch_launcher
 from aepo_lightning.distributed.ranks.signals import (
@@ -87,10 +87,11 @@ def guard_fit(handlers: Mapping[int, Any]) -> None:
 
 
 def report_cut_off(error: BaseException) -> None:
-    """Tell the other ranks why this one ends, if all were cut off together and have done what they had to do then."""
+    """Post why this rank ends, if all were cut off together and have done what they had to do then."""
     watch = current_watch()
-    if forget_cut_off() and watch is not None:
-        watch.report(error)
+    if were_cut_off() and watch is not None:
+        watch.note(error)
+    forget_cut_off()
 
 
 def _end_by_signal(error: SignalExit, at_once: bool) -> None:

@@ -13,7 +13,7 @@ from threading import Event, Lock, Thread
 from time import monotonic, sleep
 from typing import NoReturn
 
-from aepo_lightning.distributed.ranks.apart import CalledBackError
+from aepo_lightning.distributed.ranks.apart import CalledBackError, were_cut_off
 from aepo_lightning.distributed.ranks.board import Board, Failure, Sign, failure_of
 from aepo_lightning.distributed.ranks.evidence import is_waiting, may_be_an_effect, progress, where
 from aepo_lightning.distributed.ranks.processes import Neighbours, end_children, how_it_ended
@@ -133,6 +133,12 @@ class RankWatch:
             self._close()
             self._board.wait_until_read(_READ_S)
 
+    def note(self, error: BaseException) -> None:
+        """Post why this rank ends where all ranks know already: each ends by itself, and none waits for another."""
+        with boundary(lambda _: None):
+            self._board.post(self._failure_of(error))
+        self._reported_at = monotonic()
+
     def end(self, error: BaseException) -> None:
         """Report an error, show it and end this process with status 1, or that of the signal which told it to end."""
         self.report(error)
@@ -175,6 +181,9 @@ class RankWatch:
         if self._board.is_asked_for_place():
             self._board.tell_place(where())
         standing = self._board.failure()
+        if standing is not None and were_cut_off():  # all save together, and each ends by itself
+            self._hear()
+            return self._gone() or self._silent()
         if standing is not None or not self._depth or not self._meet():
             return standing
         self._hear()
