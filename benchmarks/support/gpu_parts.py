@@ -44,6 +44,12 @@ CASES = (
     Case(part="publish", name="8B", limit_s=40, run=partial(publish_weights, shape="8B", dtype=BF16)),
     Case(part="engine", name="Qwen3-0.6B", limit_s=60, run=partial(measure_engine, shape="0.6B")),
     Case(part="update", name="0.6B, fp32 weights", limit_s=40, run=partial(measure_update, shape="0.6B", dtype=FP32)),
+    Case(
+        part="update",
+        name="0.6B, compiled",
+        limit_s=70,
+        run=partial(measure_update, shape="0.6B", is_compiled=True),
+    ),
     Case(part="main_job", name="cpu", limit_s=300, run=partial(run_main_job, device="cpu"), is_beside=True),
     Case(part="main_job", name="gpu", limit_s=150, run=partial(run_main_job, device="cuda")),
     Case(part="smollm2_search", name="gpu", limit_s=480, run=run_search),
