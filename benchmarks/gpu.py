@@ -11,6 +11,8 @@ the parts.
 
 import argparse
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from torch._inductor import config as inductor
 
 from aepo_lightning.atomic_files import write_json
 from benchmarks.support.common import describe_machine, print_result
-from benchmarks.support.gpu_case import Case, Goal, Method, Outcome, RunningCase, Setting
+from benchmarks.support.gpu_case import Case, Goal, Method, Outcome, RunningCase, Setting, process_age_s
 from benchmarks.support.gpu_parts import CASES, PARTS
 
 LEAST_S = 8.0
@@ -46,18 +48,23 @@ class Session:
         self._setting, self._scratch = setting, scratch
         self._end = monotonic() + budget_s
         self.outcomes: list[Outcome] = []
+        self._started: list[RunningCase] = []
         self._method: Method = "fork"
 
     def run(self, cases: Sequence[Case]) -> None:
         """Run cases: untimed ones side by side, timed ones one after the other; results are kept after each."""
-        beside = [running for case in cases if case.is_beside and (running := self._start(case))]
-        others = [case for case in cases if not case.is_beside]
-        self._run_some_at_once([case for case in others if not case.is_timed])
-        for case in (case for case in others if case.is_timed):
-            if running := self._start(case):
+        try:
+            beside = [running for case in cases if case.is_beside and (running := self._start(case))]
+            others = [case for case in cases if not case.is_beside]
+            self._run_some_at_once([case for case in others if not case.is_timed])
+            for case in (case for case in others if case.is_timed):
+                if running := self._start(case):
+                    self._keep(running.wait())
+            for running in beside:
                 self._keep(running.wait())
-        for running in beside:
-            self._keep(running.wait())
+        finally:
+            for running in self._started:
+                running.end()
 
     def _run_some_at_once(self, cases: Sequence[Case]) -> None:
         waiting, running = list(cases), list[RunningCase]()
@@ -95,7 +102,9 @@ class Session:
         if limit < LEAST_S:
             self._keep(Outcome(case=case, status="no time left"))
             return None
-        return RunningCase(case, replace(self._setting, limit_s=limit), self._scratch, self._method)
+        running = RunningCase(case, replace(self._setting, limit_s=limit), self._scratch, self._method)
+        self._started.append(running)
+        return running
 
     def _keep(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
@@ -123,7 +132,7 @@ def main() -> None:
     """Run the parts that were asked for and print the closing line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", type=read_parts, default=list(PARTS), help=f"of {','.join(PARTS)}, or PART/NAME")
-    parser.add_argument("--budget", type=float, default=540.0, help="seconds for all parts together")
+    parser.add_argument("--budget", type=float, default=540.0, help="seconds for the whole command")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="folder of the results")
     parser.add_argument("--dry", action="store_true", help="tiny sizes, on the CPU unless told otherwise")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="where to compute (default: cuda, dry runs: cpu)")
@@ -133,6 +142,7 @@ def main() -> None:
     # A pool of compilers takes longer to start than the few kernels take to be compiled.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     inductor.compile_threads = 1
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and with it every case
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = arguments.device or ("cpu" if arguments.dry else "cuda")
     most = 1 if device == "cpu" else 4
@@ -140,7 +150,7 @@ def main() -> None:
     cases = [case for case in CASES if case.part in arguments.parts or case.title in arguments.parts]
     torch.set_num_threads(1 if device == "cpu" else 4)
     with TemporaryDirectory() as scratch:
-        session = Session(setting, arguments.budget, Path(scratch))
+        session = Session(setting, arguments.budget - process_age_s(), Path(scratch))
         session.run(cases)
     print(describe_machine())
     print_result("gpu", session.figures, session.goals)

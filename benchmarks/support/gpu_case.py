@@ -144,9 +144,17 @@ class RunningCase:
             self._process.join()
 
 
+def process_age_s() -> float:
+    """Return for how long this process has lived, its imports included."""
+    ticks = int(Path("/proc/self/stat").read_text("utf-8").rpartition(")")[2].split()[19])
+    uptime = float(Path("/proc/uptime").read_text("utf-8").split()[0])
+    return uptime - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _run(case: Case, setting: Setting, report: CaseReport, log: Path) -> None:
     """Run a case in its own process; what it raises is printed, and is its exit status."""
     os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

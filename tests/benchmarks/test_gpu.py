@@ -5,16 +5,17 @@ import json
 import subprocess
 import sys
 from functools import partial
+from time import monotonic
 
 import pytest
 
 from benchmarks import gpu
 from benchmarks.gpu import Session, read_parts
-from benchmarks.support.gpu_case import Case, Setting
+from benchmarks.support.gpu_case import Case, RunningCase, Setting
 from benchmarks.support.gpu_models import SHAPES, architecture, flops_per_token
 from benchmarks.support.gpu_parts import CASES, PARTS
 from tests.support.paths import ROOT
-from tests.support.processes import wait_until
+from tests.support.processes import is_running, wait_until
 
 
 def note(setting, report):
@@ -71,6 +72,25 @@ def test_what_is_not_timed_runs_side_by_side_before_the_rest(tmp_path):
     )
     assert {outcome.status for outcome in session.outcomes} == {"done"}
     assert session.outcomes[-1].case.name == "timed"
+
+
+def test_no_case_outlives_a_session_that_is_interrupted(tmp_path, monkeypatch):
+    def interrupted(running):
+        started.append(running._process.pid)
+        raise KeyboardInterrupt
+
+    started = []
+    monkeypatch.setattr(RunningCase, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_cases(tmp_path, {"name": "a", "run": partial(meet, name="a", other="nobody")})
+    assert not is_running(*started)
+
+
+def test_the_age_of_a_process_counts_from_its_start():
+    code = "import time; time.sleep(0.2); from benchmarks.support.gpu_case import process_age_s as a; print(a())"
+    begin = monotonic()
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.2 <= float(done.stdout) <= monotonic() - begin + 0.1
 
 
 def test_parts_and_single_cases_are_chosen_by_name():
