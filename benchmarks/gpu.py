@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic, sleep
@@ -30,6 +31,8 @@ from benchmarks.support.gpu_parts import CASES, PARTS
 
 LEAST_S = 8.0
 """Time left under which no case is started."""
+POISONED = ("CUDA error: initialization error", "in forked subprocess")
+"""What a process says that cannot use the GPU because the one that it was forked from has looked for it."""
 DRY_PATIENCE = 5.0
 """How much longer than on a GPU a case may take that only shows whether its code runs, on whatever machine."""
 
@@ -52,24 +55,22 @@ class Session:
         self._method: Method = "fork"
 
     def run(self, cases: Sequence[Case]) -> None:
-        """Run cases: untimed ones side by side, timed ones one after the other; results are kept after each."""
+        """Run cases in their order, untimed ones that follow each other side by side; results are kept after each."""
         try:
             beside = [running for case in cases if case.is_beside and (running := self._start(case))]
             others = [case for case in cases if not case.is_beside]
-            self._run_some_at_once([case for case in others if not case.is_timed])
-            for case in (case for case in others if case.is_timed):
-                if running := self._start(case):
-                    self._keep(running.wait())
+            for is_timed, group in groupby(others, key=lambda case: case.is_timed):
+                self._run_side_by_side(list(group), 1 if is_timed else self._setting.most_at_once)
             for running in beside:
                 self._keep(running.wait())
         finally:
             for running in self._started:
                 running.end()
 
-    def _run_some_at_once(self, cases: Sequence[Case]) -> None:
+    def _run_side_by_side(self, cases: Sequence[Case], most: int) -> None:
         waiting, running = list(cases), list[RunningCase]()
         while waiting or running:
-            while waiting and len(running) < self._setting.most_at_once:
+            while waiting and len(running) < most:
                 if found := self._start(waiting.pop(0)):
                     running.append(found)
             over = [each for each in running if each.is_over]
@@ -108,7 +109,7 @@ class Session:
 
     def _keep(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        if outcome.status == "failed" and self._setting.device == "cuda":
+        if outcome.status == "failed" and any(words in outcome.log for words in POISONED):
             self._method = "spawn"  # slower, and safe whatever this process has done to the driver
         print(f"{outcome.case.title}: {outcome.status} after {outcome.seconds:.1f} s", flush=True)
         with (self._setting.out / "gpu.log").open("a", encoding="utf-8") as log:

@@ -95,6 +95,8 @@ def compare_packings(
     num_questions = 1 if setting.is_dry else num_questions
     fields = architecture("0.6B", is_dry=setting.is_dry, num_hidden_layers=num_layers)
     trees = [tree for seed in range(num_questions) for tree in make_trees(SHARE, seed)]
+    if setting.is_dry:
+        del trees[0].leaves[3:]
     batches = {
         packing: make_minibatch(trees, packing, fields["vocab_size"], setting.device)
         for packing in ("padded", "flat", "tree")

@@ -62,12 +62,23 @@ def test_cases_beside_the_gpu_start_first_and_are_waited_for_last(tmp_path):
     assert [outcome.case.name for outcome in session.outcomes] == ["one", "beside"]
 
 
-def test_what_is_not_timed_runs_side_by_side_before_the_rest(tmp_path):
+def poison(setting, report):
+    raise RuntimeError("CUDA error: initialization error")
+
+
+def test_processes_are_not_forked_once_a_fork_could_not_use_the_gpu(tmp_path):
+    session, _ = run_cases(tmp_path, {"name": "one", "run": fail})
+    assert session._method == "fork"
+    session.run([Case(part="part", name="two", limit_s=60.0, run=poison)])
+    assert session._method == "spawn"
+
+
+def test_what_is_not_timed_runs_side_by_side(tmp_path):
     session, _ = run_cases(
         tmp_path,
-        {"name": "timed", "run": note},
         {"name": "a", "run": partial(meet, name="a", other="b"), "is_timed": False},
         {"name": "b", "run": partial(meet, name="b", other="a"), "is_timed": False},
+        {"name": "timed", "run": note},
         most_at_once=2,
     )
     assert {outcome.status for outcome in session.outcomes} == {"done"}
@@ -82,7 +93,7 @@ def test_no_case_outlives_a_session_that_is_interrupted(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(RunningCase, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_cases(tmp_path, {"name": "a", "run": partial(meet, name="a", other="nobody")})
+        run_cases(tmp_path, {"name": "a", "run": partial(meet, name="a", other="nobody"), "is_beside": True})
     assert not is_running(*started)
 
 
