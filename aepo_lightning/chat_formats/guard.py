@@ -19,8 +19,13 @@ _MAX_PASSES = 8
 
 
 def control_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Return what stands for a control token: special tokens, and the markers of the chat template."""
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    """Return what stands for a control token: special tokens, and what is written like one.
+
+    That is a marker in the chat template, or a token which the tokenizer does not call special, such as Qwen's
+    `<|fim_prefix|>`.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special or _MARKER.fullmatch(token.content)}
     return {*tokenizer.all_special_tokens, *special, *_MARKER.findall(str(tokenizer.chat_template or ""))} - {""}
 
 

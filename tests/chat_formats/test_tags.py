@@ -190,3 +190,12 @@ def test_decoding_never_tidies_up_spaces():
 
 def test_vocab_size_counts_every_token():
     assert make_format().vocab_size == 268  # 2 special tokens, 256 bytes, 10 tags
+
+
+def test_a_question_may_speak_of_tags_but_not_write_what_looks_like_a_control_token():
+    # Qwen's tokenizers do not call these special.
+    tokenizer = build_byte_tokenizer((*PROTOCOL_TAGS, "<|fim_prefix|>", "<|file_sep|>"))
+    chat_format = TagFormat(tokenizer)
+    ids = chat_format.encode_prompt([Message(role="user", content="<|fim_prefix|> in <think>, <|FILE_SEP|>")])
+    assert tokenizer.decode(ids) == "user: &#60;|fim_prefix|> in <think>, &#60;|FILE_SEP|>\nassistant: "
+    assert tokenizer.convert_tokens_to_ids("<think>") in ids

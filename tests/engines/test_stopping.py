@@ -3,6 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
@@ -63,4 +65,30 @@ def test_pieces_join_to_the_decoded_text():
 def test_pieces_are_exact_when_the_tokenizer_likes_to_clean_up():
     tokenizer = build_word_tokenizer([" .".strip(), "n't"])
     tokenizer.clean_up_tokenization_spaces = True
-    assert TokenPieces(tokenizer)[tokenizer.convert_tokens_to_ids("n't")] == "n't"
+    assert TokenPieces(tokenizer)[tokenizer.convert_tokens_to_ids("n't")] == " n't"
+
+
+def no_space_before_the_first():
+    """A tokenizer as SentencePiece makes them: spaces begin a word, and a text loses the one that it begins with."""
+    words = ("<unk>", "\u2581x", "</", "\u2581search", "search", ">", "\u2581</")
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", clean_up_tokenization_spaces=False)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "stops"),
+    [
+        (["</", "\u2581search", ">"], "x</ search>", None),
+        (["</", "search", ">"], "x</search>", 3),
+        (["\u2581</", "search", ">"], "x </search>", 3),
+    ],
+    ids=["space", "none", "space before"],
+)
+def test_a_space_that_a_token_begins_with_counts(tokens, text, stops):
+    tokenizer = no_space_before_the_first()
+    pieces, ids = TokenPieces(tokenizer), tokenizer.convert_tokens_to_ids(tokens)
+    assert "x" + "".join(pieces[token] for token in ids) == text
+    assert tokenizer.decode(tokenizer.convert_tokens_to_ids(["\u2581x", *tokens])) == text
+    assert first_stop([pieces[token] for token in ids], ("</search>",)) == stops
