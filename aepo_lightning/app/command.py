@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from io import TextIOWrapper
 from pathlib import Path
@@ -120,6 +120,20 @@ def speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def guarded_command(what_stays: str) -> Iterator[None]:
+    """Run a command of a few steps: a mistake of the user is one message, and a signal ends it with what it started.
+
+    Args:
+        what_stays: What is said after a signal, a sentence.
+    """
+    try:
+        with guarded_process(notice=f"the command ends (exit status {{status}}). {what_stays}"):
+            yield
+    except AepoError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
 
 
 def command(run: Callable[[DictConfig], None]) -> Callable[[], None]:

@@ -7,7 +7,6 @@ in peft's format. Weights are read, converted and written one after another: no 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,10 @@ import torch
 from rich.console import Console
 
 from aepo_lightning.app.build import find_modules_here
-from aepo_lightning.app.command import quieten_libraries, speak_utf8
+from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, find_checkpoint, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
-from aepo_lightning.errors import AepoError, ConfigError
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name
 
 
@@ -96,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     find_modules_here()
     quieten_libraries()
-    try:
+    with guarded_command("The target is as it was, or whole."):
         done = export(
             args.source,
             args.target,
@@ -105,8 +104,6 @@ def main() -> None:
             overwrite=args.overwrite,
             allowed=args.allow,
         )
-    except AepoError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
     message = f"{done.target}: the policy of {done.checkpoint} after {done.global_step} optimiser steps"
     Console().print(message, soft_wrap=True, highlight=False)
 

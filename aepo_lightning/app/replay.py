@@ -20,14 +20,14 @@ from rich.table import Table
 from torch import Tensor
 
 from aepo_lightning.app.build import build, build_data, build_engine, find_modules_here
-from aepo_lightning.app.command import quieten_libraries, speak_utf8
+from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.checkpoints import find_checkpoints
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import RolloutTree
-from aepo_lightning.errors import AepoError, ConfigError
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.publishing.archive import WeightsArchive, read_weights
@@ -194,13 +194,10 @@ def main() -> None:
     quieten_libraries()
     replays: list[Replay] = []
     console = Console()
-    try:
-        with console.status("replaying") as status:
-            for replay in replay_run(args.folder, args.name, args.question, args.weights, args.allow):
-                replays.append(replay)
-                status.update(f"replaying {replay.name}: {len(replays)} trees")
-    except AepoError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    with guarded_command("The run is as it was."), console.status("replaying") as status:
+        for replay in replay_run(args.folder, args.name, args.question, args.weights, args.allow):
+            replays.append(replay)
+            status.update(f"replaying {replay.name}: {len(replays)} trees")
     console.print(render(replays))
     sys.exit(any(replay.difference is not None for replay in replays))
 

@@ -9,6 +9,7 @@ import pytest
 from tests.support.commands import Command
 from tests.support.hung_parts import WAYS
 from tests.support.killed_runs import TINY, check_same, train_to_the_end
+from tests.support.processes import is_running, wait_until
 
 HUNG = ["reward._target_=tests.support.hung_parts.HungReward", "callbacks.checkpoint.every_n_epochs=10"]
 STATED_S = 20
@@ -67,3 +68,55 @@ def test_a_run_that_was_told_to_end_goes_on_from_its_last_iteration_as_if_it_had
     train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
     train_to_the_end(tmp_path / "whole", *overrides)
     check_same(tmp_path / "cut", tmp_path / "whole", is_exact=False)
+
+
+@pytest.mark.slow
+def test_overlapped_rollouts_that_are_told_to_end_go_on_with_their_own_weights(tmp_path):
+    overrides, mark = [*hung(tmp_path, "async", 60), *OVERLAP], tmp_path / "async"
+    job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
+    assert job.returncode == 128 + signal.SIGTERM
+    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
+    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
+    train_to_the_end(tmp_path / "whole", *overrides)
+    check_same(tmp_path / "cut", tmp_path / "whole", begins_again=True)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_two_ranks_of_which_one_is_told_to_end_save_together_and_go_on(tmp_path):
+    overrides, mark = [*hung(tmp_path, "async", 22), "strategy=ddp", "trainer.devices=2"], tmp_path / "async"
+    job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
+    assert job.returncode == 128 + signal.SIGTERM
+    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
+    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
+    train_to_the_end(tmp_path / "whole", *overrides)
+    check_same(tmp_path / "cut", tmp_path / "whole", is_exact=False)
+
+
+WAITING = """
+import subprocess, sys, time
+from aepo_lightning.app import {module}
+
+def wait():
+    child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"])
+    print(child.pid, "ready", flush=True)
+    time.sleep(1000)
+
+{module}.{function} = lambda *_, **__: wait()
+sys.argv = ["command", "folder", "target"][: {num_words}]
+{module}.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("module", "function", "num_words"), [("replay", "replay_run", 2), ("export", "export", 3)])
+def test_a_signal_ends_the_other_commands_with_what_they_started(module, function, num_words, number):
+    job = Command("-c", WAITING.format(module=module, function=function, num_words=num_words))
+    wait_until(lambda: job.returncode is not None or (job._outputs[0].exists() and "ready" in job.stdout), 100)
+    os.kill(job.pid, number)
+    assert job.wait(100).returncode == 128 + number
+    assert job.stderr.count(f"the command ends (exit status {128 + number})") == 1
+    assert "Traceback" not in job.stderr
+    assert not is_running(int(job.stdout.split()[0]))

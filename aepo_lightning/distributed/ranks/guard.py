@@ -12,6 +12,7 @@ from aepo_lightning.distributed.ranks.apart import forget_cut_off, were_cut_off
 from aepo_lightning.distributed.ranks.board import Board
 from aepo_lightning.distributed.ranks.processes import end_children, watch_launcher
 from aepo_lightning.distributed.ranks.signals import (
+    RUN_NOTICE,
     EndTimes,
     end_on_lent_signals,
     ending_on_signals,
@@ -43,7 +44,7 @@ def start_watch(times: WatchTimes) -> RankWatch | None:
 
 
 @contextmanager
-def guarded_process(times: EndTimes | None = None) -> Iterator[None]:
+def guarded_process(times: EndTimes | None = None, notice: str = RUN_NOTICE) -> Iterator[None]:
     """Tie this process to the other ranks from the moment that they are known to the end of the block.
 
     An exception that leaves the block ends the job: on this rank with the error itself, on the others with its name.
@@ -51,13 +52,14 @@ def guarded_process(times: EndTimes | None = None) -> Iterator[None]:
 
     Args:
         times: How long the block may take to end after a signal.
+        notice: What to say when a signal comes, with a place for the exit `status`.
     """
     is_over = watch_launcher()
     if _current:
         _current[-1].enter()
     _guards.append(is_over)
     try:
-        with ending_on_signals(_end_by_signal, times):
+        with ending_on_signals(_end_by_signal, times, notice):
             yield
     except BaseException as error:
         watch = current_watch()

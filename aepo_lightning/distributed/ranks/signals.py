@@ -31,6 +31,8 @@ _TICK_S = 0.2
 _SAME_S = 0.5
 """Launchers send a signal to a process and to its group: what comes so soon is the same signal."""
 _SAY_S = 2.0
+RUN_NOTICE = "the run ends (exit status {status}). What was generated is kept; `ckpt_path=last` goes on from there."
+"""What is said when a signal comes, after its name."""
 _STOP = 0
 
 
@@ -52,6 +54,7 @@ class SignalWatch:
         end: Callable[[SignalExit, bool], object],
         times: EndTimes | None = None,
         lent: Mapping[int, Any] | None = None,
+        notice: str = RUN_NOTICE,
     ) -> None:
         """Take over signals.
 
@@ -60,8 +63,10 @@ class SignalWatch:
             times: How long the main thread may take.
             lent: Signals that belong to this watch only while its handler is in place, with the handlers that were
                 there before. None takes those that nobody else handles or ignores, for good.
+            notice: What to say.
         """
         self._end = end
+        self._notice = notice
         self._times = times or EndTimes()
         self._depth = 0
         self._owed: int | None = None
@@ -175,10 +180,8 @@ class SignalWatch:
 
     def _say(self, number: int) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":
-            write_line(
-                f"{signal.Signals(number).name}: the run ends (exit status {SIGNAL_STATUS + number}). What was "
-                "generated is kept; `ckpt_path=last` goes on from there. A second signal ends it at once."
-            )
+            notice = self._notice.format(status=SIGNAL_STATUS + number)
+            write_line(f"{signal.Signals(number).name}: {notice} A second signal ends it at once.")
         self._is_said.set()
 
 
@@ -187,17 +190,20 @@ _forking = threading.local()
 
 
 @contextmanager
-def ending_on_signals(end: Callable[[SignalExit, bool], object], times: EndTimes | None = None) -> Iterator[None]:
+def ending_on_signals(
+    end: Callable[[SignalExit, bool], object], times: EndTimes | None = None, notice: str = RUN_NOTICE
+) -> Iterator[None]:
     """End the process on signals until the block is left; nothing happens in a thread or inside another such block.
 
     Args:
         end: As `SignalWatch` has it.
         times: How long the main thread may take.
+        notice: What to say when a signal comes, with a place for the `status`.
     """
     if _current or threading.current_thread() is not threading.main_thread():
         yield
         return
-    watch = SignalWatch(end, times)
+    watch = SignalWatch(end, times, notice=notice)
     _current.append(watch)
     try:
         yield
