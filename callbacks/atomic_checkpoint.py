@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from aepo_lightning.atomic_files import PARTIAL, put_in_place, remove
 from aepo_lightning.checkpoints import find_checkpoints, point_last_to, remove_partial
+from aepo_lightning.contracts.rollouts import OverlappingRollouts
 from aepo_lightning.distributed.collectives import all_gather, all_reduce
 from aepo_lightning.distributed.ranks import finishing, were_cut_off
 from aepo_lightning.errors import ConfigError, TrainingError
@@ -137,9 +138,10 @@ class AtomicCheckpoint(Checkpoint):
         """Return why there is no state to save; the same on every rank, if all were cut off together."""
         if not (were_cut_off() or trainer.world_size == 1):
             return "the ranks were not cut off together, and saving takes all of them"
-        data: Any = trainer
-        lacks = not getattr(data.datamodule, "is_resumable", True)
-        if all_reduce([float(lacks)], "max")[0]:
+        settings: Any = trainer  # not all of its public attributes are declared
+        data = settings.datamodule
+        is_complete = not isinstance(data, OverlappingRollouts) or data.make_resumable()
+        if all_reduce([float(not is_complete)], "max")[0]:
             return "the weights of the overlapped rollouts are not kept (`rollout.keep_weights`)"
         return None
 

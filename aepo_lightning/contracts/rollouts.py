@@ -26,3 +26,12 @@ class BranchingRollouts(Rollouts, Protocol):
     """Rollouts whose branch policy may be read, and replaced for the next iteration."""
 
     branch_policy: BranchPolicy
+
+
+@runtime_checkable
+class OverlappingRollouts(Rollouts, Protocol):
+    """Rollouts that may be in flight while the state of a run is asked for."""
+
+    def make_resumable(self) -> bool:
+        """Stop what is in flight; return whether a state of now, between iterations, has what a continued run needs."""
+        ...

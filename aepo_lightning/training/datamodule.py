@@ -236,10 +236,9 @@ class RolloutDataModule(LightningDataModule):
         """Whether rollouts grow while the update runs."""
         return self._source.overlap is not None
 
-    @property
-    def is_resumable(self) -> bool:
-        """Whether a state has all that a continued run needs; see `TreeSource`."""
-        return self._source.is_resumable
+    def make_resumable(self) -> bool:
+        """Stop rollouts in flight; return whether a state between iterations has what a continued run needs."""
+        return self._source.make_resumable(self._order(self.iteration).name)
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""

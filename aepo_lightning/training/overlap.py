@@ -10,11 +10,12 @@ import copy
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lightning import Trainer
 
+from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree
@@ -41,19 +42,29 @@ class AwaitedRollout:
     """Of its trees; empty if it was cut off before all of them were there."""
     weights: WeightsStamp | None = None
     """What grew them; None in states that do not say so."""
+    penalty: float | None = None
+    """That of the branch policy, which may be another one meanwhile; None where it has none."""
 
     def to_plain(self) -> dict[str, Any]:
         """Return what `from_plain` reads, as plain values."""
-        weights = {} if self.weights is None else {"version": self.weights.version, "digest": self.weights.digest}
-        return {"in_flight": self.stamp, "in_flight_weights": weights}
+        begun = None if self.weights is None else [self.weights.version, self.weights.digest, self.penalty]
+        return {"in_flight": self.stamp, "in_flight_begun": begun}
 
     @classmethod
     def from_plain(cls, state: Mapping[str, Any]) -> "AwaitedRollout | None":
         """Return what a state says, alone or among other values; None if nothing was in flight."""
         if state.get("in_flight") is None:
             return None
-        weights = state.get("in_flight_weights")
-        return cls(stamp=state["in_flight"], weights=WeightsStamp(**weights) if weights else None)
+        version, digest, penalty = state.get("in_flight_begun") or (None, "", None)
+        weights = None if version is None else WeightsStamp(version=version, digest=digest)
+        return cls(stamp=state["in_flight"], weights=weights, penalty=penalty)
+
+    def sampler_of(self, sampler: RolloutSampler) -> RolloutSampler:
+        """Return a sampler with the branch policy that the rollout had begun with."""
+        found, policy = copy.copy(sampler), sampler.parts.branch_policy
+        if self.penalty is not None and isinstance(policy, PenalisedBranchPolicy):
+            found.parts = replace(sampler.parts, branch_policy=policy.with_penalty(self.penalty))
+        return found
 
 
 class RolloutInFlight:
@@ -69,7 +80,7 @@ class RolloutInFlight:
         """
         self.order = order
         self._sampler = copy.copy(sampler)
-        self.weights = weights
+        self._weights = weights
         self._has_begun = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
@@ -83,12 +94,18 @@ class RolloutInFlight:
         self._has_begun.set()
         order = self.order
         return await self._sampler.rollout_async(
-            order.questions, order.seed, order.name, lambda _: tick(), self.weights
+            order.questions, order.seed, order.name, lambda _: tick(), self._weights
         )
 
     def wait(self) -> list[RolloutTree]:
         """Return the trees once all are finished. What failed in the thread is raised here, with its own traceback."""
         return self._future.result()
+
+    def awaited(self, stamp: str = "") -> AwaitedRollout:
+        """Return what a state has to say of this rollout, whose trees have a stamp if they are all there."""
+        policy = self._sampler.parts.branch_policy
+        penalty = policy.penalty_per_step if isinstance(policy, PenalisedBranchPolicy) else None
+        return AwaitedRollout(stamp=stamp, weights=self._weights, penalty=penalty)
 
     def cancel(self) -> None:
         """Stop the rollout and wait for the end of its thread. What is finished stays in the journal."""
@@ -133,15 +150,21 @@ class OverlappedRollouts:
             None if the rollout was not started, or its trees are not all there. What `awaited` says of it stays.
         """
         if (flight := self._flight) is not None:
-            self.awaited = AwaitedRollout(weights=flight.weights)
+            self.awaited = flight.awaited()
             try:
                 trees = flight.wait()
             finally:  # also where a signal ends this wait
                 self._flight = None
                 flight.cancel()
-            self.awaited = AwaitedRollout(stamp=trees[0].stamp, weights=flight.weights)
+            self.awaited = flight.awaited(trees[0].stamp)
             return trees
         return None if self.awaited is None else _from_journal(sampler, order, self.awaited.stamp)
+
+    def land(self, name: str) -> None:
+        """Stop the rollout of this name if it is in flight, so that a state need not wait for it."""
+        if (flight := self._flight) is not None and flight.order.name == name:
+            self.awaited, self._flight = flight.awaited(), None
+            flight.cancel()
 
     def interrupt(self) -> None:
         """Stop what is in flight, from another thread; who waits for it gets an error."""
@@ -158,8 +181,7 @@ class OverlappedRollouts:
     def state(self) -> dict[str, Any]:
         """Wait for the rollout in flight and return what a continued run needs to find its trees; plain values."""
         if self._flight is not None:
-            stamp = self._flight.wait()[0].stamp
-            return AwaitedRollout(stamp=stamp, weights=self._flight.weights).to_plain()
+            return self._flight.awaited(self._flight.wait()[0].stamp).to_plain()
         return {} if self.awaited is None else self.awaited.to_plain()
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -49,14 +49,17 @@ class TreeSource:
     is_shown: bool = field(default=False)
     """Whether this rank tells how many trees have grown."""
 
-    @property
-    def is_resumable(self) -> bool:
-        """Whether a state has all that a continued run needs, where the trees of an iteration were not taken.
+    def make_resumable(self, name: str) -> bool:
+        """Stop what is in flight; return whether a state of now has all that a continued run needs.
 
-        Overlapped rollouts that were cut off need the weights that they had begun with.
+        Overlapped rollouts that are cut off need the weights that they had begun with.
+
+        Args:
+            name: Of the rollout that is due.
         """
         if self.overlap is None:
             return True
+        self.overlap.land(name)
         awaited = self.overlap.awaited
         return awaited is not None and (bool(awaited.stamp) or self.weights.is_archived(awaited.weights))
 
@@ -132,7 +135,7 @@ class TreeSource:
         assert awaited.weights is not None, "or it could not be finished"
         self.weights.publish_archived(awaited.weights, moment.probe)
         with WorkApart(stop_event_loops, self._settle):
-            return self.rollout(sampler, order, awaited.weights) if ready is None else ready
+            return self.rollout(awaited.sampler_of(sampler), order, awaited.weights) if ready is None else ready
 
     def _can_be_finished(self, awaited: AwaitedRollout, name: str) -> bool:
         if not all_reduce([float(not self.weights.is_archived(awaited.weights))], "max")[0]:

@@ -72,8 +72,10 @@ def test_a_run_that_was_told_to_end_goes_on_from_its_last_iteration_as_if_it_had
 
 @pytest.mark.slow
 def test_overlapped_rollouts_that_are_told_to_end_go_on_with_their_own_weights(tmp_path):
-    overrides, mark = [*hung(tmp_path, "async", 60), *OVERLAP], tmp_path / "async"
-    job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
+    overrides, mark = [*hung(tmp_path, "async", 45), *OVERLAP], tmp_path / "the update is over"
+    marks = ["_target_=tests.support.hung_parts.EpochMark", f"mark='{mark}'", "epoch=1"]
+    told = [f"+callbacks.mark.{each}" for each in marks]
+    job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, *told, mark=mark)
     assert job.returncode == 128 + signal.SIGTERM
     saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
     assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"

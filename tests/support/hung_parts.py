@@ -6,6 +6,9 @@ import threading
 import time
 from pathlib import Path
 
+from lightning.pytorch.callbacks import Checkpoint
+from typing_extensions import override
+
 from aepo_lightning.contracts.reward import RewardOutput
 
 WAYS = ("async", "sleep", "thread", "lock", "swallow")
@@ -51,3 +54,15 @@ class HungReward:
                 await asyncio.sleep(10_000)
             except BaseException:  # noqa: BLE001
                 continue
+
+
+class EpochMark(Checkpoint):
+    """Makes the file `mark` at the end of an epoch, after the callbacks that were configured before."""
+
+    def __init__(self, mark, epoch):
+        self.mark, self.epoch = mark, epoch
+
+    @override
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            Path(self.mark).touch()

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from aepo_lightning.callbacks import AtomicCheckpoint
+from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.publishing.archive import WeightsArchive
+from aepo_lightning.training.overlap import AwaitedRollout
 from tests.support.overlapped import NUM_STEPS, CutEngine, overlapped_run, threads
 from tests.support.training import flat
 
@@ -69,3 +71,13 @@ def test_without_these_weights_nothing_is_saved_and_one_line_says_so(tmp_path, c
     assert cut_off(tmp_path, SECOND, keep=0) == []
     assert "not saved, because the weights of the overlapped rollouts are not kept" in caplog.text
     assert "The run goes on from the beginning" in caplog.text
+
+
+def test_a_state_says_what_a_rollout_in_flight_had_begun_with(tmp_path):
+    datamodule = overlapped_run(tmp_path)[0].datamodule
+    awaited = AwaitedRollout(weights=WeightsStamp(version=3, digest="x"), penalty=0.25)
+    assert AwaitedRollout.from_plain({"iteration": 4} | awaited.to_plain()) == awaited
+    assert AwaitedRollout.from_plain({"in_flight": "stamp"}) == AwaitedRollout(stamp="stamp")
+    assert AwaitedRollout.from_plain({"iteration": 4}) is None
+    assert awaited.sampler_of(datamodule.sampler).parts.branch_policy.penalty_per_step == 0.25
+    assert datamodule.branch_policy.penalty_per_step != 0.25
