@@ -129,13 +129,21 @@ def _content(path: Path) -> bytes:
 
 def _code(plain: Mapping[str, Any]) -> str:
     """Return a digest of the sources of this library, and of the modules of others that the configuration names."""
-    own = []
-    for target in sorted(set(find_targets(dict(plain)))):
-        top = target.partition(".")[0]
-        spec = None if top == "aepo_lightning" else find_spec(top)
-        if spec is not None and spec.origin and "site-packages" not in spec.origin and Path(spec.origin).is_file():
-            own.append(Path(spec.origin).read_bytes())
+    tops = {target.partition(".")[0] for target in find_targets(dict(plain))} - {"aepo_lightning"}
+    files = dict.fromkeys(file for top in sorted(tops) for file in _sources_of(top))
+    own = (blake2b(file.read_bytes()).digest() for file in files)
     return _digest(b"".join((aepo_lightning.__version__.encode(), _library_sources(), *own)))
+
+
+def _sources_of(top: str) -> list[Path]:
+    """Return the files of a module, or of a package with all that lies in it, unless it is installed."""
+    spec = find_spec(top)
+    if spec is None:
+        return []
+    folders = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    found = files or ([Path(spec.origin)] if spec.origin else [])
+    return [file for file in found if file.is_file() and not {"site-packages", "dist-packages"} & {*file.parts}]
 
 
 @cache

@@ -33,6 +33,7 @@ from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall, ToolSpec
 from aepo_lightning.errors import ConfigError
 
+_OWN = ("think", "result", "answer")
 _FOREIGN = "tool_call"
 """The tag in which many models have learnt to write calls. It ends a turn, and the policy is told how to do it here."""
 
@@ -61,7 +62,8 @@ class TagFormat:
             result_template: How a tool result is written, with `{text}` where it goes.
 
         Raises:
-            ConfigError: If the template has no `{text}`, a choice is unknown, or tags are special tokens.
+            ConfigError: If the template has no `{text}`, a choice is unknown, tags are special tokens, or a tool bears
+                the name of a tag.
         """
         if "{text}" not in result_template:
             raise ConfigError(f"`result_template` must contain {{text}}, but got {result_template!r}.")
@@ -70,7 +72,9 @@ class TagFormat:
         self._tags = tuple(dict.fromkeys((*self._specs, *CALL_TAGS, _FOREIGN)))
         self._stop = tuple(f"</{tag}>" for tag in self._tags)
         self._template = result_template
-        written = (*self._specs, "think", "result", "answer")
+        if taken := [name for name in self._specs if name in _OWN]:
+            raise ConfigError(f"A tool must not bear the name of a tag of the format, but got {taken[0]!r}. Rename it.")
+        written = (*self._specs, *_OWN)
         refuse_special(tokenizer, (f"{opening}{tag}>" for tag in written for opening in ("<", "</")))
         self._codec = TextCodec(tokenizer, self._tags, system_role=system_role)
         is_told = is_written(system_prompt, tokenizer)

@@ -4,6 +4,8 @@ import traceback
 from functools import partial
 from pathlib import Path
 
+from aepo_lightning.errors import boundary
+
 OWN_PACKAGE = "aepo_lightning"
 
 
@@ -28,4 +30,8 @@ def describe_failure(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     here = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
     where = getattr(error, "raised_at", None) or here
-    return f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
+    failures: list[Exception] = []
+    message = "it cannot say what it is"
+    with boundary(failures.append):
+        message = str(error)
+    return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")

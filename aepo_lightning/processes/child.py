@@ -225,9 +225,23 @@ class Server:
 
 
 def _end(pid: int) -> None:
+    started = _started_by(pid)
     for kill in (os.killpg, os.kill):  # the group may not be there yet
         with suppress(ProcessLookupError, PermissionError):
             kill(pid, signal.SIGKILL)
+    for each in started:  # in groups of their own
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(each, signal.SIGKILL)
+
+
+def _started_by(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have, as far as the system tells."""
+    found: list[int] = []
+    with suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as children:
+                found += map(int, children.read().split())
+    return [*found, *(each for child in found for each in _started_by(child))]
 
 
 def _answer(functions: Functions, frame: bytes) -> bytes:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from aepo_lightning.contracts.blame import describe_failure, part_name
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, Message, Question, Split, Task
 from aepo_lightning.errors import AepoError, DataError, boundary
+from aepo_lightning.tasks.prompts import is_unicode
 
 T = TypeVar("T")
 
@@ -78,6 +79,9 @@ def _checked(task: Task, what: str, question: Question) -> Question:
         raise _refusal(task, what, "return a question whose messages have a text as role and content", messages)
     if not (isinstance(answers, tuple | list) and all(isinstance(each, str) for each in answers)):
         raise _refusal(task, what, "return a question with a tuple of texts in `answers`", answers)
+    for text in (*(message.content for message in messages), *answers):
+        if not is_unicode(text):
+            raise _refusal(task, what, "return texts without half a surrogate pair", text)
     if isinstance(messages, tuple) and isinstance(answers, tuple):
         return question
     return replace(question, messages=tuple(messages), answers=tuple(answers))

@@ -103,7 +103,13 @@ def read_parquet(path: Path, required: Sequence[str], optional: Sequence[str] = 
     missing = [name for name in required if column_of(name, columns) not in columns]
     if missing:
         raise DataError(f"{path} must have a column `{missing[0]}`, but has {columns}. Rename or add it.")
-    rows: list[dict[str, Any]] = table.to_pylist()
+    twice = [name for name in dict.fromkeys(wanted) if columns.count(name) > 1]
+    if twice:
+        raise DataError(f"{path} must have each column once, but has `{twice[0]}` {columns.count(twice[0])} times.")
+    try:
+        rows: list[dict[str, Any]] = table.to_pylist(maps_as_pydicts="strict")
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{path} must have each key of a map once, but: {error}. Correct it.") from error
     return rows
 
 

@@ -28,11 +28,20 @@ def check_text(text: str) -> str:
     return text
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be written as UTF-8."""
+    try:
+        check_text(text)
+    except BrokenRuleError:
+        return False
+    return True
+
+
 def read_messages(value: object) -> tuple[Message, ...]:
     """Return messages from a list of mappings with a text `role` and `content`, or of `Message`s.
 
     Raises:
-        BrokenRuleError: If one is something else, or none is there.
+        BrokenRuleError: If one is something else, none is there, or the last is the assistant's.
     """
     if not isinstance(value, list | tuple) or not value:
         raise BrokenRuleError("be a non-empty list of messages")
@@ -47,4 +56,6 @@ def read_messages(value: object) -> tuple[Message, ...]:
         for text in (each.role, each.content):
             check_text(text)
         messages.append(each)
+    if messages[-1].role == "assistant":
+        raise BrokenRuleError("not end with the assistant, who would give the answer away", value=messages[-1].content)
     return tuple(messages)

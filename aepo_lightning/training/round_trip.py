@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats.template import ChatTemplate
+from aepo_lightning.contracts.blame import describe_failure
 from aepo_lightning.contracts.chat_format import CallWritingChatFormat, ChatFormat
 from aepo_lightning.contracts.generation import FinishReason, StopReason
 from aepo_lightning.contracts.policy import PolicySource
@@ -273,7 +274,7 @@ def _by(part: str, task: str, work: Callable[[], T]) -> T:
     if isinstance(error, AepoError):
         raise error
     raise ConfigError(
-        f"{part} must {task}, but raised {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}. {_OFF}"
+        f"{part} must {task}, but raised {' '.join(describe_failure(error).split())[:300]}. {_OFF}"
     ) from error
 
 

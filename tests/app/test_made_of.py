@@ -99,6 +99,21 @@ def test_code_counts_that_of_ones_own_parts_too(plain, tmp_path, monkeypatch):
     assert misfits(cold_start_made_of(cfg), cold_start_made_of(plain)) == []
 
 
+@pytest.mark.parametrize("first_file", ["__init__.py", "other.py"], ids=["package", "namespace"])
+def test_of_a_package_of_ones_own_every_module_counts(plain, tmp_path, monkeypatch, first_file):
+    name = f"parts_of_mine_{first_file.strip('_.py')}"
+    (tmp_path / name / "deep").mkdir(parents=True)
+    (tmp_path / name / first_file).write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = changed(plain, "reward", {"_target_": f"{name}.deep.rewards.f"})
+    found = []
+    for text in ("a = 1", "a = 2", "a = 2"):
+        (tmp_path / name / "deep" / "rewards.py").write_text(text)
+        found.append(evaluation_made_of(cfg))
+    assert misfits(found[0], found[1]) == ["code"]
+    assert misfits(found[1], found[2]) == []
+
+
 def test_the_code_of_the_library_counts(plain, monkeypatch):
     first = cold_start_made_of(plain)
     with monkeypatch.context() as patch:

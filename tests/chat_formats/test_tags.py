@@ -9,6 +9,7 @@ from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Message
 from aepo_lightning.contracts.tool import ToolCall
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, build_byte_tokenizer
 from tests.support.builders import word_tokenizer
 
@@ -150,6 +151,12 @@ def test_a_call_as_other_models_write_it_is_a_problem_that_says_how_it_is_done(s
     assert (found.tool, found.arguments) == ("", None)
     own = make_format(("tool_call",)).parse_call("<tool_call>x</tool_call>")
     assert own == call("tool_call", "x"), "a tool may bear that name"
+
+
+@pytest.mark.parametrize("name", ["think", "result", "answer"])
+def test_a_tool_does_not_bear_the_name_of_a_tag(name):
+    with pytest.raises(ConfigError, match=f"must not bear the name of a tag of the format, but got '{name}'"):
+        make_format(("search", name))
 
 
 def test_every_closing_tag_of_the_format_stops_a_turn_once():

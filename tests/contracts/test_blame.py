@@ -39,6 +39,15 @@ def test_a_part_is_known_by_what_its_author_wrote(part, name):
     assert not is_own(part)
 
 
+class MuteError(Exception):
+    def __str__(self):
+        raise ValueError("nothing to say")
+
+
+def test_a_failure_that_cannot_say_what_it_is_is_told_all_the_same():
+    assert describe_failure(MuteError()) == "MuteError: it cannot say what it is"
+
+
 def test_parts_of_this_library_are_told_apart():
     assert is_own(PaperReward())
 

@@ -81,9 +81,10 @@ def test_what_cannot_be_sent_is_known_without_a_process():
     ProcessCalls(lambda: 1).check()
 
 
-def test_what_a_function_started_ends_with_it_when_it_is_cancelled(tmp_path):
+@pytest.mark.parametrize("function", [plain_functions.spawn, plain_functions.spawn_apart], ids=["group", "own_group"])
+def test_what_a_function_started_ends_with_it_when_it_is_cancelled(tmp_path, function):
     path = tmp_path / "pid"
-    made = ProcessCalls(plain_functions.spawn)
+    made = ProcessCalls(function)
 
     async def run():
         hung = asyncio.create_task(made.text({"path": str(path)}))

@@ -66,6 +66,13 @@ def spawn(path: str) -> str:
     return str(program.wait())
 
 
+def spawn_apart(path: str) -> str:
+    """Start a program in a session of its own, and hang."""
+    program = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    Path(path).write_text(str(program.pid))
+    return str(program.wait())
+
+
 def draw(text: str) -> str:
     """Draw a random number."""
     return f"{text} {random.random()}"

@@ -52,8 +52,13 @@ class Mine:
         (changed(answers="x"), "a tuple of texts in `answers`, but got str 'x'"),
         (changed(answers=(5,)), "a tuple of texts in `answers`, but got tuple"),
         (changed(answers=None), "a tuple of texts in `answers`, but got NoneType"),
+        (changed(answers=("\ud800",)), "texts without half a surrogate pair, but got str"),
+        (changed(messages=(Message(role="user", content="\ud800"),)), "texts without half a surrogate pair"),
     ],
-    ids=["none", "dict", "raises", "id", "no_message", "text", "one_answer", "number", "no_answers"],
+    ids=[
+        *("none", "dict", "raises", "id", "no_message", "text", "one_answer", "number", "no_answers"),
+        *("half_an_answer", "half_a_question"),
+    ],
 )
 def test_what_is_no_question_is_refused_by_name(answer, named):
     with pytest.raises(DataError, match=rf"`question\('train', 7\)` of the task `{HERE}\.Mine` must .*{named}"):

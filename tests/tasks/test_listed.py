@@ -1,6 +1,7 @@
 """Rows in memory: numbers of any kind are answers, what is none is refused with its row."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from aepo_lightning.errors import DataError
 from aepo_lightning.tasks import ListedQuestions
+
+SOLVED = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
 
 
 @pytest.mark.parametrize(
@@ -20,8 +23,10 @@ from aepo_lightning.tasks import ListedQuestions
         (torch.tensor(3), ("3",)),
         (("x", 2), ("x", "2")),
         ({"target": [4]}, ("4",)),
+        (Fraction(1, 3), ("1/3",)),
+        (1e30, ("1e+30",)),
     ],
-    ids=["whole", "numpy", "numpy_int", "array", "torch", "tuple", "target"],
+    ids=["whole", "numpy", "numpy_int", "array", "torch", "tuple", "target", "fraction", "huge"],
 )
 def test_answers_are_numbers_of_any_kind(answer, answers):
     assert ListedQuestions([{"question": "q", "answer": answer}]).question("train", 0).answers == answers
@@ -37,8 +42,10 @@ def test_answers_are_numbers_of_any_kind(answer, answers):
         ({"answer": "\ud800"}, "Row 1 of train: `answer` must be text without half a surrogate pair"),
         ({"answer": "x", "question": "\ud800"}, "Row 1 of train must be text without half a surrogate pair"),
         ({"answer": "x", "question": None, "messages": [{"role": 1}]}, "Row 1 of train must have a text role"),
+        ({"answer": "x", "question": None, "messages": SOLVED}, "Row 1 of train must not end with the assistant"),
+        ({"answer": "x", "messages": SOLVED[:1]}, "Row 1 of train must have a text in `question` or a list in"),
     ],
-    ids=["nan", "inf", "bool", "mapping", "surrogate", "surrogate_question", "message"],
+    ids=["nan", "inf", "bool", "mapping", "surrogate", "surrogate_question", "message", "solved", "both"],
 )
 def test_rows_that_cannot_be_used_are_named(row, named):
     with pytest.raises(DataError, match=named):

@@ -270,6 +270,23 @@ def test_own_rows_that_cannot_be_used_are_named(tmp_path, row, named):
         ParquetQuestions(write(tmp_path / "bad.parquet", [row]))
 
 
+def test_a_map_is_an_object_and_its_keys_are_no_answers(tmp_path):
+    golds = pa.array([[("target", ["x", "y"])]], type=pa.map_(pa.string(), pa.list_(pa.string())))
+    pq.write_table(pa.table({"question": ["q"], "answer": golds}), tmp_path / "a.parquet")
+    assert ParquetQuestions(tmp_path / "a.parquet").question("train", 0).answers == ("x", "y")
+    twice = pa.array([[("target", ["x"]), ("target", ["y"])]], type=golds.type)
+    pq.write_table(pa.table({"question": ["q"], "answer": twice}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match=r"b\.parquet must have each key of a map once"):
+        ParquetQuestions(tmp_path / "b.parquet")
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    columns = [pa.array([text]) for text in ("q", "x", "y")]
+    pq.write_table(pa.Table.from_arrays(columns, ["question", "answer", "answer"]), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="must have each column once, but has `answer` 2 times"):
+        ParquetQuestions(tmp_path / "a.parquet")
+
+
 def test_one_own_file_is_needed():
     with pytest.raises(ConfigError, match="`path` or `val_path` must name a file"):
         ParquetQuestions()
