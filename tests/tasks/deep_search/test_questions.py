@@ -68,6 +68,21 @@ def test_no_way_is_shorter_than_the_plan_in_other_worlds(seed):
     assert {solved.level for solved in asked} == set(Level)
 
 
+def test_a_search_names_nothing_that_comes_after_the_next_thing(thousand):
+    search = tools_of(TASK.world)[0].index.search
+    chains = [each for each in thousand if each.level not in (Level.COMPARISON, Level.COUNT)]
+    for solved in chains:
+        names = [*(step.argument for step in solved.plan if step.tool == "search"), solved.answer]
+        for position, name in enumerate(names[:-2]):
+            shown = set(re.findall(r"\w+", " ".join(hit.snippet for hit in search(name, 3))))
+            later = {word for other in names[position + 2 :] for word in other.split()} - {"The"}
+            assert not shown & later, solved.text
+
+
+def test_mistakes_are_wrong_and_the_two_things_of_a_comparison_differ_in_what_is_asked(thousand):
+    assert all(solved.mistakes and solved.answer not in solved.mistakes for solved in thousand)
+
+
 def test_no_answer_stands_in_its_question(thousand):
     for solved in thousand:
         said = set(re.findall(r"\w+", solved.text.lower()))
