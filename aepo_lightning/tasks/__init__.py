@@ -16,15 +16,47 @@ asked.py        the seam where a task is asked: what it answers is checked
 index.py        checks of a position in a split
 paths.py        where data files are looked for
 file_report.py  what a reader kept, repaired and dropped
+
+A name is imported when it is first used.
 """
 
-from aepo_lightning.tasks.arithmetic import ArithmeticTask
-from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, Imperfection, deep_search_pages
-from aepo_lightning.tasks.file_report import FileReport
-from aepo_lightning.tasks.jsonl import JsonlQuestions
-from aepo_lightning.tasks.listed import ListedQuestions, as_task
-from aepo_lightning.tasks.parquet import OfficialParquet, ParquetQuestions
-from aepo_lightning.tasks.trail import TrailTask
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aepo_lightning.tasks.arithmetic import ArithmeticTask
+    from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, Imperfection, deep_search_pages
+    from aepo_lightning.tasks.file_report import FileReport
+    from aepo_lightning.tasks.jsonl import JsonlQuestions
+    from aepo_lightning.tasks.listed import ListedQuestions, as_task
+    from aepo_lightning.tasks.parquet import OfficialParquet, ParquetQuestions
+    from aepo_lightning.tasks.trail import TrailTask
+
+_PLACES = {
+    "arithmetic": "ArithmeticTask",
+    "deep_search": "DeepSearchTask DeepSearchWorld Imperfection deep_search_pages",
+    "file_report": "FileReport",
+    "jsonl": "JsonlQuestions",
+    "listed": "ListedQuestions as_task",
+    "parquet": "OfficialParquet ParquetQuestions",
+    "trail": "TrailTask",
+}
+_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: only files of one format need what reads it."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*_HOMES]
+
 
 __all__ = [
     "ArithmeticTask",

@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from aepo_lightning.tools.runtime.runtime import ToolRuntime
     from aepo_lightning.tools.runtime.sqlite_cache import SQLiteCache, import_official_cache
     from aepo_lightning.tools.search.documents import DocumentSearch
-    from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex, IndexSearch, SearchableIndex
+    from aepo_lightning.tools.search.hits import SearchHit
+    from aepo_lightning.tools.search.index import CorpusFields, CorpusIndex
+    from aepo_lightning.tools.search.index_search import IndexSearch, SearchableIndex
     from aepo_lightning.tools.search.official_results import load_search_cache, split_snippets
     from aepo_lightning.tools.search.page_index import PageIndex
     from aepo_lightning.tools.search.providers import (
         Brave,
         BrightDataBing,
         Retriever,
-        SearchHit,
         SearchProvider,
         SearXNG,
         Serper,
@@ -61,10 +62,12 @@ _PLACES = {
     "tools.runtime.runtime": "ToolRuntime",
     "tools.runtime.sqlite_cache": "SQLiteCache import_official_cache",
     "tools.search.documents": "DocumentSearch",
-    "tools.search.index": "CorpusFields CorpusIndex IndexSearch SearchableIndex",
+    "tools.search.hits": "SearchHit",
+    "tools.search.index": "CorpusFields CorpusIndex",
+    "tools.search.index_search": "IndexSearch SearchableIndex",
     "tools.search.page_index": "PageIndex",
     "tools.search.official_results": "load_search_cache split_snippets",
-    "tools.search.providers": "Brave BrightDataBing Retriever SearchHit SearchProvider SearXNG Serper Tavily",
+    "tools.search.providers": "Brave BrightDataBing Retriever SearchProvider SearXNG Serper Tavily",
     "tools.search.snippets": "SnippetIndex",
     "tools.search.web": "WebSearch",
 }

@@ -5,21 +5,18 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tantivy
 from tqdm.auto import tqdm
 
-from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec
-from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tools.search.documents import QUERY_SCHEMA
-from aepo_lightning.tools.search.providers import SearchHit
+from aepo_lightning.errors import DataError
+from aepo_lightning.tools.search.hits import SearchHit
 from aepo_lightning.tools.search.snippets import plain_words
-from aepo_lightning.tools.search.web import write_hits
 
 _TEXT, _TITLE, _URL = "text", "title", "url"
 _META = "corpus.json"
@@ -191,70 +188,3 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     yield number, row
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{file} must be a whole parquet file, but: {str(error)[:200]}.") from None
-
-
-@runtime_checkable
-class SearchableIndex(Protocol):
-    """What can be searched on this machine: a `CorpusIndex`, or a `PageIndex` of pages in memory."""
-
-    digest: str
-    """Names the content and the settings: an index that answers in another way has another one."""
-
-    def search(self, query: str, max_results: int) -> list[SearchHit]:
-        """Return the best results for a query, best first."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexSearch:
-    """Answer queries from an index on this machine, inline in the event loop: a query takes less than a millisecond.
-
-    Attributes:
-        index: What to search.
-        name: The tag of the tool.
-        max_results: Most results of one answer.
-        max_snippet_chars: Longer texts are cut.
-        style: As of `WebSearch`.
-        not_found: The answer when nothing was found.
-        limits: What a call may cost.
-    """
-
-    index: SearchableIndex
-    name: str = "search"
-    max_results: int = 5
-    max_snippet_chars: int = 1000
-    style: Literal["paper", "structured"] = "paper"
-    not_found: str = "No search results found."
-    limits: AnyLimits = field(default_factory=ToolLimits)
-
-    def __post_init__(self) -> None:
-        """Refuse settings without meaning."""
-        for name in ("max_results", "max_snippet_chars"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}. Raise it.")
-        if self.style not in ("paper", "structured"):
-            raise ConfigError(f"`style` must be 'paper' or 'structured', but got {self.style!r}.")
-
-    @property
-    def spec(self) -> ToolSpec:
-        """Name and schema: one query. Another corpus or style is another version for the cache."""
-        return ToolSpec(
-            name=self.name,
-            description="Search the corpus and read the best passages.",
-            parameters=QUERY_SCHEMA,
-            text_parameter="query",
-            empty_answer=self.not_found,
-            version=repr((self.index.digest, self.max_results, self.max_snippet_chars, self.style)),
-            limits=ToolLimits.of(self.limits),
-        )
-
-    async def __call__(self, arguments: Mapping[str, Any], context: ToolContext) -> str:
-        """Answer one query.
-
-        Args:
-            arguments: The `query`.
-            context: Not used.
-        """
-        del context
-        hits = self.index.search(str(arguments["query"]), self.max_results)
-        return write_hits(hits, self.style, self.max_snippet_chars)

@@ -9,7 +9,7 @@ import tantivy
 
 from aepo_lightning.contracts.web_page import WebPage
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.tools.search.providers import SearchHit
+from aepo_lightning.tools.search.hits import SearchHit
 from aepo_lightning.tools.search.snippets import plain_words
 
 _TITLE, _TEXT, _POSITION = "title", "text", "position"

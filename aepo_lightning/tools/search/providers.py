@@ -7,15 +7,7 @@ from urllib.parse import quote_plus
 
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.http_client import HttpRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SearchHit:
-    """One result. Providers leave out what they do not have."""
-
-    snippet: str
-    title: str = ""
-    url: str = ""
+from aepo_lightning.tools.search.hits import SearchHit
 
 
 @runtime_checkable

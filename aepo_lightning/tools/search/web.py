@@ -1,6 +1,6 @@
 """The search tool over a provider."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,7 +8,8 @@ from aepo_lightning.contracts.tool import AnyLimits, RetryPolicy, ToolContext, T
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools.http_client import JsonClient
 from aepo_lightning.tools.search.documents import QUERY_SCHEMA
-from aepo_lightning.tools.search.providers import SearchHit, SearchProvider
+from aepo_lightning.tools.search.hits import write_hits
+from aepo_lightning.tools.search.providers import SearchProvider
 
 _DEFAULT_LIMITS = ToolLimits(
     deadline_s=30.0,
@@ -107,21 +108,3 @@ class WebSearch:
     async def close(self) -> None:
         """Close the connections of the running event loop."""
         await self._client.close()
-
-
-def write_hits(hits: Sequence[SearchHit], style: str, max_snippet_chars: int) -> str:
-    """Return results as the policy reads them; empty if there are none."""
-    pieces = []
-    for number, hit in enumerate(hits, start=1):
-        snippet = _squeeze(hit.snippet)[:max_snippet_chars]
-        if style == "paper":
-            pieces.append(f"Page {number}: {snippet}")
-        else:
-            pieces.append(
-                "\n".join(filter(None, (f"[{number}] {_squeeze(hit.title)}".strip(), _squeeze(hit.url), snippet)))
-            )
-    return ("\n" if style == "paper" else "\n\n").join(pieces)
-
-
-def _squeeze(text: str) -> str:
-    return " ".join(text.split())

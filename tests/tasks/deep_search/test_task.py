@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -6,6 +8,7 @@ from aepo_lightning.contracts.question import DemonstrationSource, Task
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks import DeepSearchTask, DeepSearchWorld
 from tests.support.deep_search_parts import small_world, task_with_tools
+from tests.support.paths import ROOT
 
 WORLD = small_world()
 
@@ -89,3 +92,15 @@ def test_more_validation_questions_than_there_are_is_refused():
     task = DeepSearchTask(world=world, levels=["count"], depth="snippet", num_val_questions=30)
     with pytest.raises(ConfigError, match="`num_val_questions` must be at most what the world has"):
         task.question("val", 29)
+
+
+def test_what_reads_parquet_files_is_not_needed_to_search():
+    # A machine without a network may lack pyarrow, which is large.
+    program = (
+        "import sys; sys.modules.update(pyarrow=None); "
+        "from aepo_lightning.tasks import DeepSearchTask, DeepSearchWorld, deep_search_pages; "
+        "from aepo_lightning.tools import IndexSearch, PageIndex, ToolRuntime; "
+        "print(IndexSearch(index=PageIndex(deep_search_pages(DeepSearchWorld(num_things=200)))).spec.name)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("search\n", 0), done.stderr
