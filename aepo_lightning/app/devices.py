@@ -4,11 +4,13 @@ import logging
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 logger = logging.getLogger(__name__)
 
 _SHARDED = ("ModelParallelStrategy", "FSDPStrategy")
+_NARROW = {"bfloat16": "500th", "float16": "4000th"}
+"""Types of weights that are too coarse for small steps, and the share of a weight that rounding takes."""
 
 
 def runs_on_gpus(cfg: DictConfig) -> bool:
@@ -34,9 +36,19 @@ def choose_precision(cfg: DictConfig) -> str:
 
 @rank_zero_only
 def announce_precision(cfg: DictConfig) -> None:
-    """Say in which precision a pretrained policy is trained on GPUs, where that was not written down."""
+    """Say in which precision a pretrained policy is trained on GPUs, where that was not written down.
+
+    Weights that are themselves of 16 bits come with a warning: they round small updates away.
+    """
     if str(cfg.trainer.precision) == "auto" and choose_precision(cfg) == "bf16-mixed":
         logger.info(
             "The policy is trained with float32 weights and optimiser state, and matrix products in bfloat16 "
             "(trainer.precision=bf16-mixed). trainer.precision=32-true computes everything in float32."
+        )
+    dtype = cfg.model.get("dtype", "float32")
+    if dtype in _NARROW and OmegaConf.select(cfg, "module.adapter") is None:
+        logger.warning(
+            "The optimiser updates %s weights, in which a step of less than about a %s of a weight changes nothing. "
+            "model.dtype=float32 keeps small steps; GPUs then multiply in bfloat16 all the same.",
+            *(dtype, _NARROW[dtype]),
         )

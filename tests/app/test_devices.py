@@ -1,6 +1,7 @@
 """What `auto` means: the device of the trainer, and the precision of a policy on it."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -64,6 +65,22 @@ def test_the_choice_is_said_where_it_is_not_written_down(caplog):
     announce_precision(settings(PRETRAINED, GPU))
     [line] = caplog.messages
     assert "float32 weights" in line
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_weights_that_lose_small_steps_come_with_a_warning(caplog, dtype):
+    narrow = {"model": {"dtype": dtype}, "module": {"adapter": None}}
+    announce_precision(settings(PRETRAINED, narrow))
+    [line] = caplog.messages
+    assert dtype in line
+    assert "model.dtype=float32" in line
+    weight, spacing = torch.tensor(1.0, dtype=getattr(torch, dtype)), int(re.search(r"a (\d+)th of", line)[1])
+    assert weight - 0.9 / spacing / 2 == weight
+    assert weight - 1 / spacing != weight
+    caplog.clear()
+    announce_precision(settings(PRETRAINED, narrow, {"module": {"adapter": {"rank": 8}}}))
+    announce_precision(settings(PRETRAINED))
+    assert caplog.messages == []
 
 
 def test_the_trainer_gets_what_was_chosen(tmp_path):

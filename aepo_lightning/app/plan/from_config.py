@@ -141,7 +141,7 @@ def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any], memory_gib: 
 
 def _embedded_bytes(cfg: DictConfig) -> int:
     """Return the bytes of each weight, key and value of the embedded engine."""
-    is_gpu = cfg.trainer.accelerator != "cpu" and cfg.engine.device != "cpu"
+    is_gpu = runs_on_gpus(cfg) and cfg.engine.device != "cpu"
     if cfg.engine.dtype == "auto" and is_gpu and "name_or_path" in cfg.model:
         return BF16
     dtype = cfg.model.get("dtype", "float32") if cfg.engine.dtype == "auto" else cfg.engine.dtype
