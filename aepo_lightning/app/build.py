@@ -102,7 +102,7 @@ def build_run(cfg: DictConfig, policy: PolicySource, folder: Path) -> Run:
 def build_engine(cfg: DictConfig, policy: PolicySource) -> Engine:
     """Build what generates. Its `device: auto` is a GPU only where the trainer computes on one."""
     settings = cfg.engine.copy()
-    if settings.get("device") == "auto" and cfg.trainer.accelerator == "cpu":
+    if settings.get("device") == "auto" and not runs_on_gpus(cfg):
         settings.device = "cpu"
     engine: Engine = build(settings, policy=policy)
     return engine

@@ -26,7 +26,8 @@ def random_states() -> list[dict[str, Any]]:
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
     }
-    if torch.cuda.is_available():
+    # To ask for the state of a GPU would set it up, also in a run that has no use for it.
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         own["cuda"] = torch.cuda.get_rng_state()
     return all_gather(own)
 

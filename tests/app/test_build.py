@@ -34,7 +34,6 @@ def test_a_bug_of_a_part_keeps_its_traceback():
     [
         ((), "cpu"),
         (("trainer.accelerator=gpu",), "auto"),
-        (("trainer.accelerator=auto",), "auto"),
         (("engine.device=cuda:1",), "cuda:1"),
     ],
     ids=str,

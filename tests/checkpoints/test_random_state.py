@@ -26,3 +26,12 @@ def test_another_number_of_ranks_gives_each_a_stream_of_its_own(tmp_path):
         restore_random_states(states, rank, 2)
         found.append(draw())
     assert found[0] == found[2] != found[1]
+
+
+def test_a_run_that_does_not_use_the_gpu_of_its_machine_leaves_it_alone(monkeypatch):
+    def fail():
+        raise AssertionError("this sets up the GPU")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", fail)
+    assert "cuda" not in random_states()[0]
