@@ -12,7 +12,7 @@ from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
-pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 ADAM = partial(torch.optim.AdamW, lr=1e-3, eps=1e-5)
 

@@ -36,6 +36,9 @@ from aepo_lightning.policy.end_tokens import eos_token_ids
 
 logger = logging.getLogger(__name__)
 
+_MOST_STEPS_UNFED = 8
+"""Captured steps for which a new request waits at most; an eighth as many as run do not wait."""
+
 
 @dataclass(slots=True)
 class EngineCounters:
@@ -118,6 +121,7 @@ class TransformersEngine:
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._in_flight: LaunchedStep | None = None
+        self._num_steps_unfed = 0
         self._loop_task: asyncio.Task[None] | None = None
         self._base = AdapterBase()
         self.counters = EngineCounters()
@@ -241,12 +245,27 @@ class TransformersEngine:
         # The task behind a cancelled future is about to drop its request, but has not had its turn yet.
         for request in [r for r in (*self._running, *self._waiting) if r.future.done()]:
             self._drop(request)
-        self._admit()
+        if self._is_time_to_feed():
+            self._admit()
         decoding = [request for request in self._running if request.num_pending <= 1]
         feeding = [request for request in self._running if request.num_pending > 1]
         for group in self._prefill_groups(feeding):
             self._forward(group)
         self._decode(decoding)
+
+    def _is_time_to_feed(self) -> bool:
+        """Whether new requests start now, or wait for others with which they share a pass over their prompts.
+
+        Such a pass is launched kernel by kernel and takes as long as several captured steps, however short prompts are.
+        """
+        self._num_steps_unfed += 1
+        is_due = self._num_steps_unfed >= _MOST_STEPS_UNFED or _MOST_STEPS_UNFED * len(self._waiting) >= len(
+            self._running
+        )
+        if self._decoder is not None and not is_due:
+            return False
+        self._num_steps_unfed = 0
+        return True
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_num_seqs and self._prefixes.num_idle:

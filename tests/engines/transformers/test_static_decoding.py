@@ -175,3 +175,24 @@ def test_a_request_that_is_cancelled_while_its_step_runs_is_dropped(monkeypatch)
     assert_same([found], generate(TransformersEngine(policy, **SIZES), [kept]))
     assert engine._prefixes.num_idle == 16
     assert not engine._running
+
+
+def test_requests_that_come_one_by_one_share_passes_over_their_prompts(monkeypatch):
+    policy = tiny_policy()
+    engine = static_engine(monkeypatch, policy, max_num_seqs=16, num_slots=32)
+    fed, forward = [], engine._forward
+    monkeypatch.setattr(engine, "_forward", lambda requests: fed.append(len(requests)) or forward(requests))
+    requests = [(prompt(6 + n, n), SamplingParams(max_tokens=30, seed=n)) for n in range(12)]
+
+    async def run():
+        running = [asyncio.create_task(engine.generate(*each)) for each in requests[:10]]
+        await asyncio.sleep(0)
+        for each in requests[10:]:
+            num_tokens = engine.counters.num_generated_tokens
+            while engine.counters.num_generated_tokens < num_tokens + 10:
+                await asyncio.sleep(0)
+            running.append(asyncio.create_task(engine.generate(*each)))
+        return await asyncio.gather(*running)
+
+    assert_same(asyncio.run(run()), generate(TransformersEngine(policy, **SIZES | {"max_num_seqs": 16}), requests))
+    assert fed == [10, 2]  # the eleventh waited for the twelfth, a step later
