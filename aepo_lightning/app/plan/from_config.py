@@ -17,6 +17,9 @@ _GPU_OVERHEAD_GIB = 2.0
 """CUDA context, communication buffers and fragmentation."""
 _CPU_OVERHEAD_GIB = 1.0
 """The interpreter and its libraries."""
+_SAMPLING_BYTES = 20
+"""For each row and word of a captured decoding step, whose memory stays reserved: logits, log-probs and probabilities
+in float32, their sums in float64."""
 _STRATEGIES = {"ModelParallelStrategy": "fsdp2", "FSDPStrategy": "fsdp1", "DDPStrategy": "replicated"}
 _ENGINES = {"TransformersEngine": "copy", "VLLMEngine": "share", "VLLMServerEngine": "servers"}
 """What each engine holds on the devices of the trainer, by the name of its class."""
@@ -131,18 +134,22 @@ def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any], memory_gib: 
     size, number_bytes = model_size(architecture), _embedded_bytes(cfg)
     # The plan counts two bytes for each number of the cache.
     cache = size.kv_bytes_per_token(1) * number_bytes // BF16 * 2 * cfg.engine.max_num_seqs * cfg.engine.max_model_len
-    held = number_bytes * size.num_parameters + min(cache, cfg.engine.max_cache_gib * GIB)
+    workspace = _SAMPLING_BYTES * cfg.engine.max_num_seqs * architecture["vocab_size"] if _engine_is_on_gpu(cfg) else 0
+    held = number_bytes * size.num_parameters + min(cache, cfg.engine.max_cache_gib * GIB) + workspace
     return {
         "engine_memory_fraction": min(1.0, held / GIB / memory_gib),
         "engine_sleeps": False,
-        "engine_workspace_gib": 0.0,
+        "engine_workspace_gib": workspace / GIB,
     }
+
+
+def _engine_is_on_gpu(cfg: DictConfig) -> bool:
+    return runs_on_gpus(cfg) and cfg.engine.device != "cpu"
 
 
 def _embedded_bytes(cfg: DictConfig) -> int:
     """Return the bytes of each weight, key and value of the embedded engine."""
-    is_gpu = runs_on_gpus(cfg) and cfg.engine.device != "cpu"
-    if cfg.engine.dtype == "auto" and is_gpu and "name_or_path" in cfg.model:
+    if cfg.engine.dtype == "auto" and _engine_is_on_gpu(cfg) and "name_or_path" in cfg.model:
         return BF16
     dtype = cfg.model.get("dtype", "float32") if cfg.engine.dtype == "auto" else cfg.engine.dtype
     return BF16 if dtype in ("bfloat16", "float16") else 2 * BF16

@@ -6,6 +6,7 @@ every branch of it start from what is already there.
 """
 
 import logging
+import math
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -61,6 +62,18 @@ def _head_dim(config: PretrainedConfig) -> int:
     return own or int(config.hidden_size // config.num_attention_heads)
 
 
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return room for keys and values. What was never written is masked, and 0 times NaN would be NaN."""
+    try:
+        return torch.zeros(shape, device=device, dtype=dtype)
+    except torch.OutOfMemoryError as error:
+        gib = math.prod(shape) * dtype.itemsize / 2**30
+        raise ConfigError(
+            f"`max_cache_gib` must fit into the free memory of {device}, but the engine needs {gib:.1f} GiB for keys "
+            "and values. Lower it, `max_num_seqs` or `max_model_len`."
+        ) from error
+
+
 class SlotCache:
     """Fixed slots of keys and values for every layer.
 
@@ -82,8 +95,7 @@ class SlotCache:
     ) -> None:
         heads, layers = config.num_key_value_heads, config.num_hidden_layers
         shape = (layers, 2, num_slots, heads, max_length if is_static else 0, _head_dim(config))
-        # Zeros: what was never written is masked, and 0 times NaN would be NaN.
-        block = torch.zeros(shape, device=device, dtype=dtype)
+        block = _zeros(shape, device, dtype)
         self._block = block if is_static else None
         self._keys = list(block[:, 0].unbind())
         self._values = list(block[:, 1].unbind())

@@ -9,7 +9,7 @@ from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
 from aepo_lightning.engines.transformers.own_model import build_own_model, choose_device, choose_dtype
-from aepo_lightning.engines.transformers.slot_cache import slot_bytes, slots_within
+from aepo_lightning.engines.transformers.slot_cache import SlotCache, slot_bytes, slots_within
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.builders import tiny_policy
@@ -115,6 +115,17 @@ def test_the_cache_has_as_many_slots_as_its_memory_holds(caplog):
 def test_a_cache_without_room_for_a_sequence_is_refused():
     with pytest.raises(ConfigError, match=r"`max_cache_gib` must hold at least one sequence of 33 tokens"):
         TransformersEngine(tiny_policy(), max_num_seqs=4, max_model_len=32, max_cache_gib=1e-6)
+
+
+def test_a_cache_that_the_device_has_no_room_for_is_refused(monkeypatch):
+    def fail(*shape, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "zeros", fail)
+    with pytest.raises(
+        ConfigError, match=r"`max_cache_gib` must fit into the free memory of cuda:0, .* needs 4\.0 GiB"
+    ):
+        SlotCache(tiny_policy().config, 2**15, 512, CUDA, torch.float32, is_static=True)
 
 
 def test_graphs_are_for_cuda():
