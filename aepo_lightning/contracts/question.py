@@ -47,7 +47,11 @@ class DemonstrationTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A worked trajectory for the supervised cold start."""
+    """A worked trajectory for the supervised cold start.
+
+    Turns hold words alone: the ends of messages are added where it is encoded. Turns of tools in a row are the results
+    of one turn of the policy.
+    """
 
     question: Question
     turns: tuple[DemonstrationTurn, ...]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from aepo_lightning.contracts.question import Demonstration, DemonstrationSource
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.ops.tree_partition import fill_bins
+from aepo_lightning.rollout.steps import opening_of
 from aepo_lightning.tasks.asked import ask_demonstration
 from aepo_lightning.training.batching import fill_padded
 
@@ -59,15 +60,32 @@ class DemonstrationStep:
 
 
 def encode_demonstration(demonstration: Demonstration, chat_format: ChatFormat, eos_token_id: int) -> EncodedRow:
-    """Return tokens and, for each, whether it is trained. The end of the message, `eos_token_id`, is."""
-    tokens = chat_format.encode_prompt(demonstration.question.messages)
-    trained = [False] * len(tokens)
-    for turn in demonstration.turns:
-        is_own = turn.source is SegmentSource.POLICY
-        ids = chat_format.encode_text(turn.text) if is_own else chat_format.encode_results([turn.text])[0]
-        tokens += ids
-        trained += [is_own] * len(ids)
-    return [*tokens, eos_token_id], [*trained, True]
+    """Return tokens and, for each, whether it is trained, laid out as in a rollout.
+
+    The end of a message, `eos_token_id`, is trained: after the last turn, and after each turn that calls tools in
+    formats whose turns no stop string ends. Results in a row answer one turn. Thoughts that the chat template opens are
+    not opened again.
+    """
+    row = [(chat_format.encode_prompt(demonstration.question.messages), False)]
+    before = opening = opening_of(chat_format)
+    for source, turns in groupby(demonstration.turns, key=lambda turn: turn.source):
+        texts = [turn.text for turn in turns]
+        if source is SegmentSource.POLICY:
+            row += [(chat_format.encode_text(text), True) for text in (_going_on(before, texts[0]), *texts[1:])]
+            continue
+        if row[-1][1] and not chat_format.stop:
+            row.append(([eos_token_id], True))
+        results = chat_format.encode_results(texts)
+        row += [(ids, False) for ids in results]
+        before = chat_format.decode(results[-1]) if opening else ""
+    row.append(([eos_token_id], True))
+    return [token for ids, _ in row for token in ids], [is_own for ids, is_own in row for _ in ids]
+
+
+def _going_on(before: str, text: str) -> str:
+    """Return the words of a turn after what the chat template wrote in its name, which may have opened its thoughts."""
+    _, opened, thoughts = before.rpartition("<think>")
+    return text.lstrip().removeprefix("<think>") if opened and "</think>" not in thoughts else text
 
 
 def collate_demonstrations(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from aepo_lightning.chat_formats.tags import TagFormat
+from aepo_lightning.chat_formats import HermesFormat, TagFormat
 from aepo_lightning.contracts.question import Demonstration, DemonstrationTurn, Message, Question, SegmentSource
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.errors import ConfigError
@@ -21,6 +21,7 @@ from aepo_lightning.training.demonstrations import (
     collate_demonstrations,
     encode_demonstration,
 )
+from tests.support.chatml import CHATML, chatml_tokenizer
 from tests.support.training import TASK, flat, make_run, make_trainer, relative_l2, small_policy
 
 
@@ -46,6 +47,36 @@ def test_a_demonstration_is_written_as_a_rollout_would_be_and_only_its_own_words
     assert policy.tokenizer.decode(tokens) == text
     # 3 words of the prompt, 3 of the call, 5 of the result, 5 of the answer, the end of the sequence.
     assert is_trained == [False] * 3 + [True] * 3 + [False] * 5 + [True] * 6
+
+
+def demonstration_of(*turns):
+    written = tuple(DemonstrationTurn(source=SegmentSource[source], text=text) for source, text in turns)
+    return Demonstration(question=make_demonstration().question, turns=written)
+
+
+CALLS = '<tool_call>{"name": "f"}</tool_call><tool_call>{"name": "g"}</tool_call>'
+
+
+def test_calls_in_the_models_own_template_end_and_are_answered_as_in_a_rollout():
+    tokenizer = chatml_tokenizer()
+    chat_format = HermesFormat(tokenizer, system_prompt="none")
+    demonstration = demonstration_of(("POLICY", CALLS), ("TOOL", "one"), ("TOOL", "two"), ("POLICY", "done"))
+    tokens, is_trained = encode_demonstration(demonstration, chat_format, tokenizer.eos_token_id)
+    results = [token for ids in chat_format.encode_results(["one", "two"]) for token in ids]
+    end, called, done = [tokenizer.eos_token_id], chat_format.encode_text(CALLS), chat_format.encode_text("done")
+    prompt = chat_format.encode_prompt(demonstration.question.messages)
+    spans = ((prompt, False), (called + end, True), (results, False), (done + end, True))
+    assert tokens == [token for ids, _ in spans for token in ids]
+    assert is_trained == [own for ids, own in spans for _ in ids]
+
+
+def test_thoughts_that_the_template_opens_are_not_opened_again():
+    tokenizer = chatml_tokenizer(CHATML.replace("assistant\\n", "assistant\\n<think>\\n"))
+    chat_format = HermesFormat(tokenizer, system_prompt="none")
+    turns = (("POLICY", f"<think> a </think>{CALLS}"), ("TOOL", "one"), ("POLICY", " <think> b </think> done"))
+    tokens, _ = encode_demonstration(demonstration_of(*turns), chat_format, tokenizer.eos_token_id)
+    text = tokenizer.decode(tokens)
+    assert text.count("<think>") == text.count("<think>\n a </think>") + text.count("<think>\n b </think>") == 2
 
 
 def test_the_end_that_is_trained_on_is_that_of_the_chat_template():
