@@ -14,10 +14,10 @@ from benchmarks.support.gpu_models import architecture, build_model, peak_gib, s
 from benchmarks.support.measured_update import RandomPolicy, measure, measure_on_gpu, measure_update
 
 PLANS: Mapping[str, Mapping[str, Any]] = {
-    "fsdp2, checkpointed": {},
-    "fsdp2, all saved": {"is_checkpointed": False},
-    "one process, bf16 weights": {"sharding": "none", "weight_bytes": 2},
-    "one process, fp32 weights": {"sharding": "none", "weight_bytes": 4},
+    "fsdp2 checkpointed": {},
+    "fsdp2 all saved": {"is_checkpointed": False},
+    "one process bf16 weights": {"sharding": "none", "weight_bytes": 2},
+    "one process fp32 weights": {"sharding": "none", "weight_bytes": 4},
 }
 NUM_LAYERS = 8
 """Of Qwen3-0.6B: enough for every moment of the update."""

@@ -43,10 +43,10 @@ CASES = (
     Case(part="publish", name="0.6B", limit_s=30, run=partial(publish_weights, shape="0.6B", dtype=FP32)),
     Case(part="publish", name="8B", limit_s=40, run=partial(publish_weights, shape="8B", dtype=BF16)),
     Case(part="engine", name="Qwen3-0.6B", limit_s=60, run=partial(measure_engine, shape="0.6B")),
-    Case(part="update", name="0.6B, fp32 weights", limit_s=40, run=partial(measure_update, shape="0.6B", dtype=FP32)),
+    Case(part="update", name="0.6B fp32 weights", limit_s=40, run=partial(measure_update, shape="0.6B", dtype=FP32)),
     Case(
         part="update",
-        name="0.6B, compiled",
+        name="0.6B compiled",
         limit_s=70,
         run=partial(measure_update, shape="0.6B", is_compiled=True),
     ),
