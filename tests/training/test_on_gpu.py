@@ -10,6 +10,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.publishing.check import PublicationCheck
+from aepo_lightning.training.module import AEPOModule
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
@@ -60,9 +61,16 @@ def assert_close(run, expected, close):
     assert found == pytest.approx(expected, rel=close, abs=close)
 
 
-def test_a_run_on_a_gpu_takes_the_steps_of_one_on_the_cpu(gpu_device, tmp_path, on_cpu):
+def test_a_run_on_a_gpu_takes_the_steps_of_one_on_the_cpu(gpu_device, tmp_path, on_cpu, monkeypatch):
+    devices, loss = set(), AEPOModule.training_step
+
+    def step(module, *batch):
+        devices.add(module.network.model.lm_head.weight.device.type)
+        return loss(module, *batch)
+
+    monkeypatch.setattr(AEPOModule, "training_step", step)
     run = train(tmp_path, gpu_device)
-    assert run.network.model.lm_head.weight.device.type == gpu_device
+    assert devices == {gpu_device}
     assert_close(run, on_cpu, 1e-3)
 
 

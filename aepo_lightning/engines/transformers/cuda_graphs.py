@@ -4,6 +4,9 @@ A model of thirty layers launches over a thousand kernels for each token. Launch
 than the device, whatever the batch; a graph launches them at once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -45,6 +48,20 @@ def why_not_captured(model: PreTrainedModel) -> str | None:
     return None
 
 
+@contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Let matrix products of a graph take their workspaces from its pool, where they stay as long as the graph.
+
+    Others belong to the process, and Lightning gives them back to the driver whenever a trainer ends; a graph that goes
+    on to use their addresses is an error that no later call survives.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
+
+
 class GraphCapture:
     """Captures steps that share one pool of memory, since only one runs at a time."""
 
@@ -61,7 +78,10 @@ class GraphCapture:
             graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
             try:
                 # Other threads may allocate meanwhile: an update that runs beside the rollouts.
-                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                with (
+                    _own_workspaces(),
+                    torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"),
+                ):
                     result = step()
             finally:
                 torch.cuda.set_stream(stream)  # torch leaves its own in place where a capture fails

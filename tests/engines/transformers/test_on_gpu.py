@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 
 from aepo_lightning.contracts.engine import LowRankUpdate
 from aepo_lightning.contracts.generation import SamplingParams
@@ -65,6 +66,19 @@ def test_many_sequences_of_many_lengths_are_exact(gpu_device, monkeypatch):
         assert_exact(policy, tokens, generation)
     assert len({shape.num_rows for shape in engine._decoder.shapes}) > 1
     assert len({shape.span for shape in engine._decoder.shapes}) > 1
+
+
+def test_captured_steps_go_on_after_a_trainer_has_cleaned_up(gpu_device, monkeypatch):
+    policy = policy_of(hidden_size=512, intermediate_size=2048)  # its products need workspaces
+    engine = with_graphs(monkeypatch, gpu_device, policy)
+    requests = [(prompt(5 + n, n), SamplingParams(max_tokens=8, seed=n)) for n in range(8)]
+    before = generate(engine, requests)
+    for _ in range(3):
+        CUDAAccelerator().teardown()
+        taken = [torch.full((1 << size,), -1, dtype=torch.int32, device=gpu_device) for size in range(8, 24)]
+        again = generate(engine, [(tokens, params) for tokens, params in requests])
+        assert [each.token_ids for each in again] == [each.token_ids for each in before]
+        assert all(bool((each == -1).all()) for each in taken)
 
 
 def test_captured_steps_see_published_weights_and_adapters(gpu_device, monkeypatch):
