@@ -165,21 +165,29 @@ def test_an_index_of_other_places_is_refused(folder, field):
 
 # Changes objects that the index may name: their class, their methods, or a value after it was read.
 TRICKS = {
-    "class": b"ctorch.distributed.checkpoint.metadata\nMetadata\n(N(S'load_id'\nI1\ndtb.",
-    "class fields": b"ctorch.distributed.checkpoint.metadata\nMetadata\n(S'load_id'\nI1\ndb.",
-    "value": b"ctorch\nSize\n((tR(S'a'\nI1\ndb.",
-    "call": b"ctorch.distributed.checkpoint.filesystem\n_StorageInfo\n(S'a'\nI0\nI0\ntR.",
-    "argument": b"cpathlib\nPosixPath\n(ctorch\nSize\ntR.",
-    "attribute": b"\x80\x04\x8c\x13torch.serialization\x8c\x09os.system\x93.",
-    "no index": b"I1\n.",
-    "deep": b"(" * 10_000 + b"I1\n" + b"t" * 10_000 + b".",
+    "class": (b"ctorch.distributed.checkpoint.metadata\nMetadata\n(N(S'load_id'\nI1\ndtb.", "argument"),
+    "class fields": (b"ctorch.distributed.checkpoint.metadata\nMetadata\n(S'load_id'\nI1\ndb.", "argument"),
+    "value": (b"ctorch\nSize\n(tR(S'a'\nI1\ndb.", "it changes a Size"),
+    "call": (b"ctorch.distributed.checkpoint.filesystem\n_StorageInfo\n(S'a'\nI0\nI0\ntR.", "it calls _StorageInfo"),
+    "argument": (b"cpathlib\nPosixPath\n(ctorch\nSize\ntR.", "it calls PosixPath with"),
+    "attribute": (b"\x80\x04\x8c\x13torch.serialization\x8c\x09os.system\x93.", "it names torch.serialization.os.sys"),
+    "no index": (b"I1\n.", "it must have a Metadata where it has int"),
+    "deep": (b"(" * 10_000 + b"I1\n" + b"t" * 10_000 + b".", "it must have a Metadata where it has tuple"),
 }
 
 
-@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS)
-def test_what_an_index_may_name_cannot_be_changed(folder, trick):
+@pytest.mark.parametrize(("trick", "reason"), TRICKS.values(), ids=TRICKS)
+def test_what_an_index_may_name_cannot_be_changed(folder, trick, reason):
     (folder / ".metadata").write_bytes(trick)
-    with pytest.raises(DataError, match=r"\.metadata must be a whole part .*it cannot be read"):
+    with pytest.raises(DataError, match=rf"\.metadata must be a whole part .*it cannot be read \(.*{reason}"):
+        verify_checkpoint(folder)
+
+
+def test_an_entry_that_is_compressed_is_refused(folder):
+    spoil_index(
+        folder, lambda index: [vars(at).update(transform_descriptors=["x"]) for at in index.storage_data.values()]
+    )
+    with pytest.raises(DataError, match=r"\.metadata must be a whole part .*is compressed, which no checkpoint"):
         verify_checkpoint(folder)
 
 

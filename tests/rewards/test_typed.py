@@ -119,3 +119,8 @@ def test_what_no_box_can_hold_is_a_problem(answer):
 def test_the_released_rule_cannot_pay_what_normalisation_drops(answer, is_paid):
     assert (PaperReward(match="words").gold_problem(question(answer), answer) is None) is is_paid
     assert PaperReward().gold_problem(question(answer), answer) is None
+
+
+def test_a_verdict_is_not_half_right():
+    assert (typed_f1("yes", "yes it is 5"), typed_f1("yes", "yes")) == (0.0, 1.0)
+    assert typed_f1("it is", "yes it is 5") > 0.0

@@ -202,6 +202,11 @@ def test_a_line_goes_round(tmp_path, plain):
     assert json.loads(to_text(plain)).keys() == plain.keys() | {"checksum"}
 
 
+def test_a_line_that_is_nested_too_deeply_is_damaged():
+    with pytest.raises(DataError):
+        Line(number=1, content=b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}").load(needs_checksum=False)
+
+
 def test_every_bit_of_a_line_counts():
     content = to_text({"token_ids": [1, 22], "reward": 0.5}).encode()[:-1]
     for index in range(len(content)):

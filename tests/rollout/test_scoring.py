@@ -3,12 +3,15 @@
 import asyncio
 import math
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
+from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards import FunctionReward, PaperReward, as_reward
 from aepo_lightning.rollout.scoring import ScoringSettings, score
@@ -108,6 +111,13 @@ def test_a_reward_of_this_library_fails_with_its_own_words():
     nothing = RewardInput(question=Question(question_id="q-8", messages=(), answers=()), response_text="")
     with pytest.raises(RewardError, match=r"PaperReward` .*`answers` of question 'q-8' must not be empty"):
         asyncio.run(score(PaperReward(), nothing, ScoringSettings()))
+    own = "The reward `mine` of test_scoring is not there."
+
+    def mine(_):
+        raise RewardError(own.replace("mine", part_name(mine)))
+
+    with pytest.raises(RewardError, match=rf"^{own.replace('mine', '.*mine')} Mend it"):
+        scored(mine)
 
 
 async def hangs(sample):
@@ -140,6 +150,24 @@ def test_without_a_deadline_any_time_may_pass():
         return plain(sample)
 
     assert run_skipping(score(slow, SAMPLE, ScoringSettings(deadline_s=math.inf))) == RIGHT
+
+
+def test_a_reward_that_keeps_its_own_deadline_is_given_none():
+    class Keeps:
+        keeps_deadline = True
+
+        async def __call__(self, sample):
+            await asyncio.sleep(100_000)
+            return plain(sample)
+
+    assert run_skipping(score(Keeps(), SAMPLE, ScoringSettings())) == RIGHT
+
+
+def test_a_trajectory_that_met_an_outage_is_left_out():
+    down, up = (ToolResult(text="", status=status) for status in (ToolStatus.UNAVAILABLE, ToolStatus.ERROR))
+    for results, is_scored in (((up,), True), ((up, down), False)):
+        found = asyncio.run(score(plain, replace(SAMPLE, tool_results=results), ScoringSettings()))
+        assert (found.is_scored, found.reward) == (is_scored, 1.0)
 
 
 def test_a_thread_that_hangs_is_left_behind():

@@ -83,6 +83,20 @@ def test_a_question_may_be_a_list_of_messages(tmp_path):
     assert spoken == [["Own.", "q"], ["Mine.", "q"]]
 
 
+def test_a_pattern_that_finds_nothing_is_named_and_one_that_finds_a_blank_leaves_no_answer(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "q", "answer": "#"}\n{"question": "r", "answer": "# 1"}\n')
+    assert JsonlQuestions(path, answer_pattern="#(.*)").reports["train"].num_empty_answers == 1
+    with pytest.raises(DataError, match=r"line 1: `answer` must match '#\( 1\)\?', but got"):
+        JsonlQuestions(path, answer_pattern="#( 1)?")
+
+
+def test_a_file_without_a_usable_question_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"question": "q", "answer": ""}\n')
+    with pytest.raises(DataError, match="`path` must hold usable questions, but none of"):
+        JsonlQuestions(tmp_path / "a.jsonl")
+
+
 def test_pattern_takes_the_answer_out_of_a_solution(tmp_path):
     path = write(tmp_path / "a.jsonl", {"question": "q", "answer": "9 * 2 = 18\n#### 18"})
     assert JsonlQuestions(path=path, answer_pattern=r"####\s*(.+)").question("train", 0).answers == ("18",)
