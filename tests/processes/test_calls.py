@@ -10,6 +10,7 @@ import threading
 
 import pytest
 
+from aepo_lightning.processes import fork_server
 from aepo_lightning.processes.calls import ProcessCalls
 from aepo_lightning.processes.child import TEXT
 from aepo_lightning.processes.errors import BrokenCallError, CannotSendError
@@ -46,6 +47,46 @@ def test_random_numbers_come_from_the_seed():
 @pytest.mark.parametrize("answer", [None, 0.5, {"a": (1, "b")}], ids=str)
 def test_a_value_comes_back_as_it_was(answer):
     assert value(plain_functions.give_back, answer) == answer
+
+
+def test_what_a_function_promises_is_awaited_there():
+    assert value(plain_functions.awaited, 1) == "2"
+
+
+def test_an_answer_without_end_is_not_read(monkeypatch):
+    monkeypatch.setattr(fork_server, "_MAX_ANSWER_BYTES", 100)
+    assert value(plain_functions.give_back, "x") == "x"
+    with pytest.raises(BrokenCallError, match=r"it answered with \d+ bytes, but at most 100 are taken"):
+        value(plain_functions.give_back, "x" * 200)
+
+
+def test_a_worker_is_replaced_after_many_calls(monkeypatch):
+    monkeypatch.setattr(fork_server, "_MAX_CALLS", 2)
+    server = ForkServer(Program(module=plain_functions.__name__))
+    job = {"function": "where", "arguments": ("x",), "named": {}, "seed": 0, "kind": TEXT}
+
+    async def run():
+        return [await server.call(pickle.dumps(job)) for _ in range(3)]
+
+    first, second, third = asyncio.run(run())
+    assert first == second != third
+    server.close()
+
+
+def test_a_server_that_dies_while_it_is_asked_is_asked_again(monkeypatch):
+    ask, asked = fork_server._Worker.ask, []
+
+    async def fail_once(worker, frame):
+        asked.append(frame)
+        if len(asked) == 1:
+            raise fork_server._GoneError
+        return await ask(worker, frame)
+
+    monkeypatch.setattr(fork_server._Worker, "ask", fail_once)
+    server = ForkServer(Program(module=plain_functions.__name__))
+    asyncio.run(server.prepare())
+    assert asked == [b"", b""]
+    server.close()
 
 
 def test_a_function_runs_in_the_main_thread():
