@@ -18,6 +18,11 @@ _BESIDE = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 """What may stand beside a call without being one of its arguments."""
 _FUNCTION = re.compile(r"<function=([^>\s]+)>(.*?)(?:</function>|$)", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\s]+)>\n?(.*?)\n?(?:</parameter>|(?=<parameter=)|$)", re.DOTALL)
+_MARK = re.compile(
+    r"<\|tool_calls?\|?>|\[TOOL_CALLS\]|<\|python_tag\|>|<function=\w+>|<function_calls?>|<tool_use>|<invoke\b"
+    r"|<\uff5ctool\u2581calls\u2581begin\uff5c>"
+)
+"""What other models have learnt to write before a call."""
 _MAX_QUOTED = 80
 
 
@@ -40,6 +45,25 @@ def read_calls(text: str, specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]
     if isinstance(written, list) and len(written) > 1:
         return tuple(_from_json(json.dumps(each, ensure_ascii=False), each, specs) for each in written)
     return (_from_json(text, written[0] if isinstance(written, list) and written else written, specs),)
+
+
+def stray_calls(text: str, specs: Mapping[str, ToolSpec]) -> tuple[ToolCall, ...]:
+    """Read the calls of a turn that has none in the tags of its format.
+
+    A turn that is one piece of JSON and names a tool is a call (Llama 3 writes them so). A mark that other models put
+    before their calls makes a call with a problem, unless the turn answers the question.
+
+    Args:
+        text: What the policy wrote after its thoughts.
+        specs: Of the tools that are there, by their names.
+    """
+    spoken = text.strip()
+    if spoken[:1] in ("{", "["):
+        found = read_calls(spoken, specs)
+        if any(call.tool in specs for call in found):
+            return found
+    mark = None if "<answer>" in spoken else _MARK.search(spoken)
+    return () if mark is None else (_broken(spoken, "", f"{mark[0]} begins no call here."),)
 
 
 def unwrapped(arguments: dict[str, Any], name: str, properties: Mapping[str, Any]) -> dict[str, Any]:

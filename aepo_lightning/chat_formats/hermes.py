@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from aepo_lightning.chat_formats.calls import read_calls
+from aepo_lightning.chat_formats.calls import read_calls, stray_calls
 from aepo_lightning.chat_formats.instructions import SystemPrompt, answer_instructions, is_written, with_instructions
 from aepo_lightning.chat_formats.result_frames import ResultFrames
 from aepo_lightning.chat_formats.text_codec import SystemRole, TextCodec, refuse_special
@@ -108,7 +108,7 @@ class HermesFormat:
                 found += read_calls(body, self._specs)
             else:
                 found.append(ToolCall(tool="", text=body, problem=f"{_OPEN} without {_CLOSE} after it."))
-        return tuple(found)
+        return tuple(found) or stray_calls(spoken, self._specs)
 
     def write_call(self, spec: ToolSpec, arguments: Mapping[str, Any]) -> str:
         """Return a call as the prompt asks for it."""

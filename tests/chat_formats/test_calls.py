@@ -5,10 +5,12 @@ import json
 import pytest
 
 from aepo_lightning.chat_formats.calls import read_calls, unwrapped
+from aepo_lightning.chat_formats.hermes import HermesFormat
 from aepo_lightning.chat_formats.tags import TagFormat
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
+from tests.support.chatml import chatml_tokenizer
 
 SPEC = ToolSpec(
     name="f",
@@ -112,3 +114,51 @@ def test_a_whole_call_between_tags_is_the_call(written):
 @pytest.mark.parametrize("own", [{"name": "f", "args": {}}, {"arguments": "x"}, {"a": 1, "arguments": {"a": 2}}])
 def test_parameters_that_are_called_so_are_left_alone(own):
     assert unwrapped(own, "f", dict.fromkeys(own)) == own
+
+
+HERMES = HermesFormat(chatml_tokenizer(), [SPEC])
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"name": "f", "parameters": {"a": 2, "b": "x"}}',
+        ' [{"name": "f", "arguments": {"a": 2, "b": "x"}}]\n',
+        '<think> so </think> {"type": "function", "function": {"name": "f", "arguments": {"a": 2, "b": "x"}}}',
+    ],
+)
+def test_a_turn_that_is_a_call_and_nothing_else_is_read_without_tags(written):
+    (call,) = HERMES.parse_calls(written, FinishReason.EOS)
+    assert (call.tool, call.arguments, call.problem) == ("f", GIVEN, "")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '<|tool_call>call:f{b:<|"|>x<|"|>}<tool_call|>',
+        '[TOOL_CALLS][{"name": "f", "arguments": {"a": 2}}]',
+        'I look. <function=f>{"a": 2}</function>',
+        "<|python_tag|>f.call(a=2)",
+        '<function_calls><invoke name="f"></invoke></function_calls>',
+        "<\uff5ctool\u2581calls\u2581begin\uff5c>f",
+    ],
+)
+def test_a_call_in_the_marks_of_another_model_is_a_problem_with_a_name(written):
+    (call,) = HERMES.parse_calls(written, FinishReason.EOS)
+    assert "begins no call here" in call.problem
+    assert call.arguments is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "<answer> f takes [TOOL_CALLS] </answer>",
+        "<think> <function=f> </think> I know it.",
+        '{"name": "g", "arguments": {}}',
+        "[1, 2]",
+        "{broken",
+        "",
+    ],
+)
+def test_what_is_no_call_ends_the_turn(written):
+    assert HERMES.parse_calls(written, FinishReason.EOS) == ()
