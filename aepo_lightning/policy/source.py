@@ -17,7 +17,6 @@ from huggingface_hub import snapshot_download
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -28,6 +27,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from aepo_lightning.contracts.policy import StoredWeights
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.hub import why_offline
+from aepo_lightning.policy.stored_tokenizer import load_tokenizer
 
 _HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
@@ -123,7 +123,7 @@ class PretrainedPolicy:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the weights; its padding token defaults to the end-of-sequence token."""
         with self._reading("a tokenizer", *_TOKENIZER_FILES):
-            tokenizer = AutoTokenizer.from_pretrained(self._place, trust_remote_code=self.trust_remote_code)
+            tokenizer = load_tokenizer(self._place, trust_remote_code=self.trust_remote_code)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

@@ -103,6 +103,7 @@ class RoundTrip:
         _by(
             "`chat_format`", "write the prompt of a question", lambda: chat_format.encode_prompt(self.question.messages)
         )
+        self._check_spaces()
         self._check_ends()
         response: list[int] = []
         calls: list[ToolCall] = []
@@ -118,6 +119,17 @@ class RoundTrip:
         if self.reward is not None:
             self._score(self.reward, opening + chat_format.decode(response), calls)
         return len(response)
+
+    def _check_spaces(self) -> None:
+        """Check that words which come back alone also come back beside one another."""
+        word, written, read = self._word, self.chat_format.encode_text, self.chat_format.decode
+        back = read(written(f"{word} {word}")).strip()
+        if read(written(word)).strip() == word and back == word + word:
+            raise ConfigError(
+                f"The tokenizer must keep the spaces between words, but {f'{word} {word}'!r} became {back!r}: "
+                f"{type(self.tokenizer).__name__} may not be the class that its tokenizer.json was made by. Load it by "
+                f"`PreTrainedTokenizerFast`. {_OFF}"
+            )
 
     def _check_ends(self) -> None:
         """Check that a message of the policy ends where a generation does."""

@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+from tokenizers import normalizers
 
 from aepo_lightning.chat_formats import HermesFormat, TagFormat
 from aepo_lightning.contracts.question import Message
@@ -141,6 +142,13 @@ def test_a_vocabulary_without_a_tools_words_is_refused():
     )
     with pytest.raises(ConfigError, match=r"(?s)'search' must come back.*no token for part of it"):
         trip(build_word_tokenizer(words), tools=(DocumentSearch(),)).run()
+
+
+def test_a_tokenizer_that_loses_the_spaces_between_words_is_refused():
+    tokenizer = build_byte_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "")
+    with pytest.raises(ConfigError, match=r"'one one' became 'oneone': TokenizersBackend may .*`PreTrainedTokenizer"):
+        trip(tokenizer, tools=()).run()
 
 
 class LosesCalls(TagFormat):
