@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count, groupby, pairwise
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.contracts.chat_format import ChatFormat
+from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.tree_packing import pack_rows
@@ -88,6 +89,29 @@ def _going_on(before: str, text: str) -> str:
     return text.lstrip().removeprefix("<think>") if opened and "</think>" not in thoughts else text
 
 
+def check_calls(demonstrations: Iterable[Demonstration], chat_format: ChatFormat) -> None:
+    """Refuse demonstrations in which tools answer, but none of the calls is one that the rollouts would read.
+
+    Some may be malformed, as those of a policy are.
+
+    Raises:
+        ConfigError: If no call can be read.
+    """
+    answered = [
+        (before.text, call)
+        for demonstration in demonstrations
+        for before, after in pairwise(demonstration.turns)
+        if (before.source, after.source) == (SegmentSource.POLICY, SegmentSource.TOOL)
+        for call in chat_format.parse_calls(before.text, FinishReason.STOP) or (None,)
+    ]
+    if answered and not any(call and not call.problem for _, call in answered):
+        name, text = type(chat_format).__name__, answered[0][0][-200:]
+        raise ConfigError(
+            f"Demonstrations must write calls as {name} reads them, but got {text!r} before a result. Have "
+            "the task write them in this format, or set another `rollout.chat_format`."
+        )
+
+
 def collate_demonstrations(
     rows: Sequence[EncodedRow], pad_token_id: int, is_packed: bool = False
 ) -> DemonstrationBatch:
@@ -152,13 +176,17 @@ class DemonstrationDataModule(LightningDataModule):
         return _Steps(self)
 
     def step(self, index: int) -> DemonstrationStep:
-        """Return the data of an optimiser step; every rank has its own."""
+        """Return the data of an optimiser step; every rank has its own.
+
+        Raises:
+            ConfigError: If the calls of the first demonstrations are not written as rollouts are read.
+        """
         assert self.trainer is not None
         first = (index * self.trainer.world_size + self.trainer.global_rank) * self._batch_size
-        rows = [
-            encode_demonstration(ask_demonstration(self._source, each), self._chat_format, self._end_token_id)
-            for each in range(first, first + self._batch_size)
-        ]
+        shown = [ask_demonstration(self._source, each) for each in range(first, first + self._batch_size)]
+        if index == 0:
+            check_calls(shown, self._chat_format)
+        rows = [encode_demonstration(each, self._chat_format, self._end_token_id) for each in shown]
         pad_token_id = self._tokenizer.pad_token_id
         batches = [
             collate_demonstrations([rows[each] for each in found], pad_token_id, self._is_packed)
