@@ -16,7 +16,8 @@ from tests.support.composed import composed
 from tests.support.paths import ROOT
 from tests.support.smollm2 import FOLDER, needs_smollm2
 
-EXPERIMENT = ["+experiment=smollm2_search", "data.task.world.num_things=300", "data.num_val_questions=4"]
+SMALL_WORLD = ["data.task.world.num_things=300", "data.task.world.val_share=0.25", "data.num_val_questions=4"]
+EXPERIMENT = ["+experiment=smollm2_search", *SMALL_WORLD]
 TOKENIZERS = [
     pytest.param(["model=tiny_qwen3_bytes", "rollout.sampling.max_response_tokens=6000"], id="a token a byte"),
     pytest.param([f"model.name_or_path={FOLDER}"], id="smollm2", marks=needs_smollm2),
