@@ -245,11 +245,11 @@ class LaunchedStep:
         """
         self.requests, self.packed = requests, packed
         self.rows = {id(request): row for request, row in zip(requests, rows, strict=True)}
-        self._host, self._event = packed, torch.cuda.Event() if packed.is_cuda else None  # type: ignore[no-untyped-call]
+        self._host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=packed.is_cuda)
+        self._host.copy_(packed, non_blocking=True)
+        self._event = torch.cuda.Event() if packed.is_cuda else None  # type: ignore[no-untyped-call]
         if self._event is not None:
-            self._host = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-            self._host.copy_(packed, non_blocking=True)
-            self._event.record()
+            self._event.record(torch.cuda.current_stream(packed.device))
 
     def read(self) -> Drawn:
         """Wait for the step and return what was sampled, in the order of its requests."""
