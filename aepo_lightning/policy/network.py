@@ -16,7 +16,14 @@ from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
 from aepo_lightning.policy.output_head import measure_logit_map
-from aepo_lightning.policy.packed import BackEndChoice, attend_with, check_packing, exact_attention, packed_states
+from aepo_lightning.policy.packed import (
+    BackEndChoice,
+    attend_with,
+    check_packing,
+    exact_attention,
+    packed_states,
+    padded_attention,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -107,7 +114,7 @@ class PolicyNetwork(nn.Module):
         """
         mode: EntropyMode = entropy
         if packed is None:
-            attend_with(self.model, self._attention)
+            attend_with(self.model, padded_attention(self._attention, input_ids.device))
             states = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
             hidden = states[:, :-1][response_mask]
             targets = input_ids[:, 1:][response_mask]

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.errors import TrainingError, boundary
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 IMPLEMENTATION = "aepo_packed"
 """Under this name transformers finds our attention. It builds no mask for names that it does not know."""
+WHOLE_ROWS = "aepo_whole_rows"
+"""Under this name it finds attention over rows that are not packed, with the masks of its own `sdpa`."""
 _ADVICE = "Use `experience.packing=padded`."
 
 
@@ -112,6 +115,15 @@ def exact_attention(model: PreTrainedModel) -> str:
         logger.info("%s caps its attention scores and attends through 'eager'.", type(model).__name__)
         return "eager"
     return own
+
+
+def padded_attention(implementation: str, device: torch.device) -> str:
+    """Return the implementation that attends over padded rows on a device.
+
+    On CUDA, `sdpa` has no fused kernel for float32 queries that share keys, and keeps a matrix of all pairs instead;
+    ours gives every query head keys of its own there.
+    """
+    return WHOLE_ROWS if implementation == "sdpa" and device.type == "cuda" else implementation
 
 
 @torch.no_grad()
@@ -224,12 +236,23 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """Attend as transformers asks for it, over packed tokens where there are any."""
     if packed_attention is None:
-        attended: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
-        return attended
+        return _attend_over_rows(module, query, key, value, attention_mask, scaling=scaling, **options)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return packed_attention(query, key, value, scale, {"dropout": 0.0} | options).transpose(1, 2), None
 
 
+def _attend_over_rows(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attend over rows that are not packed, never with a matrix of all pairs where a fused kernel can be had."""
+    device = query.device.type
+    groups = query.shape[1] // key.shape[1]
+    if device == "cuda" and query.dtype == torch.float32 and groups > 1 and not torch.is_autocast_enabled(device):
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return attended
+
+
 AttentionInterface.register(IMPLEMENTATION, _attend)
+AttentionInterface.register(WHOLE_ROWS, _attend_over_rows)
+AttentionMaskInterface.register(WHOLE_ROWS, sdpa_mask)

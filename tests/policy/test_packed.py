@@ -1,11 +1,17 @@
 """Architectures whose attention is not what packing computes are refused, each by name."""
 
+import inspect
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.ops.tree_packing import pack_rows
+from aepo_lightning.policy import packed
 from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.packed import WHOLE_ROWS, attend_with, padded_attention
 from tests.support.builders import tiny_policy
 
 ROWS = ([5, 9, 17, 30, 31, 8], [5, 9, 17, 40])
@@ -85,3 +91,68 @@ def test_the_check_of_packing_changes_no_number():
     assert torch.equal(score(checked).logprobs, score(unchecked).logprobs)
     for one, other in zip(checked.parameters(), unchecked.parameters(), strict=True):
         assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("fields", [{"model_type": "qwen3"}, {"model_type": "mistral", "sliding_window": 4}])
+def test_padded_rows_under_our_name_are_those_of_sdpa(fields):
+    model = tiny_policy(**fields).build_model()
+    ids = torch.tensor([[5, 9, 17, 30, 31, 8, 7, 6], [5, 9, 2, 3, 0, 0, 0, 0]])
+    found = {}
+    for name in ("sdpa", WHOLE_ROWS):
+        attend_with(model, name)
+        states = model.model(input_ids=ids, use_cache=False).last_hidden_state
+        found[name] = [states, *torch.autograd.grad(states.square().sum(), [*model.model.layers.parameters()])]
+    assert all(map(torch.equal, found["sdpa"], found[WHOLE_ROWS]))
+
+
+def test_padded_rows_attend_by_our_name_on_cuda_only():
+    assert padded_attention("sdpa", torch.device("cuda")) == WHOLE_ROWS
+    assert padded_attention("sdpa", torch.device("cpu")) == "sdpa"
+    assert padded_attention("eager", torch.device("cuda")) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "is_autocast", "num_heads"),
+    [
+        ("cuda", torch.float32, False, 4),
+        ("cuda", torch.float32, True, 2),
+        ("cuda", torch.bfloat16, False, 2),
+        ("cpu", torch.float32, False, 2),
+    ],
+    ids=["float32", "autocast", "bfloat16", "cpu"],
+)
+def test_keys_are_repeated_only_where_torch_has_no_fused_kernel(monkeypatch, device, dtype, is_autocast, num_heads):
+    class OnDevice(NamedTuple):
+        """What is asked of a tensor whose device this machine may not have."""
+
+        shape: tuple[int, ...]
+        device: torch.device
+        dtype: torch.dtype
+
+    query, key = (OnDevice((1, heads, 3, 8), torch.device(device), dtype) for heads in (4, 2))
+    monkeypatch.setattr(packed, "repeat_kv", lambda tensor, groups: tensor._replace(shape=(1, 2 * groups, 3, 8)))
+    monkeypatch.setattr(packed, "sdpa_attention_forward", lambda _, __, key, value, *___, **____: (key, value))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: is_autocast)
+    found = inspect.unwrap(packed._attend_over_rows)(None, query, key, key, None)
+    assert [tensor.shape[1] for tensor in found] == [num_heads, num_heads]
+
+
+@pytest.mark.gpu
+def test_padded_float32_rows_keep_no_matrix_of_all_pairs(gpu_device):
+    length = 2048 if gpu_device == "cuda" else 64
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 4, True
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(1, heads, length, 32, generator=generator) for heads in (8, 2, 2)]
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    found = [tensor.to(gpu_device).requires_grad_() for tensor in inputs]
+    expected = scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=True).transpose(1, 2)
+    if gpu_device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    out = packed._attend_over_rows(module, *found, None)[0]
+    grads = torch.autograd.grad(out.square().sum(), found)
+    if gpu_device == "cuda":
+        assert torch.cuda.max_memory_allocated() - before < 8 * length**2 * 4
+    for one, other in zip((out, *grads), (expected, *torch.autograd.grad(expected.square().sum(), exact)), strict=True):
+        torch.testing.assert_close(one.detach().cpu().double(), other.detach(), rtol=1e-4, atol=1e-4)
