@@ -1,4 +1,4 @@
-"""The plan of a run beside what its update really allocates, for 1, 8, 16 and 64 ranks.
+"""The plan of a run beside what update and embedded engine really allocate, for 1, 8, 16 and 64 ranks.
 
     python -m benchmarks.plan [--full]
 
@@ -6,8 +6,10 @@ Small models run two optimiser steps of two micro-batches in this process, as ra
 (FSDP2), real loss and AdamW; collectives move nothing. Every storage of every tensor is counted
 (`benchmarks/support/memory_meter.py`), and the second step's peak is compared with the plan's, in total and by part.
 Qwen3-14B runs its own recipe (micro-batches of 16,384 tokens, bfloat16, checkpointing) on fake tensors, which have
-shapes only: with 4 of its 40 layers and an eighth of its vocabulary, or whole with `--full`. Where there is a GPU, one
-more model runs there and is compared with the peak of torch's allocator.
+shapes only: with 4 of its 40 layers and an eighth of its vocabulary, or whole with `--full`. SmolLM2-135M runs
+whole, as `model=smollm2` sets it. The embedded engine generates with a few layers of the same model, and its largest
+number of bytes is compared with the plan's. Where there is a GPU, one more model runs there and is compared with the
+peak of torch's allocator.
 """
 
 import argparse
@@ -18,11 +20,16 @@ from typing import Any
 
 import torch
 import yaml
+from hydra import compose, initialize_config_module
 
+from aepo_lightning.app.command import CONFIG_MODULE, CONFIG_NAME
+from aepo_lightning.app.plan.engine_memory import engine_memory
+from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.model_size import model_size
 from aepo_lightning.app.plan.update_memory import UpdateMemory
 from benchmarks.support.common import print_result
+from benchmarks.support.measured_engine import LOAD_KEYS, EngineLoad, measure_engine
 from benchmarks.support.measured_update import NUM_MICRO_BATCHES, Measured, measure, measure_on_gpu
 from benchmarks.support.memory_meter import PARTS
 
@@ -122,6 +129,59 @@ def recipe(num_ranks: int, *, is_full: bool) -> PlanInput:
     )
 
 
+def smollm2(**changes: Any) -> PlanInput:
+    """Return the update of conf/model/smollm2.yaml in one process."""
+    return make_settings(
+        1,
+        architecture=smollm2_architecture(),
+        sharding="none",
+        max_prompt_tokens=512,
+        max_response_tokens=512,
+        micro_batch_tokens=8192,
+        logprob_chunk_tokens=1365,
+        **changes,
+    )
+
+
+def smollm2_architecture(**changes: Any) -> dict[str, Any]:
+    """Return the architecture of SmolLM2-135M, or one that differs from it."""
+    path = Path(__file__).parents[1] / "conf" / "model" / "smollm2.yaml"
+    return {**yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["architecture"], **changes}
+
+
+ENGINES: Mapping[str, EngineLoad] = {
+    "prompts": EngineLoad(
+        architecture=smollm2_architecture(num_hidden_layers=6),
+        max_num_seqs=4,
+        max_model_len=512,
+        max_prefill_tokens=2048,
+    ),
+    "steps": EngineLoad(
+        architecture=smollm2_architecture(num_hidden_layers=2),
+        max_num_seqs=16,
+        max_model_len=256,
+        max_prefill_tokens=256,
+    ),
+    "sampling": EngineLoad(
+        architecture=smollm2_architecture(num_hidden_layers=2),
+        max_num_seqs=64,
+        max_model_len=16,
+        max_prefill_tokens=16,
+    ),
+}
+"""Loads of the embedded engine by what is largest in them."""
+
+
+def planned_engine(load: EngineLoad) -> int:
+    """Return the bytes that the plan says of the embedded engine while it generates."""
+    overrides = [f"engine.{name}={getattr(load, name)}" for name in LOAD_KEYS]
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        cfg = compose(CONFIG_NAME, ["model=smollm2", "rollout.sampling.max_response_tokens=1", *overrides])
+    cfg.model.architecture = dict(load.architecture)
+    settings = plan_input(cfg)
+    return engine_memory(model_size(settings.architecture), settings).share_bytes
+
+
 def compare(name: str, settings: PlanInput, *, is_fake: bool = False) -> Comparison:
     """Carry a run's update out and compare."""
     return Comparison(name=name, settings=settings, measured=measure(settings, is_fake=is_fake))
@@ -132,6 +192,8 @@ def _comparisons(is_full: bool) -> Iterator[Comparison]:
         for ranks in RANKS:
             yield compare(name, make_settings(ranks, **changes))
     yield compare("one process, not sharded", make_settings(1, sharding="none"))
+    for name, is_checkpointed in (("SmolLM2-135M", True), ("SmolLM2-135M, all saved", False)):
+        yield compare(name, smollm2(is_checkpointed=is_checkpointed), is_fake=True)
     for ranks in RANKS:
         name = "Qwen3-14B" if is_full else "Qwen3-14B, 4 layers"
         yield compare(name, recipe(ranks, is_full=is_full), is_fake=True)
@@ -156,6 +218,14 @@ def _mib(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:.1f}"
 
 
+def _figures(measured: int, planned: int) -> dict[str, float]:
+    return {
+        "measured_mib": round(measured / 2**20, 2),
+        "planned_mib": round(planned / 2**20, 2),
+        "difference": round(planned / measured - 1, 4),
+    }
+
+
 def main() -> None:
     """Run all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -167,14 +237,19 @@ def main() -> None:
     for each in _comparisons(args.full):
         _show(each)
         found.append(each)
-    worst = max(abs(each.difference) for each in found)
+    engines = {name: (measure_engine(load), planned_engine(load)) for name, load in ENGINES.items()}
+    for name, (measured, planned) in engines.items():
+        change = planned / measured - 1
+        print(f"{f'embedded engine, {name}':30s} {_mib(measured):>10s} {_mib(planned):>10s} {change:+7.2%}")
+    differences = [each.difference for each in found]
+    differences += [planned / measured - 1 for measured, planned in engines.values()]
+    worst = max(map(abs, differences))
     figures = {
-        f"{each.name} on {each.settings.num_gpus}": {
-            "measured_mib": round(each.measured.peak_bytes / 2**20, 2),
-            "planned_mib": round(each.planned_bytes / 2**20, 2),
-            "difference": round(each.difference, 4),
-        }
+        f"{each.name} on {each.settings.num_gpus}": _figures(each.measured.peak_bytes, each.planned_bytes)
         for each in found
+    }
+    figures |= {
+        f"embedded engine, {name}": _figures(measured, planned) for name, (measured, planned) in engines.items()
     }
     print_result("plan", figures, {"worst_difference": (round(worst, 4), "<=", GOAL)})
 

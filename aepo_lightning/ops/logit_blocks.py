@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,28 @@ MOST_ROWS = 4096
 """Tokens of one block. More would make its part of the vocabulary too narrow for fast matrix products."""
 MOST_LOGITS_ON_CPU = 2**22
 """Larger blocks leave the caches and are slower."""
+AUTO_BYTES = 2**28
+"""A block of float32 logits at most, where no size is chosen."""
+AUTO: Final = "auto"
+ChunkSize = int | Literal["auto"]
+"""Rows of logits that exist at once; `auto` is as many as `AUTO_BYTES` hold."""
+
+
+def chunk_rows(chunk_size: ChunkSize, num_words: int) -> int:
+    """Return how many rows of logits may exist at once, at least one.
+
+    Args:
+        chunk_size: The number itself, or `auto`.
+        num_words: Size of the vocabulary.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if chunk_size == AUTO:
+        return max(1, min(MOST_ROWS, AUTO_BYTES // (4 * num_words)))
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise ValueError(f"`chunk_size` must be auto or at least 1, but got {chunk_size!r}. Write auto.")
+    return chunk_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

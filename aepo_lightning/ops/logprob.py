@@ -14,7 +14,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from aepo_lightning.ops.logit_blocks import MOST_LOGITS_ON_CPU, BlockShape, Cotangents, Products, RunningSums, slices
+from aepo_lightning.ops.logit_blocks import (
+    AUTO,
+    MOST_LOGITS_ON_CPU,
+    BlockShape,
+    ChunkSize,
+    Cotangents,
+    Products,
+    RunningSums,
+    chunk_rows,
+    slices,
+)
 from aepo_lightning.ops.logit_map import PLAIN, LogitMap
 
 EntropyMode = Literal["none", "detached", "grad"]
@@ -190,7 +200,7 @@ def chunked_logprob(  # noqa: PLR0913 -- what a head computes from, and how
     *,
     bias: Float[Tensor, " vocab"] | None = None,
     logit_map: LogitMap = PLAIN,
-    chunk_size: int = 256,
+    chunk_size: ChunkSize = AUTO,
     entropy: EntropyMode = "none",
     operand_dtype: torch.dtype | None = None,
 ) -> LogprobOutput:
@@ -205,7 +215,7 @@ def chunked_logprob(  # noqa: PLR0913 -- what a head computes from, and how
         bias: Bias of the head, if it has one.
         logit_map: What the model does to the outputs of its head.
         chunk_size: At most as many logits exist at once as this many tokens have, and as many slopes where they are
-            capped. Changes memory and speed, not values.
+            capped; `auto` is 256 MiB of them. Changes memory and speed, not values.
         entropy: Whether to return entropies, and whether gradients flow through them.
         operand_dtype: What hidden states and weight are converted to before they are multiplied, part by part.
             `torch.float32` computes a head of 16-bit weights in float32, its gradients included. None leaves them as
@@ -221,13 +231,11 @@ def chunked_logprob(  # noqa: PLR0913 -- what a head computes from, and how
     """
     if not temperature > 0:
         raise ValueError(f"`temperature` must be positive, but got {temperature}. Use 1.0 for greedy sampling.")
-    if chunk_size < 1:
-        raise ValueError(f"`chunk_size` must be at least 1, but got {chunk_size}.")
     if entropy not in ("none", "detached", "grad"):
         raise ValueError(f"`entropy` must be 'none', 'detached' or 'grad', but got {entropy!r}.")
     if operand_dtype is not None and not operand_dtype.is_floating_point:
         raise ValueError(f"`operand_dtype` must be a floating-point type, but got {operand_dtype}. Use torch.float32.")
-    num_logits = chunk_size * len(weight)
+    num_logits = chunk_rows(chunk_size, len(weight)) * len(weight)
     if hidden.device.type == "cpu":
         num_logits = min(num_logits, MOST_LOGITS_ON_CPU)
     plan = _Plan(

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from typing_extensions import override
 
 from aepo_lightning.contracts.batch import PackedTokens
+from aepo_lightning.ops.logit_blocks import AUTO, ChunkSize
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
 from aepo_lightning.policy.output_head import measure_logit_map
@@ -49,7 +50,7 @@ class PolicyNetwork(nn.Module):
     def __init__(
         self,
         model: PreTrainedModel,
-        chunk_size: int = 256,
+        chunk_size: ChunkSize = AUTO,
         gradient_checkpointing: bool = False,
         packed_attention: BackEnd | None = None,
     ) -> None:
@@ -58,7 +59,7 @@ class PolicyNetwork(nn.Module):
         Args:
             model: Any causal language model with a `model` backbone and a linear `lm_head`, with or without a bias.
                 What it does to the outputs of the head, a scale or a cap, is found out here.
-            chunk_size: Rows of logits that exist at once.
+            chunk_size: Rows of logits that exist at once, or `auto`: 256 MiB of them.
             gradient_checkpointing: Recompute activations in the backward pass.
             packed_attention: Back end of packed batches. None picks the fastest for each.
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.ops.logit_blocks import ChunkSize
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 from aepo_lightning.policy.tiled_mlp import tile_gated_mlps
 from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
@@ -30,7 +31,7 @@ class ColdStartModule(LightningModule):
         scheduler: SchedulerFactory | None = None,
         max_grad_norm: float = 1.0,
         *,
-        logprob_chunk_size: int = 256,
+        logprob_chunk_size: ChunkSize = 256,
         gradient_checkpointing: bool = False,
     ) -> None:
         """Build the network.
@@ -40,7 +41,7 @@ class ColdStartModule(LightningModule):
             optimizer: Called with the parameters.
             scheduler: Called with the optimizer; stepped once per optimiser step.
             max_grad_norm: Gradients are scaled down to this L2 norm.
-            logprob_chunk_size: Rows of logits that exist at once.
+            logprob_chunk_size: Rows of logits that exist at once, or `auto`: as many as 256 MiB hold.
             gradient_checkpointing: Recompute activations in the backward pass.
 
         Raises:

@@ -37,6 +37,7 @@ from aepo_lightning.contracts.tree import TreeBatch
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import ConfigError, TrainingError
 from aepo_lightning.objectives import ImportanceCorrection
+from aepo_lightning.ops.logit_blocks import AUTO, ChunkSize
 from aepo_lightning.policy.lora import LoRA, without_adapter
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
@@ -75,7 +76,7 @@ class AEPOModule(LightningModule):
         max_grad_norm: float = 1.0,
         entropy_coefficient: float = 0.0,
         gradient_checkpointing: bool = False,
-        logprob_chunk_size: int = 256,
+        logprob_chunk_size: ChunkSize = AUTO,
         mixed_precision: bool = False,
         cpu_offload: bool = False,
         reshard_after_forward: bool = True,
@@ -95,7 +96,7 @@ class AEPOModule(LightningModule):
             max_grad_norm: Gradients are scaled down to this L2 norm.
             entropy_coefficient: Weight of an entropy bonus in the loss.
             gradient_checkpointing: Recompute activations in the backward pass.
-            logprob_chunk_size: Rows of logits that exist at once.
+            logprob_chunk_size: Rows of logits that exist at once, or `auto`: as many as 256 MiB hold.
             mixed_precision: Under FSDP, compute in bfloat16 with float32 weights and reductions.
             cpu_offload: Under FSDP, keep weights, gradients and optimiser state on the CPU.
             reshard_after_forward: Under FSDP, free each layer after its forward pass. Without it a step gathers less
@@ -106,8 +107,8 @@ class AEPOModule(LightningModule):
                 traffic, but keeps whole float32 gradients on every GPU.
 
         Raises:
-            ConfigError: If `max_grad_norm` or `lr` is not positive, `lr` stands beside `optimizer`, or optimizer or
-                scheduler are of a kind that cannot be stepped here.
+            ConfigError: If `max_grad_norm`, `logprob_chunk_size` or `lr` is not positive, `lr` stands beside
+                `optimizer`, or optimizer or scheduler are of a kind that cannot be stepped here.
         """
         super().__init__()
         if not max_grad_norm > 0:

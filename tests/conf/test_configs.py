@@ -164,3 +164,33 @@ def test_every_yaml_file_is_reached_by_a_test():
 
 def beside(path):
     return [other.read_text() for other in path.parent.glob("*.yaml") if other != path]
+
+
+@pytest.mark.parametrize("name", ["hf", "smollm2"])
+def test_a_pretrained_model_brings_what_suits_it(name):
+    cfg = composed(f"model={name}", *REQUIRED.get(("model", name), []))
+    assert (cfg.num_threads, cfg.module.gradient_checkpointing, cfg.module.max_grad_norm) == (None, True, 1.0)
+    assert cfg.module.optimizer.lr <= 1e-5
+    assert cfg.coldstart.optimizer.lr <= 3e-4
+    assert cfg.rollout.sampling.max_response_tokens >= 512
+    assert cfg.engine.max_model_len >= 1024
+    schedule = cfg.coldstart.scheduler
+    assert schedule.num_warmup_steps + schedule.num_decay_steps < cfg.coldstart.num_steps
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_every_pretrained_model_brings_the_defaults_of_one(name):
+    text = (CONF / "model" / f"{name}.yaml").read_text()
+    assert ("- _pretrained" in text) == ("source.PretrainedPolicy" in text)
+
+
+def test_what_a_model_brings_gives_way_to_the_command_line_and_to_having_no_cold_start():
+    cfg = composed("model=smollm2", "coldstart=none", "engine=vllm_server", "module.optimizer.lr=0.5")
+    assert (cfg.coldstart.num_steps, cfg.coldstart.optimizer, cfg.module.optimizer.lr) == (0, None, 0.5)
+    assert cfg.engine.max_model_len == 1024
+
+
+def test_a_policy_made_from_nothing_keeps_its_cold_start():
+    found = composed().coldstart
+    assert (found.num_steps, found.batch_size, found.optimizer.lr) == (650, 64, 3e-3)
+    assert (found.scheduler.num_warmup_steps, found.scheduler.num_decay_steps) == (50, 150)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from aepo_lightning.ops.logit_blocks import MOST_ROWS, BlockShape, Products, RunningSums, slices
+from aepo_lightning.ops.logit_blocks import MOST_ROWS, BlockShape, Products, RunningSums, chunk_rows, slices
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 7, 4096, 30000])
@@ -62,3 +62,16 @@ def test_rounded_products_leave_the_setting_of_the_process_as_it_was_also_after_
         assert matmul.fp32_precision == setting
     finally:
         matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("num_words", "rows"), [(1, MOST_ROWS), (268, MOST_ROWS), (16_384, MOST_ROWS), (49_152, 1365), (151_936, 441)]
+)
+def test_rows_are_as_many_as_a_quarter_of_a_gibibyte_holds(num_words, rows):
+    assert chunk_rows("auto", num_words) == rows
+    assert 4 * rows * num_words <= 2**28
+
+
+def test_there_is_always_a_row_and_a_number_is_taken_as_it_is():
+    assert chunk_rows("auto", 2**30) == 1
+    assert chunk_rows(7, 2**30) == 7

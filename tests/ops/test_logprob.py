@@ -238,7 +238,7 @@ def test_entropy_of_a_certain_token_is_zero_and_of_a_flat_row_is_log_vocab():
     ("arguments", "message"),
     [
         ({"temperature": 0.0}, "`temperature` must be positive, but got 0.0"),
-        ({"chunk_size": 0}, "`chunk_size` must be at least 1, but got 0"),
+        ({"chunk_size": 0}, "`chunk_size` must be auto or at least 1, but got 0"),
         ({"operand_dtype": torch.int8}, "`operand_dtype` must be a floating-point type, but got torch.int8"),
     ],
     ids=["temperature", "chunk_size", "operand_dtype"],

@@ -22,6 +22,7 @@ from tests.support.training import (
     ("options", "message"),
     [
         ({"max_grad_norm": 0.0}, "`max_grad_norm` must be positive"),
+        ({"logprob_chunk_size": 0}, "`logprob_chunk_size` must be auto or at least 1, but got 0"),
         ({"lr": 0.0}, "`lr` must be positive"),
         ({"lr": 1.0, "optimizer": partial(torch.optim.SGD, lr=1.0)}, "`lr` must be left out beside `optimizer`"),
     ],

@@ -1,7 +1,7 @@
 """`plan=true`: what a run would need and do, worked out without a GPU, a download or a weight.
 
 input.py           the settings that decide it
-from_config.py     from a composed configuration to these settings
+from_config.py     from a composed configuration to these settings; engine_share.py, of its engine
 model_size.py      sizes of the model; spread.py, how they are spread over ranks
 update_memory.py   formulas of the update; engine_memory.py and host_memory.py, of the rest
 result.py          the plan

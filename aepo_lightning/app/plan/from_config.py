@@ -7,9 +7,11 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from aepo_lightning.app.devices import runs_on_gpus
+from aepo_lightning.app.plan.engine_share import engine_share
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import BF16, GIB, model_size
+from aepo_lightning.app.plan.model_size import GIB, ModelSize, model_size
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.ops.logit_blocks import chunk_rows
 from aepo_lightning.policy.source import PretrainedPolicy
 
 _GPU_MEMORY_GIB = 80.0
@@ -17,12 +19,7 @@ _GPU_OVERHEAD_GIB = 2.0
 """CUDA context, communication buffers and fragmentation."""
 _CPU_OVERHEAD_GIB = 1.0
 """The interpreter and its libraries."""
-_SAMPLING_BYTES = 20
-"""For each row and word of a captured decoding step, whose memory stays reserved: logits, log-probs and probabilities
-in float32, their sums in float64."""
 _STRATEGIES = {"ModelParallelStrategy": "fsdp2", "FSDPStrategy": "fsdp1", "DDPStrategy": "replicated"}
-_ENGINES = {"TransformersEngine": "copy", "VLLMEngine": "share", "VLLMServerEngine": "servers"}
-"""What each engine holds on the devices of the trainer, by the name of its class."""
 
 
 def plan_input(cfg: DictConfig) -> PlanInput:
@@ -35,8 +32,8 @@ def plan_input(cfg: DictConfig) -> PlanInput:
     model = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(model, dict), "a model is a mapping"
     architecture = _architecture(model)
+    size = model_size(architecture)
     sampling = cfg.rollout.sampling
-    devices = _devices(cfg)
     return PlanInput(
         architecture=architecture,
         is_pretrained="name_or_path" in model,
@@ -50,9 +47,9 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         micro_batch_tokens=cfg.experience.max_tokens_per_micro_batch,
         packing=cfg.experience.packing,
         has_reference=cfg.algorithm.kl_penalty.coefficient > 0,
-        **devices,
-        **_update_options(cfg),
-        **_engine_share(cfg, architecture, devices["gpu_memory_gib"]),
+        **_devices(cfg),
+        **_update_options(cfg, size),
+        **engine_share(cfg, size),
     )
 
 
@@ -93,7 +90,7 @@ def _physical_gib() -> float:
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB, 1)
 
 
-def _update_options(cfg: DictConfig) -> dict[str, Any]:
+def _update_options(cfg: DictConfig, size: ModelSize) -> dict[str, Any]:
     """Return what the module does to save memory."""
     module = cfg.module
     return {
@@ -102,54 +99,7 @@ def _update_options(cfg: DictConfig) -> dict[str, Any]:
         "is_resharded_after_forward": module.reshard_after_forward,
         "is_cpu_offloaded": module.cpu_offload,
         "is_gradient_sync_deferred": module.defer_gradient_sync,
-        "logprob_chunk_tokens": module.logprob_chunk_size,
+        "logprob_chunk_tokens": chunk_rows(module.logprob_chunk_size, size.vocab_size),
         "adapter_rank": 0 if module.adapter is None else module.adapter.rank,
         "adapter_targets": () if module.adapter is None else tuple(module.adapter.target_modules),
     }
-
-
-def _engine_share(cfg: DictConfig, architecture: Mapping[str, Any], memory_gib: float) -> dict[str, Any]:
-    """Return what the engine claims of a device: vLLM a set share while awake, the embedded one its copy always.
-
-    Servers have devices of their own.
-
-    Raises:
-        ConfigError: If the engine is none of this library.
-    """
-    kind = _ENGINES.get(str(cfg.engine.get("_target_", "")).rpartition(".")[2])
-    if kind is None:
-        raise ConfigError(
-            f"`plan=true` needs one of the engines {', '.join(_ENGINES)}, but `engine._target_` is "
-            f"{cfg.engine.get('_target_')}. Plan with one of them."
-        )
-    if kind == "servers":
-        return {"engine_memory_fraction": 0.0, "engine_sleeps": False, "engine_workspace_gib": 0.0}
-    if kind == "share":
-        return {
-            "engine_memory_fraction": cfg.engine.gpu_memory_utilization,
-            "engine_tensor_parallel": cfg.engine.tensor_parallel_size,
-            "engine_sleeps": True,
-            "engine_keeps_weights": cfg.engine.sleep_level == 1,
-        }
-    size, number_bytes = model_size(architecture), _embedded_bytes(cfg)
-    # The plan counts two bytes for each number of the cache.
-    cache = size.kv_bytes_per_token(1) * number_bytes // BF16 * 2 * cfg.engine.max_num_seqs * cfg.engine.max_model_len
-    workspace = _SAMPLING_BYTES * cfg.engine.max_num_seqs * architecture["vocab_size"] if _engine_is_on_gpu(cfg) else 0
-    held = number_bytes * size.num_parameters + min(cache, cfg.engine.max_cache_gib * GIB) + workspace
-    return {
-        "engine_memory_fraction": min(1.0, held / GIB / memory_gib),
-        "engine_sleeps": False,
-        "engine_workspace_gib": workspace / GIB,
-    }
-
-
-def _engine_is_on_gpu(cfg: DictConfig) -> bool:
-    return runs_on_gpus(cfg) and cfg.engine.device != "cpu"
-
-
-def _embedded_bytes(cfg: DictConfig) -> int:
-    """Return the bytes of each weight, key and value of the embedded engine."""
-    if cfg.engine.dtype == "auto" and _engine_is_on_gpu(cfg) and "name_or_path" in cfg.model:
-        return BF16
-    dtype = cfg.model.get("dtype", "float32") if cfg.engine.dtype == "auto" else cfg.engine.dtype
-    return BF16 if dtype in ("bfloat16", "float16") else 2 * BF16

@@ -63,5 +63,5 @@ def _loading_formula(settings: PlanInput) -> str:
 
 
 def _asleep(size: ModelSize, settings: PlanInput) -> int:
-    is_kept = settings.engine_keeps_weights and settings.engine_memory_fraction > 0
-    return BF16 * size.num_parameters // settings.engine_tensor_parallel * is_kept
+    is_kept = settings.engine_keeps_weights and settings.has_engine
+    return settings.engine_number_bytes * size.num_parameters // settings.engine_tensor_parallel * is_kept

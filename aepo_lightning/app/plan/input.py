@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from aepo_lightning.errors import ConfigError
 
+ENGINE_WORKSPACE_GIB = 2.0
+"""What vLLM is planned to need inside its share beside weights and cache."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInput:
@@ -64,14 +67,18 @@ class PlanInput:
     """Whether only the last micro-batch of a step reduces gradients; the others then keep them whole, in fp32."""
     engine_memory_fraction: float = 0.6
     """Share of each GPU that an engine in the same process claims while awake; 0 if generation runs elsewhere."""
+    engine_share_bytes: int = 0
+    """Bytes of each device that it claims instead, where they are known; 0 where they are not."""
+    engine_number_bytes: Literal[2, 4] = 2
+    """Of each of its weights, keys and values."""
     engine_tensor_parallel: int = 1
     """GPUs that one copy of the engine is spread over."""
     engine_sleeps: bool = True
     """Whether the engine frees its weights and cache during the update."""
     engine_keeps_weights: bool = False
     """Whether they go to host memory meanwhile."""
-    engine_workspace_gib: float = 2.0
-    """What the engine needs inside its share beside weights and cache: activations, CUDA graphs."""
+    engine_workspace_gib: float = ENGINE_WORKSPACE_GIB
+    """What the engine needs inside its share beside weights and cache while it generates: activations, CUDA graphs."""
     overhead_gib: float = 2.0
     """CUDA context, communication buffers and fragmentation."""
 
@@ -101,9 +108,9 @@ class PlanInput:
             raise ConfigError(f"`adapter_rank` must be at least 0, but got {self.adapter_rank}. 0 trains all weights.")
         if not self.gpu_memory_gib > 0:
             raise ConfigError(f"`gpu_memory_gib` must be positive, but got {self.gpu_memory_gib}. Give GiB.")
-        for name in ("engine_workspace_gib", "overhead_gib"):
+        for name in ("engine_workspace_gib", "overhead_gib", "engine_share_bytes"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"`{name}` must be at least 0, but got {getattr(self, name)}. Give GiB.")
+                raise ConfigError(f"`{name}` must be at least 0, but got {getattr(self, name)}. Raise it.")
 
     def _check_counts(self) -> None:
         """Refuse counts below 1."""
@@ -122,6 +129,11 @@ class PlanInput:
         ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}. Raise it.")
+
+    @property
+    def has_engine(self) -> bool:
+        """Whether an engine claims memory of the devices."""
+        return self.engine_share_bytes > 0 or self.engine_memory_fraction > 0
 
     @property
     def is_sharded(self) -> bool:

@@ -83,10 +83,15 @@ class ModelSize:
         qk_norms = (FP32 + width) * (query + key) + 4 * (self.num_attention_heads + self.num_key_value_heads)
         return norms + attention + qk_norms * self.has_qk_norm + 4 * width * self.intermediate_size
 
-    def kv_bytes_per_token(self, tensor_parallel: int) -> int:
-        """Bytes of keys and values in bf16 per token on each GPU. Heads are split, and copied once none is left."""
+    def kv_bytes_per_token(self, tensor_parallel: int, width: int = BF16) -> int:
+        """Bytes of keys and values per token on each GPU. Heads are split, and copied once none is left.
+
+        Args:
+            tensor_parallel: GPUs that one copy of the model is spread over.
+            width: Bytes of a number, 2 for bf16 and 4 for fp32.
+        """
         heads = max(self.num_key_value_heads // tensor_parallel, 1)
-        return 2 * BF16 * self.num_layers * heads * self.head_dim
+        return 2 * width * self.num_layers * heads * self.head_dim
 
 
 def model_size(architecture: Mapping[str, Any]) -> ModelSize:

@@ -7,7 +7,7 @@ from rich.text import Text
 from aepo_lightning.app.plan.advice import advise
 from aepo_lightning.app.plan.engine_memory import EngineMemory
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.model_size import GIB
+from aepo_lightning.app.plan.model_size import BF16, GIB
 from aepo_lightning.app.plan.result import Plan
 from aepo_lightning.app.plan.spread import Spread
 
@@ -82,7 +82,7 @@ def _engine_facts(engine: EngineMemory, settings: PlanInput) -> list[tuple[str, 
     """List how the engine's share is spent."""
     return [
         ("share while awake", f"{_gib(engine.share_bytes)} GiB"),
-        ("weights (bf16)", f"{_gib(engine.weight_bytes)} GiB"),
+        (f"weights ({'bf16' if settings.engine_number_bytes == BF16 else 'fp32'})", f"{_gib(engine.weight_bytes)} GiB"),
         ("held during the update", f"{_gib(engine.asleep_bytes)} GiB"),
         ("cache per token", f"{engine.kv_bytes_per_token:,} bytes"),
         ("cache holds", f"{engine.kv_tokens:,} tokens"),

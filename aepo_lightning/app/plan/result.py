@@ -32,7 +32,7 @@ FORMULAS = {
     ACTIVATIONS: "T(bhn + A + 2bf + bh)",
     HEAD: "blocks of logits",
     WORKSPACE: "a root of the second moment",
-    ENGINE: "fraction of the GPU while awake",
+    ENGINE: "weights, cache, workspace",
     OVERHEAD: "contexts, buffers, fragments",
 }
 """How the bytes of a line come about, in the symbols of `memory`; each moment has its own variant."""
@@ -159,7 +159,7 @@ def plan_of(size: ModelSize, settings: PlanInput) -> Plan:
         update=update,
         lines=_lines(memory, update, engine_memory(size, settings)),
         host=host_lines(size, settings),
-        engine=engine_memory(size, settings) if settings.engine_memory_fraction > 0 else None,
+        engine=engine_memory(size, settings) if settings.has_engine else None,
         batch=_batch_plan(settings),
     )
 

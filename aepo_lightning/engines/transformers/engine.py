@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,8 +27,8 @@ from aepo_lightning.engines.stopping import TokenPieces
 from aepo_lightning.engines.transformers.architecture import check_architecture, check_cache
 from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
 from aepo_lightning.engines.transformers.head import Drawn, StepKind, head_logits, pack, unpack
-from aepo_lightning.engines.transformers.own_model import build_own_model, choose_device, choose_dtype
-from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slots_within
+from aepo_lightning.engines.transformers.own_model import build_own_model, choose_cache_gib, choose_device, choose_dtype
+from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slot_bytes, slots_within
 from aepo_lightning.engines.transformers.static_decoding import CaptureError, LaunchedStep, StaticDecoder, static_length
 from aepo_lightning.engines.transformers.static_start import give_up_graphs, start_decoder
 from aepo_lightning.errors import ConfigError, EngineError, boundary
@@ -64,7 +65,7 @@ class TransformersEngine:
         device: str = "cpu",
         *,
         dtype: str = "auto",
-        max_cache_gib: float = 16.0,
+        max_cache_gib: float | Literal["auto"] = "auto",
         cuda_graphs: str | bool = "auto",
     ) -> None:
         """Build the engine's own copy of the model.
@@ -79,7 +80,8 @@ class TransformersEngine:
             device: Where the engine computes. `cuda` is the GPU of this rank, `auto` that GPU where there is one.
             dtype: Precision of weights, keys and values. `auto` is bfloat16 on CUDA for weights that are read from
                 files, else that of the policy. Published weights are converted.
-            max_cache_gib: Most memory for keys and values. There are fewer slots where more would not fit.
+            max_cache_gib: Most memory for keys and values; `auto` is 16 on CUDA and 2 elsewhere. There are fewer slots
+                where more would not fit.
             cuda_graphs: Whether decoding steps are captured as CUDA graphs. `auto` does so on CUDA where the
                 architecture allows it and says where it does not; true refuses such an architecture.
 
@@ -105,7 +107,8 @@ class TransformersEngine:
         config = policy.config.get_text_config()
         # One column beyond the longest sequence takes the writes of padding.
         length = max_model_len + 1 if capture is None else static_length(max_model_len)
-        num_slots = slots_within(max_cache_gib, config, length, weights_dtype, num_slots)
+        slot = slot_bytes(config, length, weights_dtype)
+        num_slots = slots_within(choose_cache_gib(max_cache_gib, self._device.type == "cuda"), slot, length, num_slots)
         self._max_num_seqs = min(max_num_seqs, num_slots)
         self._cache = SlotCache(config, num_slots, length, self._device, weights_dtype, is_static=capture is not None)
         self._prefixes = PrefixIndex(num_slots, block_size)

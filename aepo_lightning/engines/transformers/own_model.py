@@ -1,7 +1,7 @@
 """The engine's own copy of a model: where it lies and in which precision."""
 
 import os
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -9,6 +9,9 @@ from transformers import PreTrainedModel
 
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.errors import ConfigError
+
+_GPU_CACHE_GIB, _CPU_CACHE_GIB = 16.0, 2.0
+"""Of keys and values, where no bound is chosen: a CPU shares its memory with the update and everything else."""
 
 
 def choose_device(device: str) -> torch.device:
@@ -56,6 +59,18 @@ def choose_dtype(dtype: str, device: torch.device, policy: PolicySource) -> torc
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ConfigError(f"`dtype` must be auto or name a floating-point type, but got {dtype!r}. Use bfloat16.")
     return found
+
+
+def choose_cache_gib(max_cache_gib: float | Literal["auto"], is_gpu: bool) -> float:
+    """Return how much memory keys and values may take, in GiB.
+
+    Args:
+        max_cache_gib: The number itself, or `auto`.
+        is_gpu: Whether the engine computes on a GPU, whose memory is its own.
+    """
+    if max_cache_gib == "auto":
+        return _GPU_CACHE_GIB if is_gpu else _CPU_CACHE_GIB
+    return float(max_cache_gib)
 
 
 def build_own_model(policy: PolicySource, device: torch.device, dtype: torch.dtype | None) -> PreTrainedModel:

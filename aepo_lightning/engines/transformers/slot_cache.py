@@ -25,6 +25,11 @@ logger = logging.getLogger(__name__)
 _EXCHANGED_AT_ONCE = 16
 """Rows that are copied aside while others take their place."""
 
+_FEWER_SLOTS = (
+    "The engine keeps %d sequences instead of %d, and runs no more at once: %g GiB of `max_cache_gib` hold no more of "
+    "%d tokens. Raise it where there is memory, or lower `max_model_len`."
+)
+
 
 def slot_bytes(config: PretrainedConfig, length: int, dtype: torch.dtype) -> int:
     """Return what the keys and values of one sequence of `length` tokens take, in bytes."""
@@ -32,20 +37,18 @@ def slot_bytes(config: PretrainedConfig, length: int, dtype: torch.dtype) -> int
     return numbers * dtype.itemsize
 
 
-def slots_within(gib: float, config: PretrainedConfig, length: int, dtype: torch.dtype, num_slots: int) -> int:
+def slots_within(gib: float, size: int, length: int, num_slots: int) -> int:
     """Return how many slots of `length` tokens there are: `num_slots`, or as many as fit.
 
     Args:
         gib: Memory for keys and values, in GiB.
-        config: Of the architecture.
+        size: Bytes of a slot.
         length: Longest sequence, in tokens.
-        dtype: Of keys and values.
         num_slots: How many are wanted.
 
     Raises:
         ConfigError: If not even one fits.
     """
-    size = slot_bytes(config, length, dtype)
     fitting = int(gib * 2**30) // size
     if fitting < 1:
         raise ConfigError(
@@ -53,7 +56,7 @@ def slots_within(gib: float, config: PretrainedConfig, length: int, dtype: torch
             f"got {gib:g}. Raise it or lower `max_model_len`."
         )
     if fitting < num_slots:
-        logger.info("The engine keeps %d sequences instead of %d: %g GiB hold no more.", fitting, num_slots, gib)
+        logger.info(_FEWER_SLOTS, fitting, num_slots, gib, length)
     return min(num_slots, fitting)
 
 

@@ -26,7 +26,8 @@ from aepo_lightning.engines.vllm.versions import check_versions, installed_versi
 from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.skeleton import has_own_code
 
-_CPU_CACHE_BYTES = 1 << 29
+CPU_CACHE_BYTES = 1 << 29
+"""Of keys and values on a CPU, unless `kv_cache_memory_bytes` says otherwise."""
 _CPU_BLOCK_SIZE = 32  # the smallest that vLLM's CPU kernels take; smaller blocks share more of a branch's prefix
 _CPU_BATCHED_TOKENS = 8192
 
@@ -205,7 +206,7 @@ def _platform_settings(given: dict[str, Any]) -> dict[str, Any]:
     if not is_cpu_build():
         return {"enable_sleep_mode": True}
     return {
-        "kv_cache_memory_bytes": _CPU_CACHE_BYTES,
+        "kv_cache_memory_bytes": CPU_CACHE_BYTES,
         "block_size": _CPU_BLOCK_SIZE,
         "max_num_batched_tokens": max(_CPU_BATCHED_TOKENS, given["max_model_len"]),
     }

@@ -11,6 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from aepo_lightning.contracts.policy import PolicySource, StoredWeights
 from aepo_lightning.distributed.collectives import first_on_each_node
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.ops.logit_blocks import AUTO, ChunkSize, chunk_rows
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.policy.sharding.fsdp1 import check_strategy, wrap_units
@@ -59,12 +60,19 @@ class NetworkBuilder:
     policy: PolicySource
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
-    logprob_chunk_size: int = 256
-    """Rows of logits that exist at once."""
+    logprob_chunk_size: ChunkSize = AUTO
+    """Rows of logits that exist at once, or `auto`: 256 MiB of them."""
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     """How to shard where the strategy does."""
     adapter: LoRA | None = None
     """Train this beside the weights instead of the weights."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rows without meaning."""
+        try:
+            chunk_rows(self.logprob_chunk_size, num_words=1)
+        except ValueError as error:
+            raise ConfigError(str(error).replace("`chunk_size`", "`logprob_chunk_size`")) from error
 
     def trained(self, place: Place) -> PolicyNetwork:
         """Return a network in training mode. Collective where it is sharded.

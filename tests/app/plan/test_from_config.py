@@ -98,39 +98,3 @@ def test_the_architecture_of_a_folder_is_read_from_its_config(tmp_path):
 def test_a_folder_without_a_config_is_named(tmp_path):
     with pytest.raises(DataError, match=r"must hold a configuration, but has no file config\.json"):
         settings("model=hf", f"model.name_or_path={tmp_path}")
-
-
-ON_GPU = ("trainer.accelerator=gpu", "engine.max_num_seqs=64")
-
-
-@pytest.mark.parametrize(
-    ("overrides", "number_bytes"),
-    [
-        ((), 4),
-        (ON_GPU, 4),
-        ((*ON_GPU, "engine.dtype=bfloat16"), 2),
-        ((*ON_GPU, "model=qwen3_8b"), 2),
-        (("model=qwen3_8b",), 4),
-        ((*ON_GPU, "model=qwen3_8b", "engine.device=cpu"), 4),
-        ((*ON_GPU, "model=qwen3_8b", "engine.dtype=float32"), 4),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
-)
-def test_the_embedded_engine_holds_weights_and_cache_in_its_precision(overrides, number_bytes):
-    found = settings(*overrides, "engine.max_cache_gib=1000")
-    size, num_slots = make_plan(found).size, 2 * (64 if "engine.max_num_seqs=64" in overrides else 512)
-    numbers = size.num_parameters + size.kv_bytes_per_token(1) // 2 * num_slots * 512
-    # 20 bytes for each row and word of a captured step.
-    workspace = (
-        20 * 64 * found.architecture["vocab_size"] if found.is_gpu and "engine.device=cpu" not in overrides else 0
-    )
-    assert found.engine_workspace_gib == workspace / 2**30
-    expected = min(1.0, (number_bytes * numbers + workspace) / 2**30 / found.gpu_memory_gib)
-    assert found.engine_memory_fraction == pytest.approx(expected)
-
-
-def test_the_cache_of_the_embedded_engine_has_a_bound():
-    found = settings(*ON_GPU, "model=qwen3_8b", "engine.max_cache_gib=3")
-    weights = 2 * make_plan(found).size.num_parameters / 2**30
-    held = weights + 3 + found.engine_workspace_gib
-    assert found.engine_memory_fraction == pytest.approx(held / found.gpu_memory_gib)

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from aepo_lightning.app.plan import make_plan
 from aepo_lightning.contracts.batch import Minibatch
-from benchmarks.plan import make_settings
+from benchmarks.plan import make_settings, smollm2
 from benchmarks.support.measured_update import NUM_MICRO_BATCHES, make_micro_batch, make_policy, measure
 from benchmarks.support.memory_meter import ACTIVATIONS, OPTIMISER, MemoryMeter
 from tests.support.ranks import run_ranks
@@ -91,3 +91,10 @@ def test_two_ranks_need_what_is_planned(tmp_path):
 def test_one_process_needs_what_is_planned(tmp_path):
     settings = small(1, sharding="none", is_checkpointed=False)
     check(train(0, settings, tmp_path), settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_checkpointed", [True, False])
+def test_a_pretrained_model_needs_what_is_planned(is_checkpointed):
+    settings = smollm2(is_checkpointed=is_checkpointed)
+    assert make_plan(settings).update.num_bytes == pytest.approx(measure(settings, is_fake=True).peak_bytes, rel=0.01)

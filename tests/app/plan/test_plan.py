@@ -62,9 +62,17 @@ def test_a_reference_model_stays_in_both_phases():
     assert (line.update_bytes, line.rollout_bytes) == (143_776, 143_776)
 
 
-def test_an_engine_that_cannot_sleep_stays_in_the_update():
+def test_an_engine_that_cannot_sleep_keeps_weights_and_cache_in_the_update():
     line = lines_by_name(engine_sleeps=False)["engine"]
-    assert line.update_bytes == line.rollout_bytes == 2**29
+    assert (line.update_bytes, line.rollout_bytes) == (2**28, 2**29)
+
+
+def test_a_share_in_bytes_stands_in_place_of_a_fraction_and_may_exceed_the_device():
+    plan = make_plan(make_settings(engine_memory_fraction=0.0, engine_share_bytes=2**31, engine_number_bytes=4))
+    # 4 * 143776 bytes of weights; 2 layers * 2 heads of 24 * 2 * 4 bytes a token; a quarter of a GiB is workspace.
+    assert (plan.engine.share_bytes, plan.engine.weight_bytes, plan.engine.kv_bytes_per_token) == (2**31, 575_104, 768)
+    assert plan.engine.kv_tokens == (2**31 - 2**28 - 575_104) // 768
+    assert not plan.fits
 
 
 @pytest.mark.parametrize(

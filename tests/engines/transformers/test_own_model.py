@@ -8,7 +8,12 @@ import torch
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
-from aepo_lightning.engines.transformers.own_model import build_own_model, choose_device, choose_dtype
+from aepo_lightning.engines.transformers.own_model import (
+    build_own_model,
+    choose_cache_gib,
+    choose_device,
+    choose_dtype,
+)
 from aepo_lightning.engines.transformers.slot_cache import SlotCache, slot_bytes, slots_within
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.source import PretrainedPolicy
@@ -100,7 +105,7 @@ def test_the_cache_has_as_many_slots_as_its_memory_holds(caplog):
     size = slot_bytes(config, 33, torch.float32)
     assert size == 33 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, numbers of a head, bytes
     gib = 3.5 * size / 2**30
-    assert slots_within(gib, config, 33, torch.float32, 2) == 2
+    assert slots_within(gib, size, 33, 2) == 2
     assert not caplog.messages
     engine = TransformersEngine(tiny_policy(), max_num_seqs=4, max_model_len=32, max_cache_gib=gib)
     assert engine._prefixes.num_idle == 3
@@ -126,6 +131,13 @@ def test_a_cache_that_the_device_has_no_room_for_is_refused(monkeypatch):
         ConfigError, match=r"`max_cache_gib` must fit into the free memory of cuda:0, .* needs 4\.0 GiB"
     ):
         SlotCache(tiny_policy().config, 2**15, 512, CUDA, torch.float32, is_static=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_gpu", "expected"), [("auto", True, 16.0), ("auto", False, 2.0), (3.0, False, 3.0), (0.5, True, 0.5)]
+)
+def test_the_bound_of_the_cache_follows_the_device(given, is_gpu, expected):
+    assert choose_cache_gib(given, is_gpu) == expected
 
 
 def test_graphs_are_for_cuda():
