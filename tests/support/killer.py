@@ -1,4 +1,7 @@
-"""Ends a run with SIGKILL at the nth call of a function. A command gets it by `+callbacks.kill._target_=...`."""
+"""Sends a run a signal, SIGKILL unless told otherwise, at the nth call of a function.
+
+A command gets it by `+callbacks.kill._target_=...`.
+"""
 
 import importlib
 import os
@@ -11,10 +14,11 @@ import lightning as L
 class Killer(L.Callback):
     """Wraps a function where it is looked up, such as `aepo_lightning.training.module:AEPOModule.training_step`."""
 
-    def __init__(self, where, count=1, cuts=False, rank=None):
+    def __init__(self, where, count=1, cuts=False, rank=None, number=signal.SIGKILL):
         self.count = count
         self.cuts = cuts
         self.rank = rank
+        self.number = number
         module, path = where.split(":")
         owner = importlib.import_module(module)
         *outer, name = path.split(".")
@@ -28,7 +32,7 @@ class Killer(L.Callback):
         if self.count == 0 and self.rank in (None, int(os.environ.get("LOCAL_RANK", "0"))):
             if self.cuts:
                 cut(args[0])
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
         return self.original(*args, **kwargs)
 
 
