@@ -25,7 +25,7 @@ from transformers import (
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from aepo_lightning.contracts.policy import StoredWeights
-from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.errors import AepoError, ConfigError, DataError, boundary
 from aepo_lightning.policy.hub import why_offline
 from aepo_lightning.policy.stored_tokenizer import load_tokenizer
 
@@ -150,13 +150,13 @@ class PretrainedPolicy:
     def _stored_generation_config(self) -> GenerationConfig | None:
         if self._is_folder and not (Path(self.name_or_path) / GENERATION_CONFIG_NAME).is_file():
             return None
-        try:
+        failures: list[Exception] = []
+        with boundary(failures.append):
             return GenerationConfig.from_pretrained(self._place)
-        except OSError as error:
-            if not self._is_folder:
-                return None  # there is none beside the weights
-            reason = str(error).strip().partition("\n")[0]
-            raise DataError(f"{self.name_or_path}/{GENERATION_CONFIG_NAME} must be JSON, but: {reason}") from error
+        error = failures[0]
+        if isinstance(error, OSError) and not self._is_folder:
+            return None  # there is none beside the weights
+        raise DataError(f"{self.name_or_path}/{GENERATION_CONFIG_NAME} must be JSON, but: {_reason(error)}") from error
 
     def _token_id(self, text: str) -> int:
         ids = self.tokenizer.encode(text, add_special_tokens=False)
@@ -230,19 +230,32 @@ class PretrainedPolicy:
                 f"{name} must hold {part}, but has no file {' or '.join(patterns)}. Name the folder of a whole model, "
                 "as `save_pretrained` writes it."
             )
-        try:
+        failures: list[Exception] = []
+        with boundary(failures.append):  # what lies in a folder may be anything, code of its makers too
             yield
-        except (OSError, ValueError) as error:
+        for error in failures:
+            if isinstance(error, AepoError | MemoryError | torch.OutOfMemoryError):
+                raise error
             self._refuse_code(error)
-            reason = str(error).strip().partition("\n")[0]
-            if self._is_folder:
-                raise DataError(f"{name} must be a model that can be read, but is not: {reason} Repair it.") from error
-            here = Path(name)
-            hint = f" There is a folder {here.parent} here, but no {here.name} in it." if here.parent.is_dir() else ""
-            hint = " It is a file: name the folder that it lies in." if here.is_file() else hint if "/" in name else ""
-            if self._why_offline:
-                reason = f"{self._why_offline}, and it was not downloaded whole before."
-            raise ConfigError(
-                f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason}{hint} "
-                f"Correct it. Without a network, `hf download {name} --local-dir FOLDER` elsewhere and name FOLDER."
-            ) from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> Exception:
+        name, reason = self.name_or_path, _reason(error)
+        if self._is_folder:
+            return DataError(f"{name} must be a model that can be read, but is not: {reason} Repair it.")
+        here = Path(name)
+        hint = f" There is a folder {here.parent} here, but no {here.name} in it." if here.parent.is_dir() else ""
+        hint = " It is a file: name the folder that it lies in." if here.is_file() else hint if "/" in name else ""
+        if self._why_offline:
+            reason = f"{self._why_offline}, and it was not downloaded whole before."
+        return ConfigError(
+            f"`name_or_path` must be a folder or a model that can be downloaded, but got {name!r}: {reason}{hint} "
+            f"Correct it. Without a network, `hf download {name} --local-dir FOLDER` elsewhere and name FOLDER."
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, with the next one if it only leads to that, and the name of an odd one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"

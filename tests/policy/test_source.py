@@ -170,6 +170,41 @@ def test_a_folder_that_lacks_a_part_is_named_with_it(folder, pattern, part, name
         PARTS[part](PretrainedPolicy(str(folder[1])))
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "part", "named"),
+    [
+        ("config.json", {"hidden_size": "x"}, "config", "hidden_size"),
+        ("config.json", {"num_attention_heads": 0}, "model", "ZeroDivisionError"),
+        ("config.json", {"dtype": "float99"}, "config", "float99"),
+        ("config.json", {"auto_map": 5}, "config", "TypeError"),
+        ("config.json", {"vocab_size": 5}, "model", "RuntimeError: You set `ignore_mismatched_sizes`"),
+        ("tokenizer.json", {"version": "1.0", "added_tokens": None, "model": None}, "tokenizer", "Error"),
+    ],
+    ids=["type", "zero", "dtype", "auto_map", "shape", "tokenizer"],
+)
+def test_a_part_with_values_that_nobody_can_read_is_one_message(folder, file, change, part, named):
+    path = folder[1] / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(DataError, match=rf"must be a model that can be read, but is not: .*{named}") as caught:
+        PARTS[part](PretrainedPolicy(str(folder[1])))
+    assert "\n" not in str(caught.value)
+
+
+def test_settings_of_a_generation_that_are_a_list_are_one_message(folder):
+    (folder[1] / "generation_config.json").write_text("[]")
+    with pytest.raises(DataError, match=r"generation_config\.json must be JSON, but: TypeError"):
+        _ = PretrainedPolicy(str(folder[1])).generation_config
+
+
+def test_a_machine_that_is_too_small_is_no_fault_of_the_model(folder, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", fail)
+    with pytest.raises(MemoryError, match="no room"):
+        _ = PretrainedPolicy(str(folder[1])).config
+
+
 def test_an_architecture_that_transformers_does_not_know_is_named(folder):
     (folder[1] / "config.json").write_text('{"model_type": "zzz"}')
     with pytest.raises(DataError, match=r"must be a model that can be read, but is not: .*`zzz`"):
