@@ -6,6 +6,7 @@ token is its depth, and queries, keys and values go to our attention, which arri
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NoReturn
 
 import torch
@@ -76,7 +77,7 @@ def packed_states(
             interface.
     """
     attend_with(model, IMPLEMENTATION)
-    _refuse_moving_rope(model, int(packed.position_ids.max()) + 1)
+    _refuse_moving_rope(model, packed)
     attention = _LayerAttention(packed, choose)
     states: Tensor = model.model(
         input_ids=packed.input_ids[None],
@@ -166,13 +167,18 @@ def _explain(error: Exception) -> NoReturn:
     raise TrainingError(f"The model must run packed tokens, but fails on them: {error!r}. {_ADVICE}") from error
 
 
-def _refuse_moving_rope(model: PreTrainedModel, longest: int) -> None:
+def _longest_path(packed: PackedTokens) -> int:
+    """Return the tokens of the longest trajectory. The host waits for the device here."""
+    return int(packed.position_ids.max()) + 1
+
+
+def _refuse_moving_rope(model: PreTrainedModel, packed: PackedTokens) -> None:
     """Refuse rotary embeddings whose frequencies follow the longest row of a batch, where they begin to."""
     rope = getattr(model.config, "rope_parameters", None) or {}
     if rope.get("rope_type") not in ("dynamic", "longrope"):
         return
     limit = rope.get("original_max_position_embeddings") or model.config.max_position_embeddings
-    if longest > limit:
+    if (longest := _longest_path(packed)) > limit:
         raise TrainingError(
             f"A trajectory must have at most {limit} tokens where `rope_type` is {rope['rope_type']!r}, but one has "
             f"{longest}. Beyond them log-probs depend on the other rows of a batch. Shorten it, or use yarn. {_ADVICE}"
@@ -187,7 +193,6 @@ class _LayerAttention:
         self._choose = choose
         # Built at the first call: the precision of the layers is known only there, whoever casts.
         self._attention: PackedAttention | None = None
-        self._longest = int(packed.position_ids.max()) + 1
         self.num_calls = 0
 
     def __call__(
@@ -208,6 +213,10 @@ class _LayerAttention:
         if self._attention is None:
             self._attention = build_attention(self._packed, self._choose(self._packed, query))
         return self._attention(query, key, value, scale)
+
+    @cached_property
+    def _longest(self) -> int:
+        return _longest_path(self._packed)
 
     def _refuse(self, options: Mapping[str, Any]) -> None:
         """Refuse what a layer asks for beyond full causal attention. Windows that hold every path change nothing."""

@@ -156,3 +156,13 @@ def test_padded_float32_rows_keep_no_matrix_of_all_pairs(gpu_device):
         assert torch.cuda.max_memory_allocated() - before < 8 * length**2 * 4
     for one, other in zip((out, *grads), (expected, *torch.autograd.grad(expected.square().sum(), exact)), strict=True):
         torch.testing.assert_close(one.detach().cpu().double(), other.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_forward_pass_does_not_ask_the_device_how_long_the_paths_are(monkeypatch):
+    def fail(packed):
+        raise AssertionError("the host waits for a GPU here")
+
+    network = network_of("qwen3")
+    scores = score(network)
+    monkeypatch.setattr(packed, "_longest_path", fail)
+    assert torch.equal(score(network).logprobs, scores.logprobs)
