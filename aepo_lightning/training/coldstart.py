@@ -1,5 +1,7 @@
 """The supervised cold start: next-token prediction on demonstrations, tool results masked (the paper's stage 0)."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -77,9 +79,10 @@ class ColdStartModule(LightningModule):
         assert isinstance(optimizer, LightningOptimizer)
         losses, entropies = [], []
         for batch in step.micro_batches:
-            scores = self._score(batch)
-            loss = -scores.logprobs.sum() / step.num_tokens
-            self.manual_backward(loss)
+            with self._last_layer_of(batch):  # also while the backward pass computes it again
+                scores: TokenScores = self.network(batch.input_ids, batch.response_mask, packed=batch.packed)
+                loss = -scores.logprobs.sum() / step.num_tokens
+                self.manual_backward(loss)
             losses.append(loss.detach())
             entropies.append(scores.entropies.sum() / step.num_tokens)
         nn.utils.clip_grad_norm_(self.network.parameters(), self._max_grad_norm)
@@ -91,11 +94,9 @@ class ColdStartModule(LightningModule):
         self.log("coldstart/loss", torch.stack(losses).sum(), prog_bar=True)
         self.log("coldstart/entropy", torch.stack(entropies).sum())
 
-    def _score(self, batch: DemonstrationBatch) -> TokenScores:
+    def _last_layer_of(self, batch: DemonstrationBatch) -> AbstractContextManager[None]:
+        """Return the context in which the last layer computes what is scored of padded rows."""
         if batch.packed is not None:
-            packed: TokenScores = self.network(batch.input_ids, batch.response_mask, packed=batch.packed)
-            return packed
+            return nullcontext()
         is_scored = nn.functional.pad(batch.response_mask, (0, 1))  # nothing follows the last token
-        with self._mlps.last_layer_at(is_scored):
-            padded: TokenScores = self.network(batch.input_ids, batch.response_mask)
-        return padded
+        return self._mlps.last_layer_at(is_scored)

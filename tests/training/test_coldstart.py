@@ -199,6 +199,17 @@ def test_packing_and_micro_batches_change_nothing_but_rounding(tmp_path, packing
 
 
 @pytest.mark.parametrize("packing", ["padded", "flat"])
+def test_activations_that_are_computed_again_change_no_update(tmp_path, packing):
+    weights = []
+    for again in (False, True):
+        policy, sgd = small_policy(), partial(torch.optim.SGD, lr=0.1)
+        run = make_cold_start(tmp_path / str(again), 1, policy, optimizer=sgd, gradient_checkpointing=again)
+        run.datamodule = make_data(policy, packing=packing)
+        weights.append(flat(run.fit().network.parameters()))
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("packing", ["padded", "flat"])
 def test_micro_batches_stay_within_their_budget_and_hold_every_demonstration_once(tmp_path, packing):
     policy = small_policy()
     data = make_data(policy, packing=packing, max_tokens_per_micro_batch=100)

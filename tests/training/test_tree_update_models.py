@@ -24,7 +24,8 @@ BIG = sorted(
 
 def small_architecture(name):
     """The architecture of a file under `conf/model`, in tiny form."""
-    fields = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))["architecture"]
+    file = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
+    fields = file.get("model", file)["architecture"]
     return grouped_policy(**{key: value for key, value in fields.items() if key not in SIZES})
 
 
