@@ -243,10 +243,10 @@ def trainer_and_packing(policy):
     return EXACT, EXACT
 
 
-def engine(policy):
+def engine(policy, build=TransformersEngine):
     """Verdict: exact, or the message of the refusal."""
     try:
-        built = TransformersEngine(policy, max_num_seqs=4, max_model_len=48)
+        built = build(policy, max_num_seqs=4, max_model_len=48)
     except EngineError as error:
         return str(error)
 
