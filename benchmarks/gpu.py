@@ -153,7 +153,9 @@ def main() -> None:
     with TemporaryDirectory() as scratch:
         session = Session(setting, arguments.budget - process_age_s(), Path(scratch))
         session.run(cases)
-    print(describe_machine())
+    machine = describe_machine()
+    write_json(setting.out / "gpu.json", {"machine": machine, "figures": session.figures, "goals": session.goals})
+    print(machine)
     print_result("gpu", session.figures, session.goals)
 
 
