@@ -7,6 +7,7 @@ token is its depth, and queries, keys and values go to our attention, which arri
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import torch
@@ -121,8 +122,8 @@ def exact_attention(model: PreTrainedModel) -> str:
 def padded_attention(implementation: str, device: torch.device) -> str:
     """Return the implementation that attends over padded rows on a device.
 
-    On CUDA, `sdpa` has no fused kernel for float32 queries that share keys, and keeps a matrix of all pairs instead;
-    ours gives every query head keys of its own there.
+    On CUDA, only FlashAttention lets query heads share keys: for what it cannot run, such as float32, `sdpa` keeps a
+    matrix of all pairs. Ours gives every query head keys of its own there, which other fused kernels can run.
     """
     return WHOLE_ROWS if implementation == "sdpa" and device.type == "cuda" else implementation
 
@@ -254,12 +255,20 @@ def _attend_over_rows(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Attend over rows that are not packed, never with a matrix of all pairs where a fused kernel can be had."""
-    device = query.device.type
     groups = query.shape[1] // key.shape[1]
-    if device == "cuda" and query.dtype == torch.float32 and groups > 1 and not torch.is_autocast_enabled(device):
+    layer: Any = module
+    if query.device.type == "cuda" and groups > 1 and why_not_varlen(_kind_in_products(query)) is not None:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    attended: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        layer = SimpleNamespace(is_causal=getattr(module, "is_causal", True))  # a layer that shares no keys
+    attended: tuple[Tensor, None] = sdpa_attention_forward(layer, query, key, value, attention_mask, **options)
     return attended
+
+
+def _kind_in_products(query: Float[Tensor, "batch heads seq dim"]) -> QueryKind:
+    """Return the kind of queries as they are multiplied."""
+    device = query.device.type
+    kind = QueryKind.of(query)
+    return kind._replace(dtype=torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else kind
 
 
 AttentionInterface.register(IMPLEMENTATION, _attend)

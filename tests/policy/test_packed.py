@@ -1,6 +1,7 @@
 """Architectures whose attention is not what packing computes are refused, each by name."""
 
 import inspect
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from aepo_lightning.errors import TrainingError
+from aepo_lightning.ops.tree_attention import QueryKind
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.policy import packed
 from aepo_lightning.policy.network import PolicyNetwork
@@ -111,34 +113,48 @@ def test_padded_rows_attend_by_our_name_on_cuda_only():
     assert padded_attention("eager", torch.device("cuda")) == "eager"
 
 
+class OnDevice(NamedTuple):
+    """What is asked of a tensor whose device this machine may not have."""
+
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+
 @pytest.mark.parametrize(
-    ("device", "dtype", "is_autocast", "num_heads"),
+    ("kind", "is_autocast", "capability", "num_heads"),
     [
-        ("cuda", torch.float32, False, 4),
-        ("cuda", torch.float32, True, 2),
-        ("cuda", torch.bfloat16, False, 2),
-        ("cpu", torch.float32, False, 2),
+        (("cuda", torch.float32, 8), False, (9, 0), 4),
+        (("cuda", torch.bfloat16, 320), False, (9, 0), 4),
+        (("cuda", torch.float16, 8), False, (7, 5), 4),
+        (("cuda", torch.float32, 8), True, (9, 0), 2),
+        (("cuda", torch.bfloat16, 8), False, (9, 0), 2),
+        (("cpu", torch.float32, 8), False, (9, 0), 2),
     ],
-    ids=["float32", "autocast", "bfloat16", "cpu"],
+    ids=["float32", "wide heads", "old gpu", "autocast", "bfloat16", "cpu"],
 )
-def test_keys_are_repeated_only_where_torch_has_no_fused_kernel(monkeypatch, device, dtype, is_autocast, num_heads):
-    class OnDevice(NamedTuple):
-        """What is asked of a tensor whose device this machine may not have."""
-
-        shape: tuple[int, ...]
-        device: torch.device
-        dtype: torch.dtype
-
-    query, key = (OnDevice((1, heads, 3, 8), torch.device(device), dtype) for heads in (4, 2))
-    monkeypatch.setattr(packed, "repeat_kv", lambda tensor, groups: tensor._replace(shape=(1, 2 * groups, 3, 8)))
-    monkeypatch.setattr(packed, "sdpa_attention_forward", lambda _, __, key, value, *___, **____: (key, value))
+def test_keys_are_repeated_only_where_flash_attention_cannot_share_them(
+    monkeypatch, kind, is_autocast, capability, num_heads
+):
+    device, dtype, dim = kind
+    query, key = (OnDevice((1, heads, 3, dim), torch.device(device), dtype) for heads in (4, 2))
+    monkeypatch.setattr(packed, "repeat_kv", lambda tensor, groups: tensor._replace(shape=(1, 2 * groups, 3, dim)))
+    monkeypatch.setattr(packed, "sdpa_attention_forward", lambda layer, _, *rest: (layer, *rest))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda _: is_autocast)
-    found = inspect.unwrap(packed._attend_over_rows)(None, query, key, key, None)
-    assert [tensor.shape[1] for tensor in found] == [num_heads, num_heads]
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(packed.QueryKind, "of", lambda found: QueryKind(found.device, found.dtype, found.shape[-1]))
+    monkeypatch.setattr(packed, "_kind_in_products", inspect.unwrap(packed._kind_in_products))
+    module = SimpleNamespace(num_key_value_groups=2, is_causal=False)
+    layer, own_key, own_value, _ = inspect.unwrap(packed._attend_over_rows)(module, query, key, key, None)
+    assert [tensor.shape[1] for tensor in (own_key, own_value)] == [num_heads, num_heads]
+    assert getattr(layer, "num_key_value_groups", 1) == 4 // num_heads  # transformers repeats them no second time
+    assert layer.is_causal is False
 
 
 @pytest.mark.gpu
-def test_padded_float32_rows_keep_no_matrix_of_all_pairs(gpu_device):
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_padded_float32_rows_keep_no_matrix_of_all_pairs(gpu_device, is_masked):
     length = 2048 if gpu_device == "cuda" else 64
     module = torch.nn.Module()
     module.num_key_value_groups, module.is_causal = 4, True
@@ -146,23 +162,14 @@ def test_padded_float32_rows_keep_no_matrix_of_all_pairs(gpu_device):
     inputs = [torch.randn(1, heads, length, 32, generator=generator) for heads in (8, 2, 2)]
     exact = [tensor.double().requires_grad_() for tensor in inputs]
     found = [tensor.to(gpu_device).requires_grad_() for tensor in inputs]
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool, device=gpu_device).tril() if is_masked else None
     expected = scaled_dot_product_attention(*exact, is_causal=True, enable_gqa=True).transpose(1, 2)
     if gpu_device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    out = packed._attend_over_rows(module, *found, None)[0]
+    out = packed._attend_over_rows(module, *found, mask)[0]
     grads = torch.autograd.grad(out.square().sum(), found)
     if gpu_device == "cuda":
         assert torch.cuda.max_memory_allocated() - before < 8 * length**2 * 4
     for one, other in zip((out, *grads), (expected, *torch.autograd.grad(expected.square().sum(), exact)), strict=True):
         torch.testing.assert_close(one.detach().cpu().double(), other.detach(), rtol=1e-4, atol=1e-4)
-
-
-def test_a_forward_pass_does_not_ask_the_device_how_long_the_paths_are(monkeypatch):
-    def fail(packed):
-        raise AssertionError("the host waits for a GPU here")
-
-    network = network_of("qwen3")
-    scores = score(network)
-    monkeypatch.setattr(packed, "_longest_path", fail)
-    assert torch.equal(score(network).logprobs, scores.logprobs)
