@@ -14,7 +14,7 @@ from benchmarks.support.gpu_case import CaseReport, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "mark.gpu"
-MAIN_JOB_EPOCHS = 8
+MAIN_JOB_EPOCHS = 4
 """Iterations of the main job that are timed."""
 TO_KEEP_S = 4.0
 """Of the time of a case, for keeping what a command has left."""
