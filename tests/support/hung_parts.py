@@ -1,4 +1,4 @@
-"""A reward that does not answer, in several ways; before it hangs, it makes the file `mark`."""
+"""A reward that does not answer, in several ways, and makes the file `mark` before; a tool that is down."""
 
 import asyncio
 import math
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
 from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.errors import ToolUnavailableError
 
 WAYS = ("async", "sleep", "thread", "lock", "swallow")
 
@@ -54,6 +55,11 @@ class HungReward:
                 await asyncio.sleep(10_000)
             except BaseException:  # noqa: BLE001
                 continue
+
+
+async def search_that_is_down(query: str) -> str:
+    """A tool whose provider does not answer."""
+    raise ToolUnavailableError(f"No answer to {query!r}.")
 
 
 class EpochMark(Checkpoint):
