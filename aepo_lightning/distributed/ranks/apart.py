@@ -103,13 +103,13 @@ class WorkApart:
         if self._meeting is None or self._thread is None:
             _state.is_cut_off = error is not None
             return
+        self._is_over.set()
+        self._thread.join()
+        if error is not None:
+            self._meeting.call(error)
+        with suppress(EngineError):
+            self._settle()
         with finishing():
-            self._is_over.set()
-            self._thread.join()
-            if error is not None:
-                self._meeting.call(error)
-            with suppress(EngineError):
-                self._settle()
             words = self._meeting.meet(_DONE if error is None else _CUT)
             _state.is_cut_off = _CUT in words
             call = self._meeting.called()
