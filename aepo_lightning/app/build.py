@@ -27,12 +27,13 @@ from aepo_lightning.app.user_parts import (
     without_settings_of,
 )
 from aepo_lightning.checkpoints import EitherCheckpointIO
+from aepo_lightning.contracts.blame import OWN_PACKAGE, describe_failure, is_own, part_name
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import DemonstrationSource, Task
 from aepo_lightning.contracts.tool import BranchingToolRunner, Tool, ToolSpec
-from aepo_lightning.errors import AepoError, ConfigError
+from aepo_lightning.errors import AepoError, ConfigError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rewards import PaperReward
@@ -73,6 +74,8 @@ def build(node: Any, **extra: Any) -> Any:
             raise ConfigError(str(cause)) from error
         if "Error locating target" in str(error):
             raise ConfigError(_not_found(error)) from error
+        if isinstance(cause, Exception) and _quoted(error).partition(".")[0] != OWN_PACKAGE:
+            raise ConfigError(_failed(_quoted(error), cause)) from error
         raise
 
 
@@ -280,10 +283,19 @@ async def _start_and_close(tools: BranchingToolRunner) -> None:
     await tools.close()
 
 
+def _quoted(error: InstantiationException) -> str:
+    """Return the target that an error of Hydra is about."""
+    return str(error).partition("'")[2].partition("'")[0]
+
+
+def _failed(target: str, error: Exception) -> str:
+    return f"`{target}` must not fail when it is built, but raised {describe_failure(error)}. Mend it."
+
+
 def _not_found(error: InstantiationException) -> str:
     """Say which target is not there, and where it stands."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    target = lines[0].partition("'")[2].partition("'")[0]
+    target = _quoted(error)
     key = next((line.partition(": ")[2] for line in lines if line.startswith("full_key: ")), "")
     reason = " ".join(str(error.__cause__).split())
     return f"`{key}._target_` must be something to import, but {target!r} is not: {reason}".replace("`._", "`_")
@@ -292,9 +304,14 @@ def _not_found(error: InstantiationException) -> str:
 def _checked(target: Callable[..., T], *arguments: Any, **settings: Any) -> T:
     """Construct a part; a value that it refuses, or a key that it does not know, is a mistake of the configuration."""
     refuse_strangers(target, settings)
-    try:
+    failures: list[Exception] = []
+    with boundary(failures.append):
         return target(*arguments, **settings)
-    except AepoError:
-        raise
-    except (ValueError, MisconfigurationException) as error:
+    error = failures[0]
+    if isinstance(error, AepoError):
+        raise error
+    if isinstance(error, ValueError | MisconfigurationException):
         raise ConfigError(str(error)) from error
+    if is_own(target):
+        raise error
+    raise ConfigError(_failed(part_name(target), error)) from error

@@ -26,7 +26,7 @@ def choose_precision(cfg: DictConfig) -> str:
     state stay in float32, matrix products are computed in bfloat16. Everywhere else it is `32-true`; a sharded policy
     has `module.mixed_precision`.
     """
-    asked = str(cfg.trainer.precision)
+    asked = str(cfg.trainer.get("precision", "32-true"))
     if asked != "auto":
         return asked
     is_sharded = str(cfg.strategy.get("_target_", "")).rpartition(".")[2] in _SHARDED

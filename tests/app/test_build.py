@@ -24,6 +24,14 @@ def test_a_value_without_meaning_is_a_mistake_of_the_configuration():
         build({"_target_": "aepo_lightning.tools.WebSearch", "max_results": 0}, provider=provider)
 
 
+def test_what_somebody_elses_part_raises_is_one_line_with_its_name():
+    rule = "must not fail when it is built, but raised TypeError"
+    with pytest.raises(ConfigError, match=rf"^`datetime\.timedelta` {rule}"):
+        build({"_target_": "datetime.timedelta", "days": "x"})
+    with pytest.raises(ConfigError, match=rf"^`fractions\.Fraction` {rule}"):
+        build({"_target_": "fractions.Fraction", "denominator": None}, numerator=[])
+
+
 def test_a_bug_of_a_part_keeps_its_traceback():
     with pytest.raises(InstantiationException, match="nonsense"):
         build({"_target_": "aepo_lightning.tools.Serper", "api_key": "k", "nonsense": 1})

@@ -50,11 +50,15 @@ def test_nothing_stays_frozen_that_was_not():
     assert gc.get_freeze_count() == before == 0
 
 
-OWN_CODE = """
-from transformers import Qwen3Config, Qwen3ForCausalLM
+OWN_CONFIG = """
+from transformers import Qwen3Config
 
 class OwnConfig(Qwen3Config):
     model_type = "own_kind"
+"""
+OWN_MODEL = """
+from transformers import Qwen3ForCausalLM
+from .own import OwnConfig
 
 class OwnModel(Qwen3ForCausalLM):
     config_class = OwnConfig
@@ -80,14 +84,15 @@ def test_a_model_with_code_of_its_own_reaches_vllm_with_it(tmp_path, monkeypatch
     settings, files = started_with(tiny_policy().config, monkeypatch)
     assert "trust_remote_code" not in settings
     assert not any(name.endswith(".py") for name in files)
-    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    own = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "modeling.OwnModel"}
     fields = tiny_policy().config.to_dict() | {"model_type": "own_kind", "auto_map": own}
     (tmp_path / "config.json").write_text(json.dumps(fields))
-    (tmp_path / "own.py").write_text(OWN_CODE)
+    (tmp_path / "own.py").write_text(OWN_CONFIG)
+    (tmp_path / "modeling.py").write_text(OWN_MODEL)
     policy = PretrainedPolicy(str(tmp_path), trust_remote_code=True)
     settings, files = started_with(policy.config, monkeypatch)
     assert settings["trust_remote_code"] is True
-    assert files["own.py"] == OWN_CODE
+    assert (files["own.py"], files["modeling.py"]) == (OWN_CONFIG, OWN_MODEL)
     assert json.loads(files["config.json"])["auto_map"] == own
 
 
