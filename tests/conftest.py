@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import jaxtyping
 import pytest
 import torch
 
@@ -31,6 +32,12 @@ def pytest_addoption(parser):
     parser.addoption(
         "--gpu-device", default="cuda", choices=["cuda", "cpu"], help="where tests marked `gpu` compute (default: cuda)"
     )
+
+
+@pytest.fixture
+def without_type_checks(monkeypatch):
+    """Let values through that annotations exclude, as they come from files and commands."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -187,7 +187,12 @@ def test_a_run_may_go_on_without_the_trajectory(reward, caplog):
     assert f"{found.reason} The trajectory is left out." in caplog.text
 
 
-@pytest.mark.parametrize(("name", "value"), [("deadline_s", 0.0), ("deadline_s", math.nan)], ids=["zero", "nan"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("deadline_s", 0.0), ("deadline_s", math.nan), ("isolation", "jail"), ("on_error", "warn")],
+    ids=["zero", "nan", "isolation", "on_error"],
+)
+@pytest.mark.usefixtures("without_type_checks")
 def test_settings_without_meaning_are_refused(name, value):
     with pytest.raises(ConfigError, match=f"`{name}` must be"):
         ScoringSettings(**{name: value})

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks import ListedQuestions
 
 SOLVED = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
@@ -50,3 +50,11 @@ def test_answers_are_numbers_of_any_kind(answer, answers):
 def test_rows_that_cannot_be_used_are_named(row, named):
     with pytest.raises(DataError, match=named):
         ListedQuestions([{"question": "q", "answer": "x"}, {"question": "q", **row}])
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_what_is_no_row_and_no_choice_is_refused():
+    with pytest.raises(DataError, match=r"Row 0 of train must be a mapping with `question` and `answer`, but got 'q'"):
+        ListedQuestions(["q"])
+    with pytest.raises(ConfigError, match="`on_bad_gold` must be one of"):
+        ListedQuestions([{"question": "q", "answer": "x"}], on_bad_gold="warn")

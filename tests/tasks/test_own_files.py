@@ -155,3 +155,10 @@ def test_what_is_broken_stays_so_if_that_is_wanted(tmp_path):
 def test_unknown_words_are_refused(words, name):
     with pytest.raises(ConfigError, match=f"`{name}` must be one of .*, but got 'first'"):
         check_choices(*words)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("name", ["on_conflict", "on_bad_gold"])
+def test_a_task_refuses_them_too(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"`{name}` must be one of .*, but got 'first'"):
+        JsonlQuestions(write(tmp_path / "a.jsonl", row()), **{name: "first"})

@@ -94,6 +94,12 @@ def test_limits_without_meaning_are_refused(task, limit, named, letters):
         check_lengths(task, letters, limit, "drop")
 
 
+@pytest.mark.usefixtures("without_type_checks")
+def test_an_unknown_word_for_long_prompts_is_refused(letters):
+    with pytest.raises(ConfigError, match="`on_long_prompt` must be 'drop' or 'error', but got 'skip'"):
+        check_lengths(TrailTask(), letters, None, "skip")
+
+
 def test_every_file_gets_a_line_and_what_was_dropped_is_a_warning(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         announce(questions(tmp_path, "x"))
