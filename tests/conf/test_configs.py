@@ -174,6 +174,7 @@ def test_a_pretrained_model_brings_what_suits_it(name):
     assert cfg.coldstart.optimizer.lr <= 3e-4
     assert cfg.rollout.sampling.max_response_tokens >= 512
     assert cfg.engine.max_model_len >= 1024
+    assert cfg.publication_check.max_logprob_gap == cfg.publication_check.max_entropy_gap == 0.2
     schedule = cfg.coldstart.scheduler
     assert schedule.num_warmup_steps + schedule.num_decay_steps < cfg.coldstart.num_steps
 
