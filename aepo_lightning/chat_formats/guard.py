@@ -1,7 +1,8 @@
 """Makes others' text harmless: nothing in it becomes a control token or a tag, and all of it stays visible."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,7 +40,7 @@ class Guard:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], names: Iterable[str] = ()) -> None:
-        parts = [re.escape(text) for text in sorted({*texts}, key=len, reverse=True)]
+        parts = [each for each in [_longest_of(texts)] if each]
         if tags := "|".join(map(re.escape, sorted({*names}))):
             # Parsers take tags as they are spelt; a policy may well take them with spaces and capitals.
             parts.append(rf"<\s*/?\s*(?:{tags})\s*/?\s*>")
@@ -87,6 +88,29 @@ class Guard:
             return character
         assert self._normalizer is not None, "it has changed something"
         return f"&#{ord(character)};" if self._normalizer.normalize_str(character).isascii() else character
+
+
+def _longest_of(texts: Iterable[str]) -> str:
+    """Return a pattern of the longest of some texts, in any capitals.
+
+    Texts share the pattern of what they begin alike with: a tokenizer may have thousands of them, such as Gemma's
+    `<unused0>` to `<unused6241>`, and each place of a page is tried.
+    """
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            small = character.lower()
+            node = node.setdefault(small if len(small) == 1 else character, {})
+        node[""] = {}
+    return _pattern_of(tree)
+
+
+def _pattern_of(tree: Mapping[str, Any]) -> str:
+    branches = [re.escape(character) + _pattern_of(rest) for character, rest in tree.items() if character]
+    if len(branches) == 1 and "" not in tree:
+        return branches[0]
+    return f"(?:{'|'.join(branches)}){'?' if '' in tree else ''}" if branches else ""
 
 
 def _defuse(match: re.Match[str]) -> str:
