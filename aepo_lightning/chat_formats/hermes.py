@@ -17,7 +17,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats.calls import read_calls, stray_calls
-from aepo_lightning.chat_formats.instructions import SystemPrompt, answer_instructions, is_written, with_instructions
+from aepo_lightning.chat_formats.instructions import (
+    SystemPrompt,
+    ToolList,
+    answer_instructions,
+    is_written,
+    json_tool_list,
+    with_instructions,
+    with_tool_list,
+)
 from aepo_lightning.chat_formats.result_frames import ResultFrames
 from aepo_lightning.chat_formats.text_codec import SystemRole, TextCodec, refuse_special
 from aepo_lightning.contracts.generation import FinishReason
@@ -45,6 +53,7 @@ class HermesFormat:
         *,
         system_prompt: SystemPrompt = "auto",
         system_role: SystemRole = "system",
+        tool_list: ToolList | str = "template",
     ) -> None:
         """Try the chat template with tools and their results.
 
@@ -54,18 +63,25 @@ class HermesFormat:
             system_prompt: What a question without a system message gets beside the template's list of tools: `tools`
                 tells how to answer, `none` is nothing, `auto` is `tools` for tokenizers that read text.
             system_role: Where system messages go: `user` is before the question, for templates that take none.
+            tool_list: What tells of the tools and how they are called: the chat template, or the system message, for
+                templates that list none.
 
         Raises:
-            ConfigError: If the tokenizer has no chat template, or its template fails, does not end, does not list the
-                tools, or does not write each tool message once.
+            ConfigError: If a choice is unknown, the tokenizer has no chat template, or its template fails, does not
+                end, does not list the tools though it should, or does not write each tool message once.
         """
         refuse_special(tokenizer, (_OPEN, _CLOSE))
         own_tags = [spec.name for spec in specs]
         self._specs = {spec.name: spec for spec in specs}
-        self._codec = TextCodec(tokenizer, own_tags, [function_schema(spec) for spec in specs], system_role)
+        if tool_list not in ("template", "system"):
+            raise ConfigError(f"`tool_list` must be template or system, but got {tool_list!r}.")
+        schemas = [function_schema(spec) for spec in specs]
+        self._codec = TextCodec(tokenizer, own_tags, schemas if tool_list == "template" else (), system_role)
+        self._tool_list = json_tool_list(schemas, self._codec.neutralise) if tool_list == "system" else ""
         self._instructions = answer_instructions() if is_written(system_prompt, tokenizer) else ""
         self._frames = ResultFrames(self._codec)
-        self._check_listing()
+        if tool_list == "template":
+            self._check_listing()
 
     @classmethod
     def for_tools(
@@ -74,9 +90,10 @@ class HermesFormat:
         specs: Sequence[ToolSpec],
         system_prompt: SystemPrompt = "auto",
         system_role: SystemRole = "system",
+        tool_list: ToolList | str = "template",
     ) -> "HermesFormat":
         """Build the format of a run that offers these tools."""
-        return cls(tokenizer, specs, system_prompt=system_prompt, system_role=system_role)
+        return cls(tokenizer, specs, system_prompt=system_prompt, system_role=system_role, tool_list=tool_list)
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -95,7 +112,8 @@ class HermesFormat:
 
     def encode_prompt(self, messages: Sequence[Message]) -> list[int]:
         """Write the messages and the list of tools with the tokenizer's chat template."""
-        return self._codec.encode_prompt(with_instructions(messages, self._instructions))
+        told = with_instructions(messages, self._instructions)
+        return self._codec.encode_prompt(with_tool_list(told, self._tool_list))
 
     def parse_calls(self, turn_text: str, finish_reason: FinishReason) -> tuple[ToolCall, ...]:
         """Read the calls of a turn, in order. What stands in the policy's thoughts is not a call."""
@@ -133,5 +151,6 @@ class HermesFormat:
             if listed.count(name) <= plain.count(name):
                 raise ConfigError(
                     f"The chat template must list the tools, but writes nothing of {name!r}. Set `rollout=default`, "
-                    "whose prompt tells of them itself, or use a tokenizer whose template takes tools."
+                    "whose prompt tells of them itself, or `rollout.chat_format.tool_list=system`, or use a tokenizer "
+                    "whose template takes tools."
                 )

@@ -12,6 +12,8 @@ from aepo_lightning.errors import ConfigError
 
 SystemPrompt: TypeAlias = Literal["auto", "tools", "none"]
 """What a question without a system message gets: one that tells of the tools and the form of the answer, or none."""
+ToolList: TypeAlias = Literal["template", "system"]
+"""What lists the tools of JSON calls: the chat template or the system message."""
 
 MIN_ENTRIES = 1000
 """Entries of a tokenizer that reads text. Smaller ones belong to policies that are made for one procedural task."""
@@ -21,6 +23,12 @@ _CALL = (
     "You may call the tools below, one at a time. Write a call exactly as shown, with your own values. Its output "
     "follows between <result> and </result>; read it before you go on, and call tools as often as you need."
 )
+_JSON_CALLS = (
+    "You may call the tools that are listed inside <tools> and </tools> as JSON schemas. Write each call as one JSON "
+    "object inside tags, with your own values, and end your message when the calls are written; the next message "
+    "brings their output."
+)
+_JSON_CALL = '<tool_call>\n{"name": "the tool", "arguments": {"each parameter": "its value"}}\n</tool_call>'
 _ANSWER = "When you know the answer, write <answer> a short explanation, then \\boxed{the exact answer} </answer>."
 
 
@@ -43,6 +51,30 @@ def with_instructions(messages: Sequence[Message], text: str) -> tuple[Message, 
     """Put a system message first, unless the messages have their own or there is nothing to say."""
     own = any(message.role == "system" for message in messages)
     return tuple(messages) if own or not text else (Message(role="system", content=text), *messages)
+
+
+def with_tool_list(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
+    """Put a list of tools after the system message, or in its place, unless there is nothing to list."""
+    if not text:
+        return tuple(messages)
+    place = next((place for place, message in enumerate(messages) if message.role == "system"), None)
+    if place is None:
+        return (Message(role="system", content=text), *messages)
+    own = Message(role="system", content=f"{messages[place].content}\n\n{text}")
+    return (*messages[:place], own, *messages[place + 1 :])
+
+
+def json_tool_list(schemas: Sequence[Mapping[str, Any]], clean: Callable[[str], str]) -> str:
+    """Return the tools and how they are called by JSON, for chat templates that list none.
+
+    Args:
+        schemas: Of the tools. Without any, nothing is said.
+        clean: Makes tags in the tools' own words harmless.
+    """
+    if not schemas:
+        return ""
+    lines = (clean(json.dumps(schema, ensure_ascii=False)) for schema in schemas)
+    return "\n".join((_JSON_CALLS, "<tools>", *lines, "</tools>", _JSON_CALL))
 
 
 def answer_instructions() -> str:

@@ -26,13 +26,14 @@ TAGS = ("search", "python", "browse", "result", "answer", "think", "tool_call", 
 QUESTION = Message(role="user", content="Who wrote it?")
 
 
-def offered(name, kind):
-    """What a run offers. Templates that list no tools are told of none."""
-    return SPECS if kind == "tags" or LISTS_TOOLS[name] else []
+def maker(name, kind):
+    """What builds a format. Where the template lists no tools, the system message does."""
+    told = {} if kind == "tags" or LISTS_TOOLS[name] else {"tool_list": "system"}
+    return partial(FORMATS[kind].for_tools, **told)
 
 
 def make_format(name, kind):
-    return FORMATS[kind].for_tools(real_tokenizer(name), offered(name, kind), system_prompt="tools")
+    return maker(name, kind)(real_tokenizer(name), SPECS, system_prompt="tools")
 
 
 def added_tokens(name):
@@ -59,6 +60,7 @@ def test_a_prompt_is_what_the_template_writes(name, kind):
     text = tokenizer.decode(ids)
     assert tokenizer.encode(text, add_special_tokens=False) == ids
     assert [text.count(each) for each in ("Be brief.", "Who wrote it?")] == [1, 1]
+    assert kind == "tags" or text.count('"name": "look_up"') == 1
     if tokenizer.bos_token and name == "llama3":
         assert ids.count(tokenizer.bos_token_id) == 1
         assert ids[0] == tokenizer.bos_token_id
@@ -75,9 +77,8 @@ def test_a_template_without_tools_is_refused_with_what_to_set(name):
 @BOTH
 @each_tokenizer()
 def test_a_perfect_answer_comes_back_whole(name, kind):
-    tools = ALL if kind == "tags" or LISTS_TOOLS[name] else ()
     tokenizer = real_tokenizer(name)
-    assert trip(tokenizer, tools, FORMATS[kind].for_tools, eos=(tokenizer.eos_token_id,)).run() > 0
+    assert trip(tokenizer, ALL, maker(name, kind), eos=(tokenizer.eos_token_id,)).run() > 0
 
 
 def chatml_answers(role, texts):
@@ -116,7 +117,7 @@ def test_every_token_and_mask_is_that_of_a_slow_reference(name, kind, seed):
     chat_format = make_format(name, kind)
     results = ["".join(random.choices(pieces, k=6)) for _ in range(500)]
     engine, tree = careless_tree(real_tokenizer(name), kind, chat_format, results, seed)
-    written = partial(answers_written, name, kind, TagFormat(real_tokenizer(name), offered(name, kind)).neutralise)
+    written = partial(answers_written, name, kind, TagFormat(real_tokenizer(name), SPECS).neutralise)
     for leaf in tree.leaves:
         path = tree.trajectory(leaf)
         assert (path.token_ids, path.is_sampled, path.logprobs) == slow_reference(engine, tree, leaf, written)
