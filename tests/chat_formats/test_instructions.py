@@ -221,7 +221,9 @@ def test_the_list_follows_a_system_message_that_is_there():
     assert prompt(json_calls(), own) == prompt(json_calls(tool_list="template"), own)
     alone = prompt(json_calls("multiply", system_prompt="none"))
     assert "system\nYou may call the tools" in alone
-    assert prompt(json_calls("multiply", system_prompt="none", system_role="user")).startswith("<|im_start|>user\nYou may call")
+    assert prompt(json_calls("multiply", system_prompt="none", system_role="user")).startswith(
+        "<|im_start|>user\nYou may call"
+    )
 
 
 def test_what_a_tool_says_of_itself_in_the_list_is_harmless():
