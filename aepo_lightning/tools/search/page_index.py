@@ -14,6 +14,14 @@ from aepo_lightning.tools.search.snippets import plain_words
 
 _TITLE, _TEXT, _POSITION = "title", "text", "position"
 _TITLE_BOOST = 3.0
+_STOP_WORDS = frozenset(
+    (
+        *("a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not"),
+        *("of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was"),
+        *("will", "with"),
+    )
+)
+"""Those that Lucene's English analyser leaves out."""
 
 
 class PageIndex:
@@ -48,13 +56,15 @@ class PageIndex:
         """Return the pages that share at least one word with a query, best first.
 
         Args:
-            query: Free text. Only its letters and digits count, and of these its first 100 words.
+            query: Free text. Only its letters and digits count, and of these its first 100 words. Stop words such as
+                `the` count where there are no others.
             max_results: Upper bound on the number of pages.
 
         Returns:
             Pages by falling score; of equal scores the one given first stands first.
         """
         words = plain_words(query)
+        words = [word for word in words if word not in _STOP_WORDS] or words
         if not words:
             return []
         parsed, _ = self._index.parse_query_lenient(

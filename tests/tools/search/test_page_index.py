@@ -42,6 +42,12 @@ def test_results_show_the_beginning_of_a_page():
     assert hit.snippet == "They wait at the river."
 
 
+def test_stop_words_count_where_there_are_no_others():
+    pages = [page(1, "The Heron", "waits"), page(2, "The Bell", "rings")]
+    assert urls(PageIndex(pages).search("the heron", 3)) == ["http://x.example/1"]
+    assert len(PageIndex(pages).search("The", 3)) == 2
+
+
 def test_words_of_the_query_language_have_no_meaning():
     index = PageIndex(PAGES)
     assert index.search("NOT heron AND (river)^5 title:x", 2) == index.search("heron river", 2)
