@@ -49,6 +49,9 @@ class Page:
 class Fetcher(Protocol):
     """Finds the page of an address."""
 
+    digest: str
+    """Names what it finds pages in: another stock of pages has another one. Empty for the internet."""
+
     async def fetch(self, url: str) -> Page:
         """Return a page.
 
@@ -65,6 +68,8 @@ class Fetcher(Protocol):
 
 class PageFetcher:
     """Fetches pages; connections belong to event loops."""
+
+    digest: str = ""
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from aepo_lightning.contracts.web_page import WebPage
+from aepo_lightning.contracts.web_page import WebPage, pages_digest
 from aepo_lightning.errors import ConfigError, ToolError
 from aepo_lightning.tools.browse.page_fetcher import Page
 
@@ -25,6 +25,8 @@ class StoredPages:
                 f"`pages` must have an address each, but got {len(pages)} pages with {len(self._by_url)} addresses. "
                 "Change those that are there twice."
             )
+        self.digest = pages_digest(pages)
+        """Names the pages."""
 
     async def fetch(self, url: str) -> Page:
         """Return a page.

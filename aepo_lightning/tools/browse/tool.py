@@ -104,14 +104,14 @@ class Browse:
 
     @property
     def spec(self) -> ToolSpec:
-        """Name and schema: one address. Summaries depend on the question."""
+        """Name and schema: one address. Summaries depend on the question; other stored pages are another version."""
         return ToolSpec(
             name=self.name,
             description="Read a web page or a PDF file.",
             parameters=_SCHEMA,
             text_parameter="url",
             is_question_bound=self.summary is not None,
-            version=repr((self.summary, self.max_chars)),
+            version=repr((self.summary, self.max_chars, *filter(None, [self.fetcher.digest]))),
             empty_answer="The page has no text.",
             limits=ToolLimits.of(self.limits),
         )

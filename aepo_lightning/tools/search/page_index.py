@@ -1,13 +1,11 @@
 """Search over pages in memory, which is built in a moment and needs no folder."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import tantivy
 
-from aepo_lightning.contracts.web_page import WebPage
+from aepo_lightning.contracts.web_page import WebPage, pages_digest
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.tools.search.hits import SearchHit
 from aepo_lightning.tools.search.snippets import plain_words
@@ -43,8 +41,7 @@ class PageIndex:
         if not self._pages:
             raise ConfigError(f"`pages` must hold a page that is listed, but got {len(pages)} others. Add one.")
         self._max_snippet_words = max_snippet_words
-        content = [max_snippet_words, *([page.url, page.title, page.text] for page in self._pages)]
-        self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        self.digest = f"{max_snippet_words}/{pages_digest(self._pages)}"
         """Names pages and setting: others have another one."""
         self._index = self._build()
 

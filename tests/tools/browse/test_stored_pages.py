@@ -5,6 +5,7 @@ import pytest
 from aepo_lightning.contracts.tool import ToolCall, ToolStatus
 from aepo_lightning.contracts.web_page import WebPage
 from aepo_lightning.errors import ConfigError, ToolError
+from aepo_lightning.rollout.description import describe
 from aepo_lightning.tools import Browse, Extractor, Fetcher, Page, PageFetcher, PlainText, StoredPages, ToolRuntime
 from tests.support.tool_parts import make_context
 
@@ -41,6 +42,16 @@ def test_other_addresses_are_not_there(url):
     answered = browse(url)
     assert answered.status is ToolStatus.ERROR
     assert answered.text == "Error: Tool(browse) failed: the server answered with status 404."
+
+
+def test_other_pages_are_another_version_for_caches_and_for_saved_trees():
+    tools = [Browse(fetcher=StoredPages(pages), extractor=PlainText()) for pages in (PAGES, PAGES[:1], PAGES)]
+    assert tools[0].spec.version == tools[2].spec.version != tools[1].spec.version != Browse().spec.version
+    assert describe(tools[0]) == describe(tools[2]) != describe(tools[1])
+
+
+def test_the_version_of_the_internet_is_that_of_its_settings():
+    assert Browse(max_chars=10).spec.version == "(None, 10)"
 
 
 def test_two_pages_of_one_address_are_refused():
