@@ -75,6 +75,19 @@ def test_trajectories_fit_the_lengths_of_the_experiment():
         assert len(prompt) + limit < cfg.engine.max_model_len
 
 
+def test_the_sizes_are_those_of_the_experiment_whatever_its_model_suggests():
+    cfg = composed("+experiment=smollm2_search")
+    assert (cfg.data.questions_per_iteration, cfg.data.num_val_questions, cfg.data.task.num_val_questions) == (
+        32,
+        256,
+        256,
+    )
+    assert (cfg.experience.questions_per_step, cfg.algorithm.budget) == (8, 8)
+    assert (cfg.coldstart.num_steps, cfg.coldstart.batch_size) == (150, 64)
+    flawless = cfg.data.task.num_flawless_demonstrations
+    assert 0 < flawless < cfg.coldstart.num_steps * cfg.coldstart.batch_size, "the last steps see imperfect ones"
+
+
 @pytest.mark.slow
 @needs_smollm2
 def test_every_stage_of_the_experiment_runs_on_a_cpu(tmp_path):
