@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.engines.transformers.fused_norms import fuse_norms
 from aepo_lightning.errors import ConfigError
 
 _GPU_CACHE_GIB, _CPU_CACHE_GIB = 16.0, 2.0
@@ -88,4 +89,6 @@ def build_own_model(policy: PolicySource, device: torch.device, dtype: torch.dty
         for parameter in module.parameters():
             parameter.data = parameter.data.to(dtype)
     module.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        fuse_norms(module)
     return model
