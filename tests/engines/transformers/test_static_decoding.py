@@ -15,7 +15,6 @@ from tests.support.static_engine import KINDS, assert_same, generate, prompt, st
 SIZES = {"max_num_seqs": 8, "max_model_len": 64}
 MODELS = {
     "qwen3": {"model_type": "qwen3"},
-    "granite": {"model_type": "granite", "logits_scaling": 13.0},
     "gemma3_capped": {"model_type": "gemma3_text", "head_dim": 8, "final_logit_softcapping": 2.0},
 }
 
@@ -29,11 +28,13 @@ def test_turns_and_branches_are_those_of_the_dynamic_path(fields, monkeypatch):
     assert engine._decoder.shapes
 
 
-@pytest.mark.parametrize(("num_seqs", "num_slots"), [(2, 3), (8, 30)])
-def test_slots_that_move_between_rows_keep_what_they_hold(num_seqs, num_slots, monkeypatch):
-    policy, sizes = tiny_policy(), {"max_num_seqs": num_seqs, "num_slots": num_slots, "block_size": 2}
-    found = turns(static_engine(monkeypatch, policy, **sizes), 9, 2)
-    assert_same(found, turns(TransformersEngine(policy, max_model_len=64, **sizes), 9, 2))
+def test_slots_that_move_between_rows_keep_what_they_hold(monkeypatch):
+    policy, sizes = tiny_policy(), {"max_num_seqs": 2, "num_slots": 3, "block_size": 2}
+    engine, moved = static_engine(monkeypatch, policy, **sizes), []
+    exchange = engine._cache.rows.exchange
+    monkeypatch.setattr(engine._cache.rows, "exchange", lambda pairs: moved.extend(pairs) or exchange(pairs))
+    assert_same(turns(engine, 5, 2), turns(TransformersEngine(policy, max_model_len=64, **sizes), 5, 2))
+    assert moved
 
 
 def test_a_step_is_a_fixed_list_of_operations_on_fixed_tensors(monkeypatch):
