@@ -37,8 +37,10 @@ from aepo_lightning.policy.end_tokens import eos_token_ids
 
 logger = logging.getLogger(__name__)
 
-_MOST_STEPS_UNFED = 8
-"""Captured steps for which a new request waits at most; an eighth as many as run do not wait."""
+_MOST_STEPS_UNFED = 16
+"""Captured steps between two passes over the prompts of new requests, unless many wait."""
+_FED_AT_ONCE = 8
+"""One new request for so many that run is reason enough not to wait."""
 
 
 @dataclass(slots=True)
@@ -262,12 +264,12 @@ class TransformersEngine:
         Such a pass is launched kernel by kernel and takes as long as several captured steps, however short prompts are.
         """
         self._num_steps_unfed += 1
-        is_due = self._num_steps_unfed >= _MOST_STEPS_UNFED or _MOST_STEPS_UNFED * len(self._waiting) >= len(
-            self._running
-        )
-        if self._decoder is not None and not is_due:
+        is_late = self._num_steps_unfed >= _MOST_STEPS_UNFED
+        are_enough = _FED_AT_ONCE * len(self._waiting) >= len(self._running)
+        if self._decoder is not None and not (is_late or are_enough):
             return False
-        self._num_steps_unfed = 0
+        if self._waiting:
+            self._num_steps_unfed = 0
         return True
 
     def _admit(self) -> None:

@@ -197,3 +197,19 @@ def test_requests_that_come_one_by_one_share_passes_over_their_prompts(monkeypat
 
     assert_same(asyncio.run(run()), generate(TransformersEngine(policy, **SIZES | {"max_num_seqs": 16}), requests))
     assert fed == [10, 2]  # the eleventh waited for the twelfth, a step later
+
+
+def test_a_request_that_comes_alone_waits_for_a_few_steps_only(monkeypatch):
+    engine = static_engine(monkeypatch, tiny_policy(), max_num_seqs=16, num_slots=32)
+    steps, step = [], engine._step
+    monkeypatch.setattr(engine, "_step", lambda: steps.append(len(engine._waiting)) or step())
+
+    async def run():
+        running = [asyncio.create_task(engine.generate(prompt(6, n), SamplingParams(max_tokens=50))) for n in range(10)]
+        while engine.counters.num_generated_tokens < 30:
+            await asyncio.sleep(0)
+        await engine.generate(prompt(9), SamplingParams(max_tokens=2))
+        return await asyncio.gather(*running)
+
+    asyncio.run(run())
+    assert 8 < steps.count(1) <= 16
