@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 from functools import partial
-from inspect import getattr_static
 
 import pytest
 import torch
 from lightning import Callback
-from typing_extensions import get_protocol_members, override
+from typing_extensions import override
 
 from aepo_lightning.advantages import EntropyShaping
 from aepo_lightning.errors import TrainingError
@@ -15,7 +14,6 @@ from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAg
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import Tally
 from aepo_lightning.training.metrics import reduce_tally
-from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
 from tests.support.slow import quick
 from tests.support.training import (
     FixedData,
@@ -384,24 +382,6 @@ def test_building_the_model_twice_keeps_the_first():
     network = module.network
     module.configure_model()
     assert module.network is network
-
-
-def test_the_device_of_new_tensors_does_not_matter_to_the_weights():
-    # Lightning makes the GPU their default while the model is built.
-    policy = small_policy()
-    with torch.device("meta"):
-        module = built_module(policy=policy, kl_penalty=KLPenalty(coefficient=0.1))
-    expected = policy.build_model().state_dict()
-    for network in (module.trained_network(), *module._reference):
-        torch.testing.assert_close(network.model.state_dict(), expected, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("is_built", [False, True], ids=["before", "after"])
-def test_the_module_is_known_by_what_its_class_has(is_built):
-    module = built_module() if is_built else make_module()
-    for name in get_protocol_members(TrainedPolicy):
-        getattr_static(module, name)  # all that `isinstance` looks at from Python 3.12 on
-    assert as_trained_policy(module) is module
 
 
 def test_a_tally_becomes_means_and_names_without_weight_vanish():
