@@ -27,7 +27,7 @@ from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rewards.function import RewardFunction
-from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, derive_seed, summarise_trees
+from aepo_lightning.rollout import RolloutJournal, RolloutSampler, SamplingSettings, summarise_trees
 from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
 from aepo_lightning.tasks.asked import ask_question
@@ -43,14 +43,9 @@ from aepo_lightning.training.first_iterations import FirstIterations
 from aepo_lightning.training.lightning_settings import expect_iteration, hear_signals, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
-from aepo_lightning.training.overlap import (
-    OverlappedRollouts,
-    RolloutOrder,
-    is_last_iteration,
-    staleness,
-)
+from aepo_lightning.training.overlap import OverlappedRollouts, is_last_iteration, staleness
 from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through
-from aepo_lightning.training.question_stream import QuestionStream
+from aepo_lightning.training.question_stream import QuestionStream, RolloutOrder
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts, experience_builder
 from aepo_lightning.training.round_trip import make_round_trip
 from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
@@ -145,9 +140,13 @@ class RolloutDataModule(LightningDataModule):
         )
         self._prompt_limit = (max_prompt_tokens, on_long_prompt)
         self._experience_settings = experience
-        self._questions_per_iteration = questions_per_iteration
+        self._questions = QuestionStream(
+            task=self.task,
+            questions_per_iteration=questions_per_iteration,
+            num_val_questions=num_val_questions,
+            seed=seed,
+        )
         self._max_concurrent_questions = max_concurrent_questions
-        self._num_val_questions = num_val_questions
         self._num_val_samples = num_val_samples
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._val_chunk_size = val_chunk_size
@@ -158,7 +157,6 @@ class RolloutDataModule(LightningDataModule):
             overlap=OverlappedRollouts() if overlap else None,
         )
         self._journal = journal
-        self._seed = seed
         self._show_progress, self._round_trip = show_progress, round_trip
         self._first_iterations = FirstIterations()
         self._collected_at = -1
@@ -264,7 +262,7 @@ class RolloutDataModule(LightningDataModule):
         num_skipped, self._minibatches = 0, []
         for _ in range(self._stream.num_iterations_per_pass):
             self._collect()
-            self.iteration, self.num_asked = self.iteration + 1, self.num_asked + self._questions_per_iteration
+            self.iteration, self.num_asked = self.iteration + 1, self.num_asked + self._stream.questions_per_iteration
             num_skipped += self._num_steps - len(self._minibatches)
             self.metrics["experience/skipped_steps"] = float(num_skipped)
             if self._minibatches:
@@ -315,20 +313,12 @@ class RolloutDataModule(LightningDataModule):
         return None if is_last else self._order(self.iteration + 1)
 
     def _order(self, iteration: int) -> RolloutOrder:
-        num_asked = self.num_asked + (iteration - self.iteration) * self._questions_per_iteration
-        return RolloutOrder(
-            questions=self._stream.train(num_asked, self._trainer.global_rank, self._trainer.world_size),
-            seed=derive_seed(self._seed, "train", iteration),
-            name=f"train-{iteration:05d}-rank{self._trainer.global_rank}",
-        )
+        num_asked = self.num_asked + (iteration - self.iteration) * self._stream.questions_per_iteration
+        return self._stream.order(iteration, num_asked, self._trainer.global_rank, self._trainer.world_size)
 
     @property
     def _stream(self) -> QuestionStream:
-        return QuestionStream(
-            task=self.task,
-            questions_per_iteration=self._questions_per_iteration,
-            num_val_questions=self._num_val_questions,
-        )
+        return replace(self._questions, task=self.task)
 
     def val_questions(self) -> list[Question]:
         """Return this rank's share of the validation questions.
@@ -349,8 +339,7 @@ class RolloutDataModule(LightningDataModule):
 
     def evaluate(self, questions: Sequence[Question]) -> list[RolloutTree]:
         """Roll out independent samples of validation questions; the same seeds at every evaluation."""
-        order = RolloutOrder(questions=questions, seed=derive_seed(self._seed, "val"), name="val")
-        return self._source.rollout(self._evaluation_sampler, order)
+        return self._source.rollout(self._evaluation_sampler, self._stream.val_order(questions))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the stream of questions, as plain values.

@@ -17,21 +17,11 @@ from lightning import Trainer
 
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.generation import WeightsStamp
-from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.distributed.ranks import tick
 from aepo_lightning.rollout import RolloutSampler, question_digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutOrder:
-    """Which rollout: all that its trees depend on, apart from weights."""
-
-    questions: Sequence[Question]
-    seed: int
-    name: str
-    """Of the rollout in the journal."""
+from aepo_lightning.training.question_stream import RolloutOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,18 +1,29 @@
 """Which questions an iteration and an evaluation ask, and which of them are this rank's."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.rollout import derive_seed
 from aepo_lightning.tasks.asked import ask_question, ask_size
 
 logger = logging.getLogger(__name__)
 
 _ENDLESS_PASS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutOrder:
+    """Which rollout: all that its trees depend on, apart from weights."""
+
+    questions: Sequence[Question]
+    seed: int
+    name: str
+    """Of the rollout in the journal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +34,20 @@ class QuestionStream:
     questions_per_iteration: int
     num_val_questions: int | None = None
     """None asks all."""
+    seed: int = 0
+    """Of the run."""
+
+    def order(self, iteration: int, num_asked: int, rank: int = 0, num_ranks: int = 1) -> RolloutOrder:
+        """Return a rank's share of an iteration, which asks its questions after those that were asked before it."""
+        return RolloutOrder(
+            questions=self.train(num_asked, rank, num_ranks),
+            seed=derive_seed(self.seed, "train", iteration),
+            name=f"train-{iteration:05d}-rank{rank}",
+        )
+
+    def val_order(self, questions: Sequence[Question]) -> RolloutOrder:
+        """Return the rollout of some validation questions, with the same seeds at every evaluation."""
+        return RolloutOrder(questions=questions, seed=derive_seed(self.seed, "val"), name="val")
 
     def train(self, num_asked: int, rank: int = 0, num_ranks: int = 1) -> list[Question]:
         """Return a rank's share of the questions of an iteration, under ids that are unique in the run.

@@ -14,8 +14,9 @@ from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.training.consistency import SharesTrainer
 from aepo_lightning.training.engine_weights import EngineWeights, Probe
-from aepo_lightning.training.overlap import AwaitedRollout, OverlappedRollouts, RolloutOrder
+from aepo_lightning.training.overlap import AwaitedRollout, OverlappedRollouts
 from aepo_lightning.training.progress import rollout_progress
+from aepo_lightning.training.question_stream import RolloutOrder
 from aepo_lightning.training.trained_policy import TrainedPolicy
 
 logger = logging.getLogger(__name__)

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_validation_does_not_change_training(tmp_path):
 def test_a_task_without_end_needs_a_number_of_validation_questions(tmp_path):
     run, _ = tree_run(tmp_path)
     run.datamodule.task, run.datamodule.trainer = OneQuestion(), run.trainer
-    run.datamodule._num_val_questions = None
+    run.datamodule._questions = replace(run.datamodule._questions, num_val_questions=None)
     with pytest.raises(ValueError, match="`num_val_questions` must be given for a task without end"):
         run.datamodule.val_questions()
 
@@ -193,7 +194,7 @@ def test_a_task_without_end_needs_a_number_of_validation_questions(tmp_path):
 def test_no_more_validation_questions_than_there_are(tmp_path):
     run, _ = tree_run(tmp_path)
     run.datamodule.trainer = run.trainer
-    run.datamodule._num_val_questions = 10_000
+    run.datamodule._questions = replace(run.datamodule._questions, num_val_questions=10_000)
     assert len(run.datamodule.val_questions()) == TASK.num_questions("val")
 
 

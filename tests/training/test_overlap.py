@@ -16,7 +16,8 @@ from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.distributed.ranks.evidence import progress
 from aepo_lightning.rollout import RolloutSampler
 from aepo_lightning.training.datamodule import RolloutDataModule
-from aepo_lightning.training.overlap import OverlappedRollouts, RolloutInFlight, RolloutOrder
+from aepo_lightning.training.overlap import OverlappedRollouts, RolloutInFlight
+from aepo_lightning.training.question_stream import RolloutOrder
 from tests.support.builders import canonical
 from tests.support.overlapped import NUM_STEPS, SlowEngine, Stop, overlapped_run, threads
 from tests.support.slow import first_quick

@@ -11,7 +11,8 @@ from typing_extensions import override
 
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.errors import ConfigError, EngineError, RewardError, TrainingError
-from aepo_lightning.training.overlap import RolloutInFlight, RolloutOrder
+from aepo_lightning.training.overlap import RolloutInFlight
+from aepo_lightning.training.question_stream import RolloutOrder
 from tests.support.overlapped import SlowEngine, Stop, overlapped_run, threads
 from tests.support.training import TASK, RecordingEngine, make_module
 
