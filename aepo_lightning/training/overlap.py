@@ -19,7 +19,7 @@ from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
-from aepo_lightning.distributed.ranks import tick
+from aepo_lightning.distributed.ranks import finishing, tick
 from aepo_lightning.rollout import RolloutSampler, question_digest
 from aepo_lightning.training.question_stream import RolloutOrder
 
@@ -122,7 +122,8 @@ class OverlappedRollouts:
     def start(self, sampler: RolloutSampler, order: RolloutOrder, weights: WeightsStamp) -> None:
         """Start the next rollout; the one before has been taken."""
         assert self._flight is None, "one at a time"
-        self._flight = RolloutInFlight(sampler, order, weights)
+        with finishing():  # or a signal might leave a thread that nobody knows
+            self._flight = RolloutInFlight(sampler, order, weights)
 
     def wait(self) -> None:
         """Wait for the rollout in flight, if there is one; the engine is free afterwards."""

@@ -15,9 +15,11 @@ from aepo_lightning.checkpoints import verify_checkpoint
 from aepo_lightning.distributed.ranks import CalledBackError
 from aepo_lightning.distributed.ranks.signals import ending_on_signals
 from aepo_lightning.errors import EngineError, SignalExit
-from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.objectives import ImportanceCorrection
+from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.policy.publishing.gather import named_weights
-from aepo_lightning.rollout import RolloutSampler
+from aepo_lightning.rollout import RolloutJournal, RolloutSampler
+from aepo_lightning.training.overlap import OverlappedRollouts
 from tests.checkpoints.test_on_ranks import strategy_of
 from tests.support.ranks import run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
@@ -28,22 +30,36 @@ CUT_AT = 2
 """The iteration whose rollouts are cut off."""
 
 
+class CutWait(OverlappedRollouts):
+    """Is told to end when rank 1 begins to wait for the rollout in flight."""
+
+    @override
+    def take(self, sampler, order):
+        if order.name == f"train-{CUT_AT:05d}-rank1":
+            be_told_to_end()
+        return super().take(sampler, order)
+
+
 class CutSampler(RolloutSampler):
     """Ends a rollout in some way; on rank 0 it waits for ever in the same one."""
 
     how = None
 
     @override
-    def rollout(self, questions, seed, name="rollout", on_tree=None, weights=None):
+    async def rollout_async(self, questions, seed, name="rollout", on_tree=None, weights=None):
         if self.how is not None and name.startswith(f"train-{CUT_AT:05d}"):
             if name.endswith("rank1"):
                 self.how()
-            run_in_event_loop(asyncio.sleep(10_000))
-        return super().rollout(questions, seed, name, on_tree, weights)
+            await asyncio.sleep(10_000)
+        return await super().rollout_async(questions, seed, name, on_tree, weights)
 
 
 def fail():
     raise EngineError("no server is left")
+
+
+def nothing():
+    pass
 
 
 def be_told_to_end():
@@ -66,13 +82,16 @@ class RandomDraws(L.Callback):
         self.numbers.append(torch.rand(()).item())
 
 
-def train(rank, folder, strategy, how=None, ckpt_path=None):
+def train(rank, folder, strategy, overlap, how=None, ckpt_path=None):
     policy, draws = small_policy(), RandomDraws()
     saver = AtomicCheckpoint(folder / "checkpoints", every_n_epochs=10)
+    correction = ImportanceCorrection(mode="truncated" if overlap else "none")
+    data = {"journal": RolloutJournal(folder / "rollouts"), "weights_archive": WeightsArchive(folder / "weights")}
+    optimizer = partial(torch.optim.AdamW, lr=1e-3, eps=1e-5)
     run = make_run(
         folder,
-        make_module(policy, optimizer=partial(torch.optim.AdamW, lr=1e-3, eps=1e-5)),
-        make_datamodule(policy),
+        make_module(policy, optimizer=optimizer, importance_correction=correction),
+        make_datamodule(policy, overlap=overlap, **data),
         callbacks=[RankGuard(), draws, saver],
         max_epochs=4,
         devices=2,
@@ -80,6 +99,9 @@ def train(rank, folder, strategy, how=None, ckpt_path=None):
     )
     run.datamodule.sampler.__class__ = CutSampler
     run.datamodule.sampler.how = how
+    if overlap and how is be_told_to_end:
+        run.datamodule._source.overlap.__class__ = CutWait
+        run.datamodule.sampler.how = nothing
     run.fit(ckpt_path)
     return {
         "weights": {name: weight.clone() for name, weight in named_weights(run.network)},
@@ -88,11 +110,11 @@ def train(rank, folder, strategy, how=None, ckpt_path=None):
     }
 
 
-def train_until_cut(rank, folder, strategy, how):
+def train_until_cut(rank, folder, strategy, overlap, how):
     """Return what this rank ended with."""
     try:
         with ending_on_signals(lambda *_: None):
-            train(rank, folder, strategy, how)
+            train(rank, folder, strategy, overlap, how)
     except (CalledBackError, EngineError, SignalExit) as error:
         return type(error).__name__
     return None
@@ -101,14 +123,15 @@ def train_until_cut(rank, folder, strategy, how):
 ENDS = {"error": (fail, ["CalledBackError", "EngineError"]), "signal": (be_told_to_end, ["SignalExit", "SignalExit"])}
 
 
+@pytest.mark.parametrize("overlap", [False, True], ids=["before", "beside"])
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 @pytest.mark.parametrize(("how", "errors"), ENDS.values(), ids=ENDS)
-def test_all_ranks_save_what_was_before_and_go_on_as_if_nothing_had_been(tmp_path, strategy, how, errors):
-    assert run_ranks(train_until_cut, tmp_path, strategy, how) == errors
+def test_all_ranks_save_what_was_before_and_go_on_as_if_nothing_had_been(tmp_path, strategy, overlap, how, errors):
+    assert run_ranks(train_until_cut, tmp_path, strategy, overlap, how) == errors
     path = tmp_path / "checkpoints" / "iteration0001.ckpt"
     assert verify_checkpoint(path).epoch == CUT_AT - 1
-    whole = run_ranks(train, tmp_path / "whole", strategy)
-    again = run_ranks(train, tmp_path, strategy, None, path)
+    whole = run_ranks(train, tmp_path / "whole", strategy, overlap)
+    again = run_ranks(train, tmp_path, strategy, overlap, None, path)
     for found, expected in zip(again, whole, strict=True):
         assert found["losses"] == expected["losses"][-len(found["losses"]) :]
         assert found["draws"] == expected["draws"][CUT_AT:]
