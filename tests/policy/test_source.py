@@ -173,7 +173,7 @@ def test_a_folder_that_lacks_a_part_is_named_with_it(folder, pattern, part, name
 @pytest.mark.parametrize(
     ("file", "change", "part", "named"),
     [
-        ("config.json", {"hidden_size": "x"}, "config", "hidden_size"),
+        ("config.json", {"hidden_size": "x"}, "config", "TypeError: Field 'hidden_size'"),
         ("config.json", {"num_attention_heads": 0}, "model", "ZeroDivisionError"),
         ("config.json", {"dtype": "float99"}, "config", "float99"),
         ("config.json", {"auto_map": 5}, "config", "TypeError"),
