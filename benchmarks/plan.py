@@ -168,13 +168,22 @@ ENGINES: Mapping[str, EngineLoad] = {
         max_model_len=16,
         max_prefill_tokens=16,
     ),
+    "sampling with top-p": EngineLoad(
+        architecture=smollm2_architecture(num_hidden_layers=2),
+        max_num_seqs=64,
+        max_model_len=16,
+        max_prefill_tokens=16,
+        top_p=0.9,
+    ),
 }
 """Loads of the embedded engine by what is largest in them."""
 
 
 def planned_engine(load: EngineLoad) -> int:
     """Return the bytes that the plan says of the embedded engine while it generates."""
-    overrides = [f"engine.{name}={getattr(load, name)}" for name in LOAD_KEYS]
+    overrides = [f"engine.{name}={getattr(load, name)}" for name in LOAD_KEYS] + [
+        f"rollout.sampling.top_p={load.top_p}"
+    ]
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         cfg = compose(CONFIG_NAME, ["model=smollm2", "rollout.sampling.max_response_tokens=1", *overrides])
     cfg.model.architecture = dict(load.architecture)

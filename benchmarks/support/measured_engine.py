@@ -25,6 +25,7 @@ class EngineLoad:
     max_num_seqs: int
     max_model_len: int
     max_prefill_tokens: int
+    top_p: float = 1.0
 
 
 def measure_engine(load: EngineLoad) -> int:
@@ -43,5 +44,5 @@ def measure_engine(load: EngineLoad) -> int:
 async def _generate(engine: TransformersEngine, load: EngineLoad) -> None:
     length, vocab_size = load.max_model_len - NEW_TOKENS, load.architecture["vocab_size"]
     prompts = [[(7 * row + place) % vocab_size for place in range(length)] for row in range(load.max_num_seqs)]
-    params = SamplingParams(max_tokens=NEW_TOKENS)
+    params = SamplingParams(max_tokens=NEW_TOKENS, top_p=load.top_p)
     await asyncio.gather(*(engine.generate(prompt, params) for prompt in prompts))

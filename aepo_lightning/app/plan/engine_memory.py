@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from aepo_lightning.app.plan.input import PlanInput
 from aepo_lightning.app.plan.model_size import FP32, GIB, ModelSize
 
-_FP64 = 8
+_FP64, _RESTRICTED = 8, 45
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ def engine_memory(size: ModelSize, settings: PlanInput) -> EngineMemory:
 
 
 def embedded_workspace(
-    size: ModelSize, width: int, max_num_seqs: int, max_model_len: int, max_prefill_tokens: int
+    size: ModelSize, width: int, max_num_seqs: int, max_model_len: int, max_prefill_tokens: int, *, restricts: bool
 ) -> int:
     """Return the bytes that the embedded engine needs for a moment beside weights and cache, at most.
 
@@ -48,12 +48,21 @@ def embedded_workspace(
         MLP of a prompt      bM(4h + 3f + 2d) + MS    what enters the model, the layer and its MLP (twice: normalised),
                                                       gate, up and their product, rotary angles; the mask
         attention of a step  2bBS(kv + q)             keys and values that are looked at, and for heads that share them
-        sampling             BV(b + 4 + 4 + 8)        logits, log-probs, probabilities, cumulative ones in fp64
+        sampling             BV(b + 4 + 4 + 8)        logits, log-probs, probabilities, cumulative ones in fp64; 45 more
+                                                      with top-p or top-k: sorted, by rank, in fp64 and back
+
+    Args:
+        size: Of the model.
+        width: b.
+        max_num_seqs: B.
+        max_model_len: S.
+        max_prefill_tokens: M, where as many are to be read.
+        restricts: Whether tokens are sampled with top-p or top-k.
     """
     query, key = size.num_attention_heads * size.head_dim, size.num_key_value_heads * size.head_dim
     prompt_tokens = max(min(max_prefill_tokens, max_num_seqs * max_model_len), max_model_len)
     saved = 4 * size.hidden_size + 3 * size.intermediate_size + 2 * size.head_dim
     mlp = prompt_tokens * (width * saved + max_model_len)
     attention = 2 * width * max_num_seqs * max_model_len * (key + query * (query > key))
-    sampling = max_num_seqs * size.vocab_size * (width + 2 * FP32 + _FP64)
+    sampling = max_num_seqs * size.vocab_size * (width + 2 * FP32 + _FP64 + _RESTRICTED * restricts)
     return max(mlp, attention, sampling)

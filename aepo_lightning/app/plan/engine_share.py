@@ -63,7 +63,11 @@ def _embedded(cfg: DictConfig, size: ModelSize) -> dict[str, Any]:
     wanted = engine.get("num_slots") or 2 * engine.max_num_seqs
     num_slots = slots_within(choose_cache_gib(engine.max_cache_gib, is_gpu), slot_bytes, length, wanted)
     num_seqs = min(engine.max_num_seqs, num_slots)
-    workspace = embedded_workspace(size, width, num_seqs, engine.max_model_len, engine.max_prefill_tokens)
+    sampling = cfg.rollout.sampling
+    restricts = sampling.top_p < 1 or sampling.top_k > 0
+    workspace = embedded_workspace(
+        size, width, num_seqs, engine.max_model_len, engine.max_prefill_tokens, restricts=restricts
+    )
     return {
         "engine_memory_fraction": 0.0,
         "engine_share_bytes": width * size.num_parameters + num_slots * slot_bytes + workspace,

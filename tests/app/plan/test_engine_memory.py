@@ -34,6 +34,16 @@ def test_the_embedded_engine_needs_what_is_planned():
     assert planned_engine(load) == pytest.approx(measure_engine(load), rel=0.1)
 
 
+def test_top_p_and_top_k_sort_every_logit():
+    short = {"engine__max_model_len": 16, "engine__max_prefill_tokens": 16, "rollout__sampling__max_response_tokens": 1}
+    plain, narrow, few = (
+        engine(engine__max_num_seqs=64, rollout__sampling__top_p=top_p, rollout__sampling__top_k=top_k, **short)
+        for top_p, top_k in ((1.0, 0), (0.9, 0), (1.0, 20))
+    )
+    assert narrow.share_bytes == few.share_bytes == plain.share_bytes + 64 * 49_152 * 45
+    assert narrow.asleep_bytes == few.asleep_bytes == plain.asleep_bytes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_large_vocabulary_needs_what_is_planned(name):
