@@ -3,6 +3,7 @@
 source.py           architecture, tokenizer and first weights
 hub.py              whether the Hub answers
 tokenizers.py       tokenizers made from nothing
+stored_tokenizer.py tokenizers of folders and the Hub
 end_tokens.py       which tokens end a message
 network.py          the network that is trained: log-probs and entropies of tokens
 output_head.py      scale and cap of a model's logits, found by trying
