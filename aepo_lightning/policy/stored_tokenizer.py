@@ -6,6 +6,7 @@ without a word.
 """
 
 import logging
+from contextlib import suppress
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -28,8 +29,8 @@ def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> PreTrained
     named = type(tokenizer)
     if named is PreTrainedTokenizerFast or not tokenizer.is_fast or _keeps_spaces(tokenizer):
         return tokenizer
-    as_stored: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(place)
-    if not _keeps_spaces(as_stored):
+    as_stored = _as_stored(place)
+    if as_stored is None or not _keeps_spaces(as_stored):
         return tokenizer
     logger.warning(
         "The tokenizer of %s is read as its tokenizer.json defines it, because %s, the class that it names, loses the "
@@ -38,6 +39,14 @@ def load_tokenizer(place: str, *, trust_remote_code: bool = False) -> PreTrained
         named.__name__,
     )
     return as_stored
+
+
+def _as_stored(place: str) -> PreTrainedTokenizerBase | None:
+    """Return what tokenizer.json defines; None if there is no such file, as beside vocabularies of SentencePiece."""
+    with suppress(OSError, ValueError):
+        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(place)
+        return tokenizer
+    return None
 
 
 def _keeps_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:

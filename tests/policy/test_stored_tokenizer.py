@@ -40,3 +40,13 @@ def test_any_other_is_loaded_as_it_was_without_a_word(tmp_path, caplog, whole):
     assert type(loaded) is type(whole)
     assert loaded.get_vocab() == whole.get_vocab()
     assert not caplog.records
+
+
+def test_a_named_class_without_a_file_to_read_instead_stays(tmp_path, caplog):
+    # Words that BERT's vocabulary lacks do not come back, either.
+    (tmp_path / "vocab.txt").write_text("[UNK]\n[SEP]\n[PAD]\n[CLS]\n[MASK]\na\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with caplog.at_level(logging.WARNING, "aepo_lightning"):
+        loaded = load_tokenizer(str(tmp_path))
+    assert type(loaded).__name__.startswith("BertTokenizer")
+    assert not [record for record in caplog.records if record.name.startswith("aepo_lightning")]
