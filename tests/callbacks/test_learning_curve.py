@@ -1,6 +1,7 @@
 """The curve of a run: a row for each iteration and validation, in files that are whole at any moment."""
 
 import csv
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -22,23 +23,24 @@ class Clock:
         return self.now
 
 
-def test_iterations_and_validations_have_a_row_each(make_run, tmp_path):
+def test_iterations_and_validations_have_a_row_each(make_run, tmp_path, monkeypatch):
+    drawn = []
+    figure = SimpleNamespace(savefig=lambda path: drawn.append((path.name, len(curve.rows))))
+    monkeypatch.setattr("aepo_lightning.callbacks.learning_curve.draw_rows", lambda _: figure)
     curve = LearningCurve(Clock())
-    run = make_run([curve], max_epochs=2, check_val_every_n_epoch=2)
+    run = make_run([curve])
     run.validate()
     run.fit()
     rows = read(tmp_path)
-    kinds = [row["kind"] for row in rows]
-    # before the training, then in every second epoch, before the epoch's own row
-    assert kinds == ["held out", "iteration", "held out", "iteration"]
-    assert [row["step"] for row in rows] == ["0", "2", "4", "4"]
-    assert [float(row["seconds"]) for row in rows] == [1.0, 2.0, 3.0, 4.0]
+    # before the training, then at the end of its only epoch, before the epoch's own row
+    assert [row["kind"] for row in rows] == ["held out", "held out", "iteration"]
+    assert [row["step"] for row in rows] == ["0", "2", "2"]
+    assert [float(row["seconds"]) for row in rows] == [1.0, 2.0, 3.0]
     assert set(rows[0]) == set(COLUMNS)
     for name, column in (("rollout/reward", "reward"), ("rollout/correct_fraction", "correct_fraction")):
-        found = [float(row[column]) for row in rows if row["kind"] == "iteration"]
-        assert found == pytest.approx(run.logger.values(name), rel=1e-5)
-    assert all(row["policy_entropy"] for row in rows if row["kind"] == "iteration")
-    assert (tmp_path / "curve.png").stat().st_size > 1000
+        assert [float(rows[2][column])] == pytest.approx(run.logger.values(name), rel=1e-5)
+    assert rows[2]["policy_entropy"]
+    assert drawn == [("curve.png", 1), ("curve.png", 2), ("curve.png", 3)]
 
 
 def test_a_resumed_run_goes_on_with_the_rows_and_the_seconds():

@@ -48,7 +48,7 @@ def test_flawless_demonstrations_earn_the_reward_and_are_trained_as_they_are_rol
     datamodule = build_data(cfg, engine, build(cfg.algorithm), tmp_path)
     sampler = datamodule.prepare_sampler(tokenizer).for_evaluation(1)
     assert datamodule.task.num_flawless_demonstrations > 4
-    for index in range(4):
+    for index in range(3):
         demonstration = ask_demonstration(datamodule.task, index)
         engine.script = replayed(demonstration)
         [tree] = sampler.rollout([demonstration.question], seed=0)
@@ -67,7 +67,7 @@ def test_trajectories_fit_the_lengths_of_the_experiment():
     datamodule = build_data(cfg, ScriptedEngine(lambda *_: None, tokenizer=tokenizer), build(cfg.algorithm), ROOT)
     chat_format = datamodule.prepare_sampler(tokenizer).parts.chat_format
     limit = cfg.rollout.sampling.max_response_tokens
-    for index in range(40):
+    for index in range(12):
         demonstration = ask_demonstration(datamodule.task, index)
         tokens, _ = encode_demonstration(demonstration, chat_format, tokenizer.eos_token_id)
         prompt = chat_format.encode_prompt(demonstration.question.messages)
