@@ -26,9 +26,10 @@ SMOLLM2_135M: Mapping[str, Any] = {
     "rope_theta": 100000.0,
     "tie_word_embeddings": True,
 }
-MODES: Mapping[str, str | bool] = {"eager": False, "graphs": "auto"}
+MODES: Mapping[str, tuple[str | bool, int]] = {"eager": (False, 32), "graphs": ("auto", 160)}
+"""The setting `cuda_graphs`, and how many tokens are generated: single launches take many times as long for each."""
 BATCHES = (256, 16)
-PROMPT_TOKENS, NEW_TOKENS = 128, 160
+PROMPT_TOKENS = 128
 
 
 def measure_engine(setting: Setting, report: CaseReport, shape: str) -> None:
@@ -37,17 +38,17 @@ def measure_engine(setting: Setting, report: CaseReport, shape: str) -> None:
     known = SMOLLM2_135M if shape not in SHAPES else architecture(shape, is_dry=False)
     policy = RandomPolicy(architecture=dry if setting.is_dry else known, dtype=torch.bfloat16, device=setting.device)
     rates: dict[tuple[str, int], float] = {}
-    for mode, cuda_graphs in MODES.items():
+    for mode, (cuda_graphs, num_new) in MODES.items():
         engine = TransformersEngine(
             policy,
             max_num_seqs=max(BATCHES),
             num_slots=max(BATCHES),
-            max_model_len=PROMPT_TOKENS + NEW_TOKENS,
+            max_model_len=PROMPT_TOKENS + num_new,
             device=setting.device,
             cuda_graphs=cuda_graphs,
         )
         for batch in BATCHES:
-            size = (min(batch, 4), 8, 3) if setting.is_dry else (batch, PROMPT_TOKENS, NEW_TOKENS)
+            size = (min(batch, 4), 8, 3) if setting.is_dry else (batch, PROMPT_TOKENS, num_new)
             first = _generate(engine, *size, salt=1, device=setting.device)  # captures, compiles, grows
             took = _generate(engine, *size, salt=2, device=setting.device)
             rates[mode, batch] = size[0] * size[2] / took
