@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask, flex_attention
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aepo_lightning.ops.tree_attention import (
     QueryKind,
@@ -137,6 +138,25 @@ def test_the_blocks_of_the_flex_mask_are_those_that_hold_a_visible_pair(shares, 
     for name in ("kv_indices", "full_kv_indices"):
         assert torch.equal(getattr(mask, name), getattr(expected, name))
     assert mask.seq_lengths == (size, size)
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any tensor has had."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        result = operation(*arguments, **(options or {}))
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            self.numel = max(self.numel, tensor.numel()) if isinstance(tensor, torch.Tensor) else self.numel
+        return result
+
+
+def test_the_flex_mask_is_built_without_a_mask_of_all_pairs():
+    packed = packed_of(random_rows(num_rows=9, longest=400))
+    with Largest() as largest:
+        flex_mask(packed)
+    assert 0 < largest.numel < 2 * len(packed.input_ids)
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
