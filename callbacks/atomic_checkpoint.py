@@ -68,6 +68,8 @@ class AtomicCheckpoint(Checkpoint):
         self._is_resumed = False
         self._is_unsaved = False
         """Whether an iteration is over that was not saved, and none has begun since."""
+        self._is_within = False
+        """Whether the steps of an iteration are being taken."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -99,7 +101,7 @@ class AtomicCheckpoint(Checkpoint):
         """Save if it is due; the other callbacks are done with the iteration."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        self._is_unsaved = not self._is_due(trainer)
+        self._is_unsaved, self._is_within = not self._is_due(trainer), False
         if self._is_unsaved:
             return
         start = perf_counter()
@@ -110,18 +112,17 @@ class AtomicCheckpoint(Checkpoint):
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the rollouts are there and an update begins."""
-        self._is_unsaved = False
+        self._is_unsaved, self._is_within = False, True
 
     @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the state before the rollouts that were cut off, if that is possible; else say what stands."""
-        if not self._is_unsaved:
-            return
-        if problem := self._why_not(trainer):
-            if trainer.is_global_zero:
-                found = [path.name for path in find_checkpoints(self._folder)]
-                where = f"from {found[0]}" if found else "from the beginning"
-                logger.warning("The iteration before is not saved, because %s. The run goes on %s.", problem, where)
+        problem = self._why_not(trainer) if self._is_unsaved or self._is_within else None
+        if problem is not None and trainer.is_global_zero:
+            found = [path.name for path in find_checkpoints(self._folder)]
+            where = f"from {found[0]}" if found else "from the beginning"
+            logger.warning("The last iteration is not saved, because %s. The run goes on %s.", problem, where)
+        if problem is not None or not self._is_unsaved:
             return
         self._is_unsaved = False
         progress: Any = trainer.fit_loop.epoch_progress
@@ -136,6 +137,8 @@ class AtomicCheckpoint(Checkpoint):
 
     def _why_not(self, trainer: L.Trainer) -> str | None:
         """Return why there is no state to save; the same on every rank, if all were cut off together."""
+        if self._is_within:
+            return "the run ends in the middle of its steps"
         if not (were_cut_off() or trainer.world_size == 1):
             return "the ranks were not cut off together, and saving takes all of them"
         settings: Any = trainer  # not all of its public attributes are declared

@@ -59,9 +59,11 @@ class FailInUpdate(L.Callback):
             raise EngineError("in the middle of an update")
 
 
-def test_what_ends_in_the_middle_of_an_update_is_not_saved(tmp_path):
+def test_what_ends_in_the_middle_of_an_update_is_not_saved_and_one_line_says_so(tmp_path, caplog):
     cut_off(tmp_path, 3, EngineError("in the middle"), FailInUpdate())
     assert files(tmp_path) == []
+    line = "not saved, because the run ends in the middle of its steps. The run goes on from the beginning."
+    assert caplog.text.count(line) == 1
 
 
 @pytest.mark.slow
