@@ -43,9 +43,10 @@ class LearningCurve(L.Callback):
     """Writes `curve.csv` and `curve.png` into the trainer's `default_root_dir`.
 
     The table has a row for each iteration (its rollouts, and the last optimiser step on them) and one for each
-    validation, those before and after the training included. `correct_fraction` is pass@1. `seconds` count from the
-    first row's stage on. The table is written anew after each row, the picture after each validation and at the end of
-    training. The rows are in the checkpoint, so a resumed run goes on with them. No number is logged.
+    validation, those before and after the training included. `correct_fraction` is pass@1, and `step` the number of
+    optimiser steps that the weights behind it had seen. `seconds` count from the first row's stage on. The table is
+    written anew after each row, the picture after each validation and at the end of training. The rows are in the
+    checkpoint, so a resumed run goes on with them. No number is logged.
     """
 
     def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
@@ -58,6 +59,7 @@ class LearningCurve(L.Callback):
         self.rows: list[Row] = []
         self._clock = clock
         self._start: float | None = None
+        self._step = 0
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -66,18 +68,24 @@ class LearningCurve(L.Callback):
             self._start = self._clock()
 
     @override
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note which weights the rollouts of the iteration come from."""
+        self._step = trainer.global_step
+
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the row of an iteration."""
         metrics = trainer.callback_metrics
         found = _taken(metrics, {name: f"rollout/{name}" for name in _OF_TREES} | _OF_UPDATE)
-        self._add(trainer, ITERATION, trainer.current_epoch, found)
+        self._add(trainer, {"kind": ITERATION, "iteration": trainer.current_epoch, "step": self._step, **found})
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the row of a validation, unless it is a sanity check."""
         if not trainer.sanity_checking:
             found = _taken(trainer.callback_metrics, {name: f"val/{name}" for name in _OF_TREES})
-            self._add(trainer, HELD_OUT, trainer.current_epoch, found)
+            place: Row = {"kind": HELD_OUT, "iteration": trainer.current_epoch, "step": trainer.global_step}
+            self._add(trainer, {**place, **found})
             self._draw(trainer)
 
     @override
@@ -89,9 +97,8 @@ class LearningCurve(L.Callback):
         if trainer.is_global_zero:
             draw_rows(self.rows).savefig(Path(trainer.default_root_dir) / "curve.png")
 
-    def _add(self, trainer: L.Trainer, kind: str, iteration: int, found: Mapping[str, float]) -> None:
-        place: Row = {"kind": kind, "iteration": iteration, "step": trainer.global_step}
-        self.rows.append({**place, "seconds": round(self.seconds(), 2), **found})
+    def _add(self, trainer: L.Trainer, row: Row) -> None:
+        self.rows.append({**row, "seconds": round(self.seconds(), 2)})
         if trainer.is_global_zero:
             self._write(Path(trainer.default_root_dir))
 
@@ -128,17 +135,17 @@ def draw_rows(rows: Sequence[Mapping[str, str | float]]) -> Figure:
     """Draw pass@1 and reward above, entropies below, over optimiser steps."""
     figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, kind, column, label, marker in (
-        (upper, ITERATION, "correct_fraction", "rollouts that are right", ""),
+    for axes, kind, column, label, form in (
+        (upper, ITERATION, "correct_fraction", "rollouts that are right", "-"),
         (upper, HELD_OUT, "correct_fraction", "held-out pass@1", "o"),
-        (upper, ITERATION, "reward", "mean reward of rollouts", ""),
-        (lower, ITERATION, "policy_entropy", "policy, per optimiser step", ""),
-        (lower, ITERATION, "entropy_after_tool", "rollouts, after tool results", ""),
+        (upper, ITERATION, "reward", "mean reward of rollouts", "-"),
+        (lower, ITERATION, "entropy", "rollouts", "-"),
+        (lower, ITERATION, "entropy_after_tool", "rollouts, after tool results", "-"),
         (lower, HELD_OUT, "entropy", "held out", "o"),
     ):
         points = [(row["step"], row[column]) for row in rows if row["kind"] == kind and column in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1.2, marker=marker)
+            axes.plot(*zip(*points, strict=True), form, label=label, linewidth=1.2)
     for axes, name in ((upper, "pass@1, reward"), (lower, "entropy (nats)")):
         axes.set_ylabel(name)
         axes.grid(alpha=0.3)

@@ -34,7 +34,8 @@ def test_iterations_and_validations_have_a_row_each(make_run, tmp_path, monkeypa
     rows = read(tmp_path)
     # before the training, then at the end of its only epoch, before the epoch's own row
     assert [row["kind"] for row in rows] == ["held out", "held out", "iteration"]
-    assert [row["step"] for row in rows] == ["0", "2", "2"]
+    # its rollouts come from the weights before its two optimiser steps
+    assert [row["step"] for row in rows] == ["0", "2", "0"]
     assert [float(row["seconds"]) for row in rows] == [1.0, 2.0, 3.0]
     assert set(rows[0]) == set(COLUMNS)
     for name, column in (("rollout/reward", "reward"), ("rollout/correct_fraction", "correct_fraction")):
@@ -62,7 +63,7 @@ def test_the_picture_has_a_line_for_what_there_is():
             "step": 2,
             "seconds": 2.0,
             "correct_fraction": 0.5,
-            "policy_entropy": 0.3,
+            "entropy": 0.3,
         },
     ]
     upper, lower = draw_rows(rows).axes
