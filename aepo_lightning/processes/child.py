@@ -239,7 +239,7 @@ def _started_by(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children") as children:
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as children:
                 found += map(int, children.read().split())
     return [*found, *(each for child in found for each in _started_by(child))]
 

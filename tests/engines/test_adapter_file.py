@@ -116,7 +116,8 @@ def test_a_server_that_cannot_read_the_adapter_is_told_apart_from_one_that_broke
         engine.close()
 
 
-@pytest.mark.parametrize("is_tied", first_quick([True, False]), ids=["tied", "untied"])
+@pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.slow
 def test_a_real_worker_merges_what_it_reads(tmp_path, is_tied):
     pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
     policy = vllm_policy(tie_word_embeddings=is_tied)

@@ -77,9 +77,10 @@ subprocess.Popen([sys.executable, "-c", sys.argv[1]], env=os.environ | {"LOCAL_R
     ("variables", "lives_s"),
     [
         pytest.param({}, 100, id="lightning"),
-        pytest.param({"SLURM_PROCID": "1"}, 3, id="srun", marks=pytest.mark.slow),
+        pytest.param({"SLURM_PROCID": "1"}, 3, id="srun"),
     ],
 )
+@pytest.mark.slow
 def test_a_rank_that_lightning_launched_ends_with_its_launcher(variables, lives_s):
     others = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "TORCHELASTIC_RUN_ID")
     environment = {name: value for name, value in os.environ.items() if name not in others}

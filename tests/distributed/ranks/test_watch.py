@@ -90,6 +90,7 @@ def test_no_progress_on_any_rank_ends_the_job_and_shows_who_does_not_wait(store,
     assert 'File "<string>"' in errors, "where rank 0 stands"
 
 
+@pytest.mark.slow
 def test_progress_on_one_rank_keeps_the_job_alive(store, monkeypatch):
     work = "from aepo_lightning.distributed.ranks import tick\n"
     work += "for _ in range(60):\n    time.sleep(0.1)\n    tick()\nwatch.leave()"

@@ -251,6 +251,7 @@ def test_creating_and_running_an_engine_leaves_the_process_as_it_was():
     assert [name for name in before if after[name] != before[name]] == []
 
 
+@pytest.mark.slow
 def test_closing_or_collecting_an_engine_keeps_process_groups_and_other_engines(plain):
     expected = one(plain)
     for is_closed in (True, False):

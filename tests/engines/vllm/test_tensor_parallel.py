@@ -67,6 +67,7 @@ def be_silent(rank):
     return "no error"
 
 
+@pytest.mark.slow
 def test_a_silent_rank_does_not_keep_the_others_waiting_forever():
     assert "The tensor-parallel group lost a rank, or one was silent" in run_ranks(be_silent)[0]
 

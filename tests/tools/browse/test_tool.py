@@ -89,6 +89,7 @@ def test_what_is_no_pdf_file_is_told(server, extractor, body):
     assert "the page could not be read" in result.text
 
 
+@pytest.mark.slow
 def test_markup_that_keeps_the_parser_busy_is_stopped_and_the_next_page_is_read(server):
     hasty = JailedExtractor(timeout_s=5.0, num_workers=1)
     server.behave = send("<div>" * 150_000)

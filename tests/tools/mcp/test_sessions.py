@@ -123,6 +123,7 @@ def test_a_close_cuts_calls_off(tmp_path):
         asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_a_server_that_never_lists_its_tools_is_given_up(tmp_path):
     server = raw(tmp_path, "silent", connect_timeout_s=5.0)
     with pytest.raises(ToolUnavailableError, match="the server failed"):
