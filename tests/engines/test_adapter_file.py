@@ -10,7 +10,6 @@ from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.publishing.gather import base_weights, low_rank_updates
 from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import adapted_network, merged_by_hand, teach
-from tests.support.slow import first_quick
 from tests.support.vllm_parts import make_engine, one, params, prompt, vllm_policy
 from tests.support.vllm_server_fake import FakeServer, serve
 from tests.support.vllm_server_parts import server_engine
