@@ -10,7 +10,6 @@ from tests.support.commands import Command
 from tests.support.hung_parts import WAYS
 from tests.support.killed_runs import TINY, check_same, train_to_the_end
 from tests.support.processes import is_running, wait_until
-from tests.support.slow import first_quick
 
 HUNG = ["reward._target_=tests.support.hung_parts.HungReward", "callbacks.checkpoint.every_n_epochs=10"]
 STATED_S = 20
@@ -113,7 +112,8 @@ sys.argv = ["command", "folder", "target"][: {num_words}]
 """
 
 
-@pytest.mark.parametrize("number", first_quick([signal.SIGTERM, signal.SIGINT]))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("module", "function", "num_words"), [("replay", "replay_run", 2), ("export", "export", 3)])
 def test_a_signal_ends_the_other_commands_with_what_they_started(module, function, num_words, number):
     job = Command("-c", WAITING.format(module=module, function=function, num_words=num_words))

@@ -24,6 +24,7 @@ from tests.support.builders import (
     make_question,
 )
 from tests.support.chatml import chatml_tokenizer
+from tests.support.slow import quick
 from tests.support.tool_parts import CountingTool, Ledger
 
 TOKENIZER = chatml_tokenizer()
@@ -123,7 +124,7 @@ def test_each_chain_sees_its_own_calls_and_those_of_its_trunk(state):
     assert tool.num_open == 0
 
 
-@pytest.mark.parametrize("status", [ToolStatus.TIMEOUT, ToolStatus.OK], ids=["cut_off", "all_ran"])
+@pytest.mark.parametrize("status", quick({"cut_off": ToolStatus.TIMEOUT, "all_ran": ToolStatus.OK}, "all_ran"))
 def test_the_calls_of_a_turn_to_a_tool_with_a_state_follow_one_another_whatever_becomes_of_them(status):
     tool = Ledger(limits=ToolLimits(deadline_s=5.0))
     middle = "hang" if status is ToolStatus.TIMEOUT else "b"

@@ -11,7 +11,6 @@ from aepo_lightning.contracts.tool import Tool, ToolCall, ToolContext, ToolStatu
 from aepo_lightning.errors import ToolError, ToolTimeoutError
 from aepo_lightning.tools import PythonTool, ToolRuntime
 from tests.support.processes import is_running, wait_until
-from tests.support.slow import first_quick
 
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 # Leaves its process group and its session, closes nothing, and would live for a minute.
@@ -130,7 +129,8 @@ def test_code_that_does_not_end_is_stopped(code):
     assert time.perf_counter() - started < 50  # the code would run for a minute
 
 
-@pytest.mark.parametrize("signal_name", first_quick(["SIGKILL", "SIGSTOP"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
 def test_code_that_attacks_its_supervisor_is_stopped(signal_name, tmp_path):
     pid_file = tmp_path / "pid"
     code = (

@@ -240,6 +240,7 @@ def test_every_rank_stops_where_one_has_a_loss_that_is_not_finite(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains_float32_weights_and_publishes_bfloat16(tmp_path):
     single = train(0, tmp_path / "single", max_epochs=1)
     ranks = run_ranks(partial(train, mixed_precision=True), tmp_path / "ranks", "fsdp", 1)

@@ -13,7 +13,6 @@ from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.policy.publishing.gather import named_weights
 from tests.policy.test_sharded_loading import save
 from tests.support.ranks import run_ranks
-from tests.support.slow import quick
 from tests.support.training import (
     FixedData,
     build_experience,
@@ -70,7 +69,8 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("options", quick(OPTIONS, "kl"))
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_training_from_shards_equals_one_process(tmp_path, options):
     policy = save(tmp_path / "model", tie_word_embeddings="kl_penalty" in options)
     single = train(0, tmp_path / "single", policy, **{**options, "cpu_offload": False})

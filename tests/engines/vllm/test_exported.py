@@ -12,6 +12,7 @@ pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportErro
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+@pytest.mark.slow
 def test_an_exported_folder_is_a_policy_for_vllm(tmp_path):
     folder, weights = finished(tmp_path / "run", [])
     export(folder, tmp_path / "policy")

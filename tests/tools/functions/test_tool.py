@@ -132,6 +132,7 @@ def test_slow_functions_run_beside_each_other():
     assert [result.text for result in asyncio.run(run())] == ["x"] * 4
 
 
+@pytest.mark.slow
 def test_functions_that_hang_hold_nobody_up_and_the_loop_ends_without_them():
     release = threading.Event()
 

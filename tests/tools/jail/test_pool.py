@@ -178,6 +178,7 @@ def test_cancelling_a_call_that_waits_takes_no_worker_away(small):
     assert asyncio.run(cancel()) == ("ran\n", "1\n")
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_further_calls():
     pool = PythonPool(num_workers=1, preload=(), max_waiting=1)
 

@@ -41,6 +41,7 @@ def test_a_call_that_hangs_takes_no_other_call_on_its_session_with_it():
     server.close()
 
 
+@pytest.mark.slow
 def test_a_call_given_up_while_its_session_opens_leaves_no_process(tmp_path):
     server = raw(tmp_path, "pair", num_sessions=1, connect_timeout_s=2.0)
 
@@ -56,6 +57,7 @@ def test_a_call_given_up_while_its_session_opens_leaves_no_process(tmp_path):
     server.close()
 
 
+@pytest.mark.slow
 def test_a_session_that_does_not_open_keeps_nobody_from_those_that_are_open(tmp_path):
     server = raw(tmp_path, "second-hangs", num_sessions=2, connect_timeout_s=30.0)
 
