@@ -145,7 +145,8 @@ def measure_update(settings: PlanInput, mesh: DeviceMesh | None, device: str = "
     builder = make_builder(settings)
     network = builder.trained(mesh)
     if mesh is None:
-        network.to(device)
+        if next(network.parameters()).device.type != torch.device(device).type:  # fake ones cannot be moved
+            network.to(device)
     has_copy = settings.has_reference and builder.adapter is None
     reference = builder.reference(mesh) if has_copy else None
     meter = MemoryMeter(network)
