@@ -2,7 +2,6 @@ import pytest
 
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
-from tests.support.slow import quick
 
 SAYS = {
     "callback_on_plain_module": "nats, drawn to quadrants.png",
@@ -21,10 +20,8 @@ def test_every_example_is_run_and_explained():
     assert [name for name in names if f"[`{name}.py`]({name}.py)" not in explained] == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    quick({name: name for name in SAYS}, "own_tool_reward_task"),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAYS)
 def test_an_example_runs_from_start_to_end_and_is_a_page_long(name, tmp_path):
     path = ROOT / f"examples/{name}.py"
     assert len(path.read_text().splitlines()) <= 60

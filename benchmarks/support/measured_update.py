@@ -144,9 +144,9 @@ def measure_update(settings: PlanInput, mesh: DeviceMesh | None, device: str = "
     """Run two optimiser steps in this process and measure the second, in which the optimiser has its states."""
     builder = make_builder(settings)
     network = builder.trained(mesh)
-    if mesh is None:
-        if next(network.parameters()).device.type != torch.device(device).type:  # fake ones cannot be moved
-            network.to(device)
+    # Parameters that are fake cannot be moved.
+    if mesh is None and next(network.parameters()).device.type != torch.device(device).type:
+        network.to(device)
     has_copy = settings.has_reference and builder.adapter is None
     reference = builder.reference(mesh) if has_copy else None
     meter = MemoryMeter(network)

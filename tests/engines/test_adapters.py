@@ -19,7 +19,10 @@ pytest.importorskip("peft", reason="needs the `lora` extra")
 REQUESTS = [(prompt(length, length), params(10, seed=length)) for length in (3, 17, 40)]
 
 
-@pytest.fixture(scope="module", params=["transformers", "vllm", "vllm, tied"])
+@pytest.fixture(
+    scope="module",
+    params=["transformers", *(pytest.param(each, marks=pytest.mark.slow) for each in ("vllm", "vllm, tied"))],
+)
 def workplace(request):
     """An engine and the policy that it is for."""
     policy = vllm_policy(tie_word_embeddings="tied" in request.param)

@@ -195,7 +195,9 @@ def test_files_without_a_usable_question_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, num_rows, num_kept", [("train_10k", 10000, 9962), ("hard_search_1k", 1071, 1071)], ids=str
+    "name, num_rows, num_kept",
+    [pytest.param("train_10k", 10000, 9962, marks=pytest.mark.slow), ("hard_search_1k", 1071, 1071)],
+    ids=str,
 )
 def test_published_files_have_the_published_counts(name, num_rows, num_kept):
     files = [f"{name}.parquet", "valid.parquet"]

@@ -88,6 +88,7 @@ def test_two_ranks_need_what_is_planned(tmp_path):
     check(peaks[0], settings)
 
 
+@pytest.mark.slow
 def test_one_process_needs_what_is_planned(tmp_path):
     settings = small(1, sharding="none", is_checkpointed=False)
     check(train(0, settings, tmp_path), settings)

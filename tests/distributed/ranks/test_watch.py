@@ -47,6 +47,7 @@ def test_a_rank_ends_when_another_says_that_it_failed(store, monkeypatch):
     assert board.wait_until_read(0.0)
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_before_all_have_met_speaks_for_itself_on_the_same_machine(store):
     job = start(store, world=3)
     board = Board(store, 1, 3)
@@ -74,6 +75,7 @@ def test_a_rank_that_is_through_may_go_and_is_not_waited_for(store, monkeypatch)
     assert (job.returncode, job.stdout, job.stderr) == (0, "through\n", "")
 
 
+@pytest.mark.slow
 def test_no_progress_on_any_rank_ends_the_job_and_shows_who_does_not_wait(store, monkeypatch):
     job = start(store, times="stall_after_s=2.0")
     board = played(store, monkeypatch)

@@ -156,6 +156,7 @@ def fill(path, first, number):
     cache.close()
 
 
+@pytest.mark.slow
 def test_processes_share_one_file(path):
     processes = [WARM.Process(target=fill, args=(path, 200 * rank, 200)) for rank in range(3)]
     for process in processes:
