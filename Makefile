@@ -50,7 +50,7 @@ test: $(VENV)/.test  ## Set up .venv with the test extras if needed and run the 
 test-slow: $(VENV)/.test  ## The tests that take minutes: kills at ten points, memory, the wheel
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-oldest: $(OLDEST)/.test  ## The suite on the oldest torch and transformers that pyproject.toml allows
+test-oldest: $(OLDEST)/.test  ## The suite on the oldest torch and transformers allowed (on x86 that torch brings CUDA: gigabytes)
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.test  ## Format, lint, types and layers

@@ -7,9 +7,11 @@ package itself costs nothing. Deeper paths are for those who extend it.
 them; their import names are `aepo_lightning.callbacks` and `aepo_lightning.conf` there and in an installed wheel.
 """
 
-from importlib import import_module as _import_module
 from pathlib import Path as _Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aepo_lightning.lazy_names import homes as _homes
+from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
     from aepo_lightning.advantages import EntropyShaping, GroupZScore
@@ -94,16 +96,8 @@ _PLACES = {
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
 }
-_MODULE_OF = {name: module for module, names in _PLACES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+_MODULE_OF = _homes(_PLACES)
+__getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())
 
 
 def __dir__() -> list[str]:

@@ -149,32 +149,20 @@ def smollm2_architecture(**changes: Any) -> dict[str, Any]:
     return {**yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["architecture"], **changes}
 
 
+SAMPLING = EngineLoad(
+    architecture=smollm2_architecture(num_hidden_layers=2), max_num_seqs=64, max_model_len=16, max_prefill_tokens=16
+)
 ENGINES: Mapping[str, EngineLoad] = {
-    "prompts": EngineLoad(
+    "prompts": replace(
+        SAMPLING,
         architecture=smollm2_architecture(num_hidden_layers=6),
         max_num_seqs=4,
         max_model_len=512,
         max_prefill_tokens=2048,
     ),
-    "steps": EngineLoad(
-        architecture=smollm2_architecture(num_hidden_layers=2),
-        max_num_seqs=16,
-        max_model_len=256,
-        max_prefill_tokens=256,
-    ),
-    "sampling": EngineLoad(
-        architecture=smollm2_architecture(num_hidden_layers=2),
-        max_num_seqs=64,
-        max_model_len=16,
-        max_prefill_tokens=16,
-    ),
-    "sampling with top-p": EngineLoad(
-        architecture=smollm2_architecture(num_hidden_layers=2),
-        max_num_seqs=64,
-        max_model_len=16,
-        max_prefill_tokens=16,
-        top_p=0.9,
-    ),
+    "steps": replace(SAMPLING, max_num_seqs=16, max_model_len=256, max_prefill_tokens=256),
+    "sampling": SAMPLING,
+    "sampling with top-p": replace(SAMPLING, top_p=0.9),
 }
 """Loads of the embedded engine by what is largest in them."""
 

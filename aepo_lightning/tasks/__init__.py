@@ -20,8 +20,10 @@ file_report.py  what a reader kept, repaired and dropped
 A name is imported when it is first used.
 """
 
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aepo_lightning.lazy_names import homes as _homes
+from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
     from aepo_lightning.tasks.arithmetic import ArithmeticTask
@@ -41,16 +43,8 @@ _PLACES = {
     "parquet": "OfficialParquet ParquetQuestions",
     "trail": "TrailTask",
 }
-_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: only files of one format need what reads it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+_HOMES = _homes(_PLACES)
+__getattr__ = _importer(__name__, __name__, _HOMES, globals())
 
 
 def __dir__() -> list[str]:

@@ -14,8 +14,10 @@ Every tool answers with text. Nothing here knows of engines, tokens or rewards. 
 it is first used.
 """
 
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from aepo_lightning.lazy_names import homes as _homes
+from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
     from aepo_lightning.errors import ToolTimeoutError
@@ -71,16 +73,8 @@ _PLACES = {
     "tools.search.snippets": "SnippetIndex",
     "tools.search.web": "WebSearch",
 }
-_HOMES = {name: place for place, names in _PLACES.items() for name in names.split()}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a process that calls one function needs little of this."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"aepo_lightning.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+_HOMES = _homes(_PLACES)
+__getattr__ = _importer(__name__, "aepo_lightning", _HOMES, globals())
 
 
 def __dir__() -> list[str]:

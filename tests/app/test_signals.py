@@ -58,13 +58,18 @@ def test_a_signal_ends_a_run_whose_overlapped_rollouts_hang(tmp_path, how):
     assert job.returncode == 128 + signal.SIGTERM
 
 
+def check_saved(job, folder):
+    """The status of a job is that of SIGTERM, and its folder has a checkpoint of the moment."""
+    assert job.returncode == 128 + signal.SIGTERM
+    saved = [path.name for path in (folder / "checkpoints").glob("iteration*")]
+    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+
+
 @pytest.mark.slow
 def test_a_run_that_was_told_to_end_goes_on_from_its_last_iteration_as_if_it_had_not_been(tmp_path):
     overrides, mark = hung(tmp_path, "async", 45), tmp_path / "async"
     job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
-    assert job.returncode == 128 + signal.SIGTERM
-    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
-    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    check_saved(job, tmp_path / "cut")
     train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
     train_to_the_end(tmp_path / "whole", *overrides)
     check_same(tmp_path / "cut", tmp_path / "whole", is_exact=False)
@@ -76,9 +81,7 @@ def test_overlapped_rollouts_that_are_told_to_end_go_on_with_their_own_weights(t
     marks = ["_target_=tests.support.hung_parts.EpochMark", f"mark='{mark}'", "epoch=1"]
     told = [f"+callbacks.mark.{each}" for each in marks]
     job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, *told, mark=mark)
-    assert job.returncode == 128 + signal.SIGTERM
-    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
-    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    check_saved(job, tmp_path / "cut")
     train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
     train_to_the_end(tmp_path / "whole", *overrides)
     check_same(tmp_path / "cut", tmp_path / "whole", begins_again=True)
@@ -89,9 +92,7 @@ def test_overlapped_rollouts_that_are_told_to_end_go_on_with_their_own_weights(t
 def test_two_ranks_of_which_one_is_told_to_end_save_together_and_go_on(tmp_path):
     overrides, mark = [*hung(tmp_path, "async", 22), "strategy=ddp", "trainer.devices=2"], tmp_path / "async"
     job = end_by_signal(tmp_path / "cut", signal.SIGTERM, *overrides, mark=mark)
-    assert job.returncode == 128 + signal.SIGTERM
-    saved = [path.name for path in (tmp_path / "cut" / "checkpoints").glob("iteration*")]
-    assert saved == ["iteration0001.ckpt"], "none was due, but two iterations were over"
+    check_saved(job, tmp_path / "cut")
     train_to_the_end(tmp_path / "cut", *overrides, "ckpt_path=last")
     train_to_the_end(tmp_path / "whole", *overrides)
     check_same(tmp_path / "cut", tmp_path / "whole", is_exact=False)

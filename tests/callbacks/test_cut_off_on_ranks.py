@@ -5,7 +5,6 @@ import os
 import signal
 from functools import partial
 
-import lightning as L
 import pytest
 import torch
 from typing_extensions import override
@@ -21,7 +20,7 @@ from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.rollout import RolloutJournal, RolloutSampler
 from aepo_lightning.training.overlap import OverlappedRollouts
 from tests.checkpoints.test_on_ranks import strategy_of
-from tests.support.ranks import run_ranks
+from tests.support.ranks import RankDraws, run_ranks
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -66,24 +65,8 @@ def be_told_to_end():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-class RandomDraws(L.Callback):
-    """Numbers of each rank's own generators."""
-
-    def __init__(self):
-        self.numbers = []
-
-    @override
-    def on_train_start(self, trainer, pl_module):
-        if trainer.current_epoch == 0:
-            torch.manual_seed(trainer.global_rank)
-
-    @override
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.numbers.append(torch.rand(()).item())
-
-
 def train(rank, folder, strategy, overlap, how=None, ckpt_path=None):
-    policy, draws = small_policy(), RandomDraws()
+    policy, draws = small_policy(), RankDraws()
     saver = AtomicCheckpoint(folder / "checkpoints", every_n_epochs=10)
     correction = ImportanceCorrection(mode="truncated" if overlap else "none")
     data = {"journal": RolloutJournal(folder / "rollouts"), "weights_archive": WeightsArchive(folder / "weights")}

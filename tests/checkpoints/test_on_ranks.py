@@ -5,11 +5,9 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from typing_extensions import override
 
 from aepo_lightning.callbacks import AtomicCheckpoint
 from aepo_lightning.checkpoints import EitherCheckpointIO, verify_checkpoint
@@ -17,27 +15,11 @@ from aepo_lightning.errors import DataError, TrainingError
 from aepo_lightning.policy.publishing.gather import named_weights
 from tests.checkpoints.test_hostile_index import hostile_index
 from tests.support.killed_runs import check_same, train_to_the_end, train_until_killed
-from tests.support.ranks import run_ranks
+from tests.support.ranks import RankDraws, run_ranks
 from tests.support.slow import first_quick
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
 
 pytestmark = pytest.mark.distributed
-
-
-class RankDraws(L.Callback):
-    """Numbers that differ between ranks from the first iteration on."""
-
-    def __init__(self):
-        self.numbers = []
-
-    @override
-    def on_train_start(self, trainer, pl_module):
-        if trainer.current_epoch == 0:
-            torch.manual_seed(trainer.global_rank)
-
-    @override
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.numbers.append(torch.rand(()).item())
 
 
 def strategy_of(name, num_ranks):

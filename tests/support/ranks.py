@@ -9,7 +9,9 @@ import traceback
 import warnings
 from pathlib import Path
 
+import lightning as L
 import torch
+from typing_extensions import override
 
 TIMEOUT_S = 60
 
@@ -64,3 +66,19 @@ def _free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+class RankDraws(L.Callback):
+    """Numbers that differ between ranks from the first iteration on."""
+
+    def __init__(self):
+        self.numbers = []
+
+    @override
+    def on_train_start(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            torch.manual_seed(trainer.global_rank)
+
+    @override
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.numbers.append(torch.rand(()).item())
