@@ -43,22 +43,13 @@ if TYPE_CHECKING:
         TrailTask,
     )
     from aepo_lightning.tools import DocumentSearch, IndexSearch, PythonTool, ToolRuntime, WebSearch, tool
-    from aepo_lightning.training.algorithm import (
-        AEPO,
-        ARPO,
-        CEGPPO,
-        DAPO,
-        GPPO,
-        GRPO,
-        GSPO,
-        AEPOOfficial,
-        Algorithm,
-    )
+    from aepo_lightning.training.algorithm import Algorithm
     from aepo_lightning.training.coldstart import ColdStartModule
     from aepo_lightning.training.datamodule import RolloutDataModule
     from aepo_lightning.training.demonstrations import DemonstrationDataModule
     from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
     from aepo_lightning.training.module import AEPOModule
+    from aepo_lightning.training.presets import AEPO, ARPO, CEGPPO, DAPO, GPPO, GRPO, GSPO, AEPOOfficial
 
 _checkout = _Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "callbacks").is_dir():
@@ -89,12 +80,13 @@ _PLACES = {
     "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings",
     "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet ParquetQuestions TrailTask",
     "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",
-    "training.algorithm": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO Algorithm",
+    "training.algorithm": "Algorithm",
     "training.coldstart": "ColdStartModule",
     "training.datamodule": "RolloutDataModule",
     "training.demonstrations": "DemonstrationDataModule",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
+    "training.presets": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

@@ -30,9 +30,9 @@ from torch import Tensor
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.policy.source import ScratchPolicy
 from aepo_lightning.policy.tokenizers import build_word_tokenizer
-from aepo_lightning.training.algorithm import GRPO
 from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
 from aepo_lightning.training.module import AEPOModule
+from aepo_lightning.training.presets import GRPO
 from benchmarks.support.common import print_result
 from benchmarks.support.shared_prefixes import PROMPT_LENGTH, VOCABULARY, make_trees
 

@@ -26,7 +26,7 @@ from aepo_lightning import (
 )
 from aepo_lightning.app.build import build
 from aepo_lightning.callbacks import EntropyMonitor
-from aepo_lightning.training import algorithm as presets
+from aepo_lightning.training import presets
 from tests.support.builders import canonical
 from tests.support.composed import composed
 from tests.support.paths import CONF, ROOT

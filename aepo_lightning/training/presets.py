@@ -1,0 +1,89 @@
+"""The presets: functions that return an `Algorithm`. `conf/algorithm/*.yaml` describe the same values."""
+
+from dataclasses import replace
+from typing import Any
+
+from aepo_lightning.advantages import EntropyShaping
+from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced
+from aepo_lightning.budgets import PreMonitoring, RootShare
+from aepo_lightning.objectives import ClippedSurrogate, LossAggregation
+from aepo_lightning.rollout.turn_entropy import TurnEntropy
+from aepo_lightning.training.algorithm import Algorithm
+
+
+def AEPO(**changes: Any) -> Algorithm:  # noqa: N802 -- named as the algorithm
+    """Return AEPO as published: pre-monitoring, penalised branching, EBPO, entropy-aware advantage.
+
+    Args:
+        changes: Fields of `Algorithm` that differ, such as `budget=16`.
+
+    References:
+        AEPO, arXiv:2510.14545. Entropies are means over 20 tokens here and sums in the released code, so `beta` and
+        `gamma` are 20 times the released constants.
+    """
+    preset = Algorithm(
+        name="aepo",
+        allocator=PreMonitoring(beta=10.0),
+        branch_policy=EntropyBalanced(gamma=4.0),
+        objective=ClippedSurrogate(preserve_high=1.0),
+        shaping=EntropyShaping(weight=0.2, scope="group", guard=True),
+    )
+    return replace(preset, **changes)
+
+
+def AEPOOfficial(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return the released AEPO code with its bugs fixed; every argument here is one deviation from `AEPO`."""
+    preset = Algorithm(
+        name="aepo_official",
+        allocator=PreMonitoring(beta=0.5, rounding="floor_plus_one", includes_root_turn=True),
+        branch_policy=OfficialEntropyBalanced(gamma=0.2, tau=0.5, penalty_per_step=0.05, branch_width=1),
+        objective=ClippedSurrogate(preserve_high=1.0, dual_clip=3.0),
+        shaping=EntropyShaping(weight=0.2, scope="minibatch", guard=False),
+        turn_entropy=TurnEntropy(aggregate="sum", estimator="top_k"),
+        top_up="sequential",
+        keep_probe=False,
+        branch_signal="before_tool",
+        penalty_scope="question",
+        branch_baseline="own",
+    )
+    return replace(preset, **changes)
+
+
+def ARPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return ARPO (arXiv:2507.19849): half of the budget at the root, entropy branches without penalty, GRPO's loss."""
+    preset = Algorithm(
+        name="arpo",
+        allocator=RootShare(share=0.5),
+        branch_policy=EntropyBalanced(gamma=4.0, penalty_per_step=0.0),
+    )
+    return replace(preset, **changes)
+
+
+def GRPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return GRPO: independent samples, symmetric clipping."""
+    return replace(Algorithm(name="grpo"), **changes)
+
+
+def DAPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return DAPO (arXiv:2503.14476): clip-higher, groups without information left out (not sampled again)."""
+    preset = Algorithm(name="dapo", objective=ClippedSurrogate(clip_range_high=0.28), drop_zero_variance_groups=True)
+    return replace(preset, **changes)
+
+
+def GPPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return GPPO (arXiv:2508.07629): both clipped sides keep their gradient."""
+    objective = ClippedSurrogate(clip_range_high=0.28, preserve_low=1.0, preserve_high=1.0)
+    return replace(Algorithm(name="gppo", objective=objective), **changes)
+
+
+def CEGPPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return CE-GPPO (arXiv:2509.20712): both clipped sides keep a weighted gradient."""
+    objective = ClippedSurrogate(clip_range_high=0.28, preserve_low=0.75, preserve_high=1.0)
+    return replace(Algorithm(name="ce_gppo", objective=objective), **changes)
+
+
+def GSPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return GSPO (arXiv:2507.18071): sequence-level importance ratio."""
+    objective = ClippedSurrogate(ratio_level="sequence", clip_range_low=3.0e-4, clip_range_high=4.0e-4)
+    aggregation = LossAggregation(mode="seq-mean-token-mean")
+    return replace(Algorithm(name="gspo", objective=objective, aggregation=aggregation), **changes)
