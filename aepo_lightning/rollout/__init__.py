@@ -3,6 +3,7 @@
 sampler.py       many questions at once
 group.py         one question: pre-monitoring, global samples, branches, top-up
 chain.py         the state of one chain
+rounds.py        decisions in an order that no timing decides
 steps.py         what a chain asks of engine, tools and reward
 scoring.py       a reward called with a deadline, and its answer checked
 record.py        steps that were taken before: recovery and replay

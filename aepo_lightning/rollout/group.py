@@ -5,6 +5,8 @@ whole trajectory, split the budget by what it showed, start the remaining global
 while the branch budget lasts, and top up with fresh chains. The probe counts as one of the m global samples. The branch
 decisions that it would have taken on its way are taken once another chain has got as far, so that being first does not
 give it the branch budget of the others; a branch restarts from just after the tool result, whenever it is opened.
+
+Decisions are taken as chains arrive, with what is left of the budget then, or, under `branch_signal=prefix`, in rounds.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from aepo_lightning.rollout.chain import Chain, TurnMeasurement
 from aepo_lightning.rollout.order import put_in_order
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
+from aepo_lightning.rollout.rounds import DecisionRounds
 from aepo_lightning.rollout.seeds import derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
 
@@ -61,6 +64,7 @@ class GroupRollout:
         self._num_roots = self._num_running = 0
         self._probe: Chain | None = None
         self._undecided: list[TurnMeasurement] = []
+        self._rounds = DecisionRounds(order=lambda chain, turn: self._uniform(chain, turn, "order"))
         self._question_streak = 0
         self._is_split_known = not parts.allocator.needs_probe
         self._tasks: asyncio.TaskGroup | None = None
@@ -91,8 +95,7 @@ class GroupRollout:
                 self._split(0.0, ())
             for _ in range(self.tree.global_budget - self._num_roots):
                 self._start_root(LeafOrigin.ROOT)
-            if not self._num_running:
-                self._decide_for_probe(sys.maxsize)
+            self._decide_where_due()
         while self._num_committed < budget:
             async with asyncio.TaskGroup() as self._tasks:
                 missing = budget - self._num_committed
@@ -110,7 +113,10 @@ class GroupRollout:
         if not self._settings.keep_probe:
             self._discard(probe)
         self._split(root_entropy, entropies)
-        if self._settings.keep_probe:
+        if self._settings.keep_probe and self._settings.branch_signal == "prefix":
+            for measurement in probe.measurements:
+                self._rounds.wait(probe, measurement)
+        elif self._settings.keep_probe:
             self._probe, self._undecided = probe, list(probe.measurements)
 
     def _discard(self, probe: Chain) -> None:
@@ -150,13 +156,14 @@ class GroupRollout:
     def _spawn(self, chain: Chain) -> None:
         assert self._tasks is not None, "chains run inside `grow`"
         self._num_running += 1
+        self._rounds.join(chain)
         self._tasks.create_task(self._run_to_the_end(chain))
 
     async def _run_to_the_end(self, chain: Chain) -> None:
         await self._run(chain)
         self._num_running -= 1
-        if not self._num_running:  # nobody is left who could get as far as the probe
-            self._decide_for_probe(sys.maxsize)
+        self._rounds.leave(chain)
+        self._decide_where_due()
 
     async def _run(self, chain: Chain) -> None:
         stop_reason = None
@@ -201,10 +208,10 @@ class GroupRollout:
 
     def _measure(self, chain: Chain, probe: Generation) -> None:
         """Take the entropy of a turn's first tokens and, if they follow a tool result, decide about branches."""
-        entropy = self._settings.turn_entropy(probe, self._parts.chat_format.vocab_size)
+        entropy = self._settings.measured_entropy(probe, self._parts.chat_format.vocab_size)
         if chain.initial_entropy is None:
             chain.initial_entropy = entropy
-        signal = entropy if self._settings.branch_signal == "after_tool" else chain.previous_entropy
+        signal = chain.previous_entropy if self._settings.branch_signal == "before_tool" else entropy
         chain.previous_entropy = entropy
         if chain.turn == 0 or self.tree.segments[chain.segment_id].source is not SegmentSource.TOOL:
             return
@@ -217,9 +224,21 @@ class GroupRollout:
             initial_entropy=chain.initial_entropy,
         )
         chain.measurements.append(measurement)
-        if self._is_split_known and chain.turn != chain.born_at:
+        if not self._is_split_known or chain.turn == chain.born_at:
+            return
+        if self._settings.branch_signal == "prefix":
+            self._rounds.wait(chain, measurement)
+            self._decide_where_due()
+        else:
             self._decide(chain, measurement)
             self._decide_for_probe(chain.turn)
+
+    def _decide_where_due(self) -> None:
+        """Take the decisions whose round is complete, and the probe's if nobody is left who could get as far."""
+        while (due := self._rounds.take()) is not None:
+            self._decide(*due)
+        if not self._num_running:
+            self._decide_for_probe(sys.maxsize)
 
     def _decide_for_probe(self, turn: int) -> None:
         """Take the probe's decisions up to a turn, in order, as far as they have not been taken."""
@@ -234,9 +253,7 @@ class GroupRollout:
             entropy=measurement.signal,
             initial_entropy=measurement.initial_entropy,
             consecutive_branches=streak,
-            uniform=derive_uniform(
-                self._seed, self._question.question_id, *chain.seed_path, measurement.turn, "decision"
-            ),
+            uniform=self._uniform(chain, measurement.turn, "decision"),
         )
         wanted = self._parts.branch_policy.num_branches(context)
         problem = self._steps.branch_problem(chain, measurement.num_tool_calls) if wanted else None
@@ -260,6 +277,9 @@ class GroupRollout:
         self._question_streak = self._question_streak + 1 if opened else 0
         for index in range(opened):
             self._open_branch(chain, measurement, index)
+
+    def _uniform(self, chain: Chain, turn: int, purpose: str) -> float:
+        return derive_uniform(self._seed, self._question.question_id, *chain.seed_path, turn, purpose)
 
     def _num_to_open(self, chain: Chain, measurement: TurnMeasurement, wanted: int) -> int:
         recorded = self._record.decisions.get((chain.seed_path, measurement.turn))

@@ -18,6 +18,7 @@ from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rollout.description import question_digest
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.journal import JournalSession, RolloutJournal
+from aepo_lightning.rollout.rounds import check_entropy_source
 from aepo_lightning.rollout.steps import RolloutParts, signature
 
 
@@ -71,7 +72,8 @@ class RolloutSampler:
 
         Raises:
             ValueError: If two questions have the same id.
-            EngineError: If the engine failed; trees that were finished are in the journal.
+            EngineError: If the engine failed; trees that were finished are in the journal. If it reports estimates of
+                entropies, and `branch_signal=prefix` needs them exact.
         """
         return run_in_event_loop(self.rollout_async(questions, seed, name, on_tree, weights))
 
@@ -84,6 +86,7 @@ class RolloutSampler:
         weights: WeightsStamp | None = None,
     ) -> list[RolloutTree]:
         """Do what `rollout` does, inside a running event loop."""
+        check_entropy_source(self.parts.settings, self.parts.engine)
         ids = [question.question_id for question in questions]
         if len(set(ids)) < len(ids):
             twice = next(one for one in ids if ids.count(one) > 1)

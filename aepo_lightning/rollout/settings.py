@@ -1,6 +1,6 @@
 """How trees are grown: the numbers and switches that belong to no single part."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from aepo_lightning.errors import ConfigError
@@ -56,12 +56,24 @@ class RolloutSettings(SamplingSettings):
     """Unused branch budget becomes fresh chains all at once, or (released code) one after another."""
     keep_probe: bool = True
     """Keep the pre-monitoring trajectory as one of the m global samples, or (released code) throw it away."""
-    branch_signal: Literal["after_tool", "before_tool"] = "after_tool"
-    """Measure the turn after the tool result, or (released code) the turn before it."""
+    branch_signal: Literal["after_tool", "before_tool", "prefix"] = "after_tool"
+    """Measure the turn after the tool result, or (released code) the turn before it; or, `prefix`, the distribution
+    right after the result, before a token is drawn from it. Decisions are then taken in rounds (`rollout/rounds.py`),
+    so that nothing of a chain's own future, timing included, enters them. A branch starts when its round is complete:
+    when every other chain has come to the same turn, or ended."""
     penalty_scope: Literal["chain", "question"] = "chain"
     """Count consecutive branches per chain, or (released code) per question."""
     branch_baseline: Literal["root", "own"] = "root"
     """A branch inherits the initial entropy of its trajectory, or (released code) takes its own first turn."""
+
+    @property
+    def measured_entropy(self) -> TurnEntropy:
+        """What is measured when a turn starts: `turn_entropy`, under `branch_signal=prefix` of its first token alone.
+
+        The entropy that an engine reports with a turn's first token is that of the distribution it was drawn from, so
+        it does not depend on the token.
+        """
+        return replace(self.turn_entropy, num_tokens=1) if self.branch_signal == "prefix" else self.turn_entropy
 
     @classmethod
     def of(cls, sampling: SamplingSettings, **others: Any) -> "RolloutSettings":
@@ -73,6 +85,11 @@ class RolloutSettings(SamplingSettings):
         SamplingSettings.__post_init__(self)
         if self.budget < 1:
             raise ConfigError(f"`budget` must be at least 1, but got {self.budget}.")
+        if self.branch_signal == "prefix" and self.turn_entropy.estimator != "exact":
+            raise ConfigError(
+                f"`turn_entropy.estimator` must be 'exact' for `branch_signal=prefix`, but got "
+                f"{self.turn_entropy.estimator!r}. The estimate knows the sampled token."
+            )
         if self.temperature == 0 and self.budget > 1:
             raise ConfigError(
                 f"`temperature` must be positive for {self.budget} trajectories, but got {self.temperature}. "

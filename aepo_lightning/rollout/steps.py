@@ -104,7 +104,7 @@ class ChainSteps:
     async def generate(self, chain: Chain, room: int, on_probe: Callable[[Generation], None]) -> Generation:
         """Return the chain's next turn."""
         place = (chain.seed_path, chain.turn)
-        num_probe_tokens = self.parts.settings.turn_entropy.num_tokens
+        num_probe_tokens = self.parts.settings.measured_entropy.num_tokens
         if (recorded := self.record.generations.get(place)) is not None:
             on_probe(first_tokens(recorded, num_probe_tokens))
             return recorded
@@ -123,8 +123,8 @@ class ChainSteps:
             top_k=settings.top_k,
             stop=self.parts.chat_format.stop,
             seed=derive_seed(self.seed, self.question.question_id, *chain.seed_path, chain.turn),
-            num_top_logprobs=settings.turn_entropy.num_top_logprobs_needed,
-            num_probe_tokens=settings.turn_entropy.num_tokens,
+            num_top_logprobs=settings.measured_entropy.num_top_logprobs_needed,
+            num_probe_tokens=settings.measured_entropy.num_tokens,
         )
 
     async def answer(self, chain: Chain, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]] | None:

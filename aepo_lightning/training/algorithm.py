@@ -45,7 +45,7 @@ class Algorithm:
     """How the entropies of a turn's first tokens become the one number that decides."""
     top_up: Literal["parallel", "sequential"] = "parallel"
     keep_probe: bool = True
-    branch_signal: Literal["after_tool", "before_tool"] = "after_tool"
+    branch_signal: Literal["after_tool", "before_tool", "prefix"] = "after_tool"
     penalty_scope: Literal["chain", "question"] = "chain"
     branch_baseline: Literal["root", "own"] = "root"
 

@@ -85,7 +85,7 @@ def cases(draw):
         "top_up": ("parallel", "sequential"),
         "keep_probe": (True, False),
         "on_call_limit": ("stop", "tell"),
-        "branch_signal": ("after_tool", "before_tool"),
+        "branch_signal": ("after_tool", "before_tool", "prefix"),
         "penalty_scope": ("chain", "question"),
         "branch_baseline": ("root", "own"),
     }

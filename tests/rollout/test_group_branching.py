@@ -147,7 +147,7 @@ def test_roots_that_have_not_started_keep_their_share_of_the_budget():
 
 @pytest.mark.parametrize("seed", first_quick(range(4)))
 @pytest.mark.parametrize("top_up", first_quick(["parallel", "sequential"]))
-@pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool"])
+@pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool", "prefix"])
 def test_a_kept_probe_decides_what_a_chain_with_the_same_seeds_decides_on_its_way(branch_signal, top_up, seed):
     def run(allocator):
         policy = RecordingBranchPolicy(rule=lambda c: int(c.uniform < 0.5 and c.consecutive_branches < 2))
@@ -176,7 +176,7 @@ def test_a_kept_probe_decides_what_a_chain_with_the_same_seeds_decides_on_its_wa
 
 
 @pytest.mark.parametrize("keep_probe", [True, False])
-@pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool"])
+@pytest.mark.parametrize("branch_signal", ["after_tool", "before_tool", "prefix"])
 def test_the_split_uses_the_first_turn_and_the_turns_after_tool_results(branch_signal, keep_probe):
     # Entropies 1 before any tool, then 10, 20 and 30 after the three results.
     allocator = ScriptedBudget(num_root_chains=2)

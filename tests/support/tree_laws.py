@@ -105,7 +105,7 @@ def expected_decisions(tree, parts):
         own_start = (birth or 0) if parts.settings.branch_baseline == "own" else 0
         streak = 0 if trunk is None else streaks[trunk, birth]
         for turn in range(1 if trunk is None else birth + 1, len(turns)):
-            signal = turn if parts.settings.branch_signal == "after_tool" else turn - 1
+            signal = turn - 1 if parts.settings.branch_signal == "before_tool" else turn
             number = opened[leaf.seed_path, turn]
             expected[leaf.seed_path, turn] = (
                 first_entropies(turns[signal]),
