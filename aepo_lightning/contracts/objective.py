@@ -21,6 +21,8 @@ class ObjectiveInput:
     old_logprobs: Float[Tensor, "batch response"]
     advantages: Float[Tensor, "batch response"]
     response_mask: Bool[Tensor, "batch response"]
+    old_entropies: Float[Tensor, "batch response"] | None = None
+    """Of the distributions that the tokens came from, before the update, in nats. None where nobody has scored them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

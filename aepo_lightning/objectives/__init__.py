@@ -6,6 +6,7 @@ kl.py                 KL estimators and the penalty built from them
 importance_correction.py  truncated or masked importance sampling between sampler and trainer
 aggregation.py        token losses to a scalar, independent of the split into micro-batches
 ratio_metrics.py      what every objective logs about the importance ratio
+clip_metrics.py       what an objective with bounds logs about the tokens beyond them
 """
 
 from aepo_lightning.objectives.aggregation import LossAggregation

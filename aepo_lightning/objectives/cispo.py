@@ -6,8 +6,9 @@ import torch
 
 from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.objectives.clip_metrics import ClippedTokens, clip_metrics, clippable_fraction, entropy_metrics
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
-from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
+from aepo_lightning.ops.masked import importance_ratio, zero_outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +40,9 @@ class Cispo:
             inputs: Log-probs, advantages and mask. Gradients flow into `logprobs` only.
 
         Returns:
-            Losses that are exactly 0 outside the mask in value and gradient, and these means over response tokens:
-            `clip_fraction_high` and `clip_fraction_low` (beyond that bound, whatever the advantage),
-            `gradient_preserved_fraction` (their sum), `importance_ratio` (before clipping), `approx_kl` (k3 estimate
-            of KL(old || new), nats).
+            Losses that are exactly 0 outside the mask in value and gradient, and what `clip_metrics`,
+            `clippable_fraction`, `entropy_metrics` and `ratio_metrics` say about tokens beyond a bound, whatever the
+            advantage; the ratio is the one before clipping.
         """
         mask = inputs.response_mask
         logprobs = zero_outside(inputs.logprobs, mask)
@@ -51,11 +51,9 @@ class Cispo:
         ratio = importance_ratio(logprobs.detach() - old_logprobs)
         lowest = 0.0 if self.clip_range_low is None else 1 - self.clip_range_low
         highest = 1 + self.clip_range_high
-        high, low = ratio > highest, ratio < lowest
-        metrics = {
-            "clip_fraction_high": weighted_mean(high.to(ratio.dtype), mask),
-            "clip_fraction_low": weighted_mean(low.to(ratio.dtype), mask),
-            "gradient_preserved_fraction": weighted_mean(torch.logical_or(high, low).to(ratio.dtype), mask),
-        }
+        clipped = ClippedTokens(high=(ratio > highest) & mask, low=(ratio < lowest) & mask, dual=torch.zeros_like(mask))
+        metrics = clip_metrics(clipped, ratio, advantages, mask, preserved_high=highest, preserved_low=lowest)
+        metrics |= entropy_metrics(clipped, inputs.old_entropies, mask)
+        metrics["clippable_fraction"] = clippable_fraction(old_logprobs, mask, mask, self.clip_range_high)
         metrics |= ratio_metrics(logprobs, old_logprobs, ratio, mask)
         return ObjectiveOutput(token_losses=-ratio.clamp(lowest, highest) * advantages * logprobs, metrics=metrics)

@@ -10,19 +10,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
+from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput, WeightedMean
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.objectives.clip_metrics import ClippedTokens, clip_metrics, clippable_fraction, entropy_metrics
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
-from aepo_lightning.ops.masked import importance_ratio, weighted_mean, zero_outside
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Regions:
-    """Which tokens are beyond a bound, where it matters. No token is in two of them."""
-
-    high: Bool[Tensor, "batch response"]
-    low: Bool[Tensor, "batch response"]
-    dual: Bool[Tensor, "batch response"]
+from aepo_lightning.ops.masked import importance_ratio, zero_outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +84,10 @@ class ClippedSurrogate:
             inputs: Log-probs, advantages and mask. Gradients flow into `logprobs` only.
 
         Returns:
-            Losses that are exactly 0 outside the mask in value and gradient, and these means over response tokens:
-            `clip_fraction_high`, `clip_fraction_low` and `clip_fraction_dual` (beyond that bound, with the sign of the
-            advantage for which it matters), `gradient_preserved_fraction` (beyond the range and still with a
-            gradient), `importance_ratio` (of `ratio_level`), `approx_kl` (k3 estimate of KL(old || new), nats).
+            Losses that are exactly 0 outside the mask in value and gradient, and what `clip_metrics`, `entropy_metrics`
+            and `ratio_metrics` say about tokens beyond a bound with the sign of the advantage for which it matters,
+            with the ratio of `ratio_level`. `clippable_fraction`: with a positive advantage and an old probability
+            below 1 / (1 + clip_range_high).
         """
         mask = inputs.response_mask
         logprobs = zero_outside(inputs.logprobs, mask)
@@ -109,15 +101,28 @@ class ClippedSurrogate:
         weights = torch.where(regions.low, self._bounded(1 - self.clip_range_low, self.preserve_low, carrier), weights)
         if self.dual_clip is not None:
             weights = weights.masked_fill(regions.dual, self.dual_clip)
-        preserved = (regions.high & (self.preserve_high > 0)) | (regions.low & (self.preserve_low > 0))
-        metrics = {
-            "clip_fraction_high": weighted_mean(regions.high.to(ratio.dtype), mask),
-            "clip_fraction_low": weighted_mean(regions.low.to(ratio.dtype), mask),
-            "clip_fraction_dual": weighted_mean(regions.dual.to(ratio.dtype), mask),
-            "gradient_preserved_fraction": weighted_mean(preserved.to(ratio.dtype), mask),
-        }
+        metrics = self._metrics(inputs, regions, ratio, old_logprobs, advantages)
         metrics |= ratio_metrics(logprobs, old_logprobs, ratio, mask)
         return ObjectiveOutput(token_losses=-weights * advantages, metrics=metrics)
+
+    def _metrics(
+        self,
+        inputs: ObjectiveInput,
+        regions: ClippedTokens,
+        ratio: Float[Tensor, "batch response"],
+        old_logprobs: Float[Tensor, "batch response"],
+        advantages: Float[Tensor, "batch response"],
+    ) -> dict[str, WeightedMean]:
+        mask = inputs.response_mask
+        high, low = self.preserve_high * (1 + self.clip_range_high), self.preserve_low * (1 - self.clip_range_low)
+        metrics = clip_metrics(regions, ratio, advantages, mask, preserved_high=high, preserved_low=low)
+        metrics |= entropy_metrics(regions, inputs.old_entropies, mask)
+        if self.ratio_level == "sequence":
+            old_logprobs = (old_logprobs.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).expand_as(
+                mask
+            )
+        fraction = clippable_fraction(old_logprobs, advantages > 0, mask, self.clip_range_high)
+        return metrics | {"clippable_fraction": fraction}
 
     def _log_ratio(
         self,
@@ -133,8 +138,10 @@ class ClippedSurrogate:
         mean = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         return carrier + mean
 
-    def _regions(self, ratio: Float[Tensor, "batch response"], advantages: Float[Tensor, "batch response"]) -> _Regions:
-        return _Regions(
+    def _regions(
+        self, ratio: Float[Tensor, "batch response"], advantages: Float[Tensor, "batch response"]
+    ) -> ClippedTokens:
+        return ClippedTokens(
             high=(advantages > 0) & (ratio > 1 + self.clip_range_high),
             low=(advantages < 0) & (ratio < 1 - self.clip_range_low),
             dual=(advantages < 0) & (ratio > (self.dual_clip if self.dual_clip is not None else torch.inf)),

@@ -45,6 +45,7 @@ class PolicyLoss:
             old_logprobs=corrected.old_logprobs,
             advantages=batch.advantages,
             response_mask=mask,
+            old_entropies=self._old_entropies(batch, scores),
         )
         output = evaluate_objective(self.objective, inputs)
         token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
@@ -53,3 +54,8 @@ class PolicyLoss:
         loss = self.aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
         entropy = {"entropy": weighted_mean(scores.entropies, mask)}
         return loss, {**output.metrics, **corrected.metrics, **entropy}
+
+    @staticmethod
+    def _old_entropies(batch: TrajectoryBatch, scores: TokenScores) -> Tensor | None:
+        """Return the entropies before the update, which without old log-probs are the present ones."""
+        return scores.entropies.detach() if batch.old_logprobs is None else batch.old_entropies

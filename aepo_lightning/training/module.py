@@ -335,10 +335,8 @@ class AEPOModule(LightningModule):
         names = sorted(metrics)
         pairs = [[float(metrics[name].total), float(metrics[name].weight)] for name in names]
         reduced = all_reduce([value for pair in pairs for value in pair] + [float(loss)])
-        values = {
-            f"train/{name}": reduced[2 * i] / reduced[2 * i + 1] if reduced[2 * i + 1] else 0.0
-            for i, name in enumerate(names)
-        }
+        sums = zip(names, reduced[:-1:2], reduced[1::2], strict=True)
+        values = {f"train/{name}": total / weight for name, total, weight in sums if weight}
         values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
         values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self._log_reduced(values)

@@ -229,9 +229,13 @@ def test_metrics_are_means_over_all_tokens_however_they_are_split(tmp_path):
 
 
 def test_the_ratio_is_one_before_the_first_update_and_not_after(tmp_path):
-    ratios = run(tmp_path, num_steps=2).logger.values("train/importance_ratio")
+    logger = run(tmp_path, num_steps=2).logger
+    ratios = logger.values("train/importance_ratio")
     assert ratios[0] == pytest.approx(1, abs=1e-6)
     assert ratios[1] != pytest.approx(1, abs=1e-4)
+    # A mean over no token is no number.
+    assert "train/entropy_beyond_high" not in logger.rows[0][1]
+    assert logger.rows[0][1]["train/old_entropy"] == pytest.approx(logger.rows[0][1]["train/entropy"], rel=1e-5)
 
 
 def test_the_scheduler_steps_once_per_optimiser_step_and_the_rate_in_use_is_logged(tmp_path):
