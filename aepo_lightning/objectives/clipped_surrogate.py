@@ -35,7 +35,7 @@ class ClippedSurrogate:
     | DAPO | 0 | 0 | clip_range_high = 0.28 |
     | EBPO (AEPO) | 0 | 1 | |
     | GPPO | 1 | 1 | |
-    | CE-GPPO | 0.75 | 1 | |
+    | CE-GPPO | 0.75 | 1 | clip_range_high = 0.28, dual_clip = 3 |
     | GSPO | 0 | 0 | ratio_level = "sequence", clip ranges 3e-4 and 4e-4 |
 
     The value is that of PPO-clip for every choice of the coefficients: a clipped token is worth (1 +- range) A, the

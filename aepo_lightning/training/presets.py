@@ -77,8 +77,8 @@ def GPPO(**changes: Any) -> Algorithm:  # noqa: N802
 
 
 def CEGPPO(**changes: Any) -> Algorithm:  # noqa: N802
-    """Return CE-GPPO (arXiv:2509.20712): both clipped sides keep a weighted gradient."""
-    objective = ClippedSurrogate(clip_range_high=0.28, preserve_low=0.75, preserve_high=1.0)
+    """Return CE-GPPO (arXiv:2509.20712): both clipped sides keep a weighted gradient; dual clip as in its code."""
+    objective = ClippedSurrogate(clip_range_high=0.28, preserve_low=0.75, preserve_high=1.0, dual_clip=3.0)
     return replace(Algorithm(name="ce_gppo", objective=objective), **changes)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from aepo_lightning.contracts.objective import Objective, ObjectiveInput
 from aepo_lightning.objectives.clipped_surrogate import ClippedSurrogate
+from aepo_lightning.training.presets import CEGPPO
 
 RATIOS = [0.5, 0.79, 1.0, 1.21, 1.5, 3.1]
 EBPO = ClippedSurrogate(preserve_high=1.0)
@@ -90,6 +91,24 @@ def test_gradient_equals_that_of_the_published_formula(preserve_low, preserve_hi
     objective = ClippedSurrogate(preserve_low=preserve_low, preserve_high=preserve_high)
     (grad,) = torch.autograd.grad(-objective(inputs).token_losses.sum(), inputs.logprobs)
     torch.testing.assert_close(grad, expected, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_ce_gppo_has_the_gradient_of_its_released_loss(advantage):
+    # Token by token: low, high or other, then min(3 |A|, loss) where A < 0. Below the range the loss is 0.6 |A|, so the
+    # dual clip is of no concern there.
+    ratios = [*RATIOS, 1.27, 1.29, 2.99, 3.01, 9.0]
+    inputs = make_inputs(ratios, advantage)
+    objective = CEGPPO().objective
+    expected = []
+    for ratio in ratios:
+        weight, slope = ratio, ratio
+        if advantage < 0 and ratio < 0.8:
+            weight = slope = 0.75 * 0.8
+        if advantage > 0 and ratio > 1.28:
+            weight = slope = 1.28
+        expected.append(0.0 if advantage < 0 and weight > 3 else slope)
+    assert gradient_weights(objective, inputs) == pytest.approx(expected, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
