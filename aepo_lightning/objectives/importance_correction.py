@@ -56,14 +56,15 @@ class ImportanceCorrection:
     References:
         Weights apart from the clipped ratio: decoupled PPO, arXiv:2110.00641; for stale rollouts of language models,
         AReaL, arXiv:2505.24298. Truncation: E. Ionides, Truncated importance sampling (2008); V-trace,
-        arXiv:1802.01561. Masking on both sides between engine and trainer: IcePop, arXiv:2510.18855. Departure: the
-        sequence level is the geometric mean that GSPO uses, not the product, which leaves any bounds as the response
-        grows.
+        arXiv:1802.01561. Masking on both sides between engine and trainer: IcePop, arXiv:2510.18855. The geometric
+        mean is GSPO's, arXiv:2507.18071, eq. 7; the product is the importance weight of the whole trajectory, which
+        alone is unbiased, and leaves any bounds as the response grows: use it with a cap.
     """
 
     mode: Literal["none", "truncated", "masked"] = "none"
-    level: Literal["token", "sequence"] = "token"
-    """`sequence`: every token has the geometric mean of the weights of its trajectory."""
+    level: Literal["token", "sequence", "sequence_product"] = "token"
+    """`sequence`: every token has the geometric mean of the weights of its trajectory, `sequence_product` their
+    product."""
     cap: float = 2.0
     """Largest weight of `truncated`."""
     low: float = 0.5
@@ -77,7 +78,7 @@ class ImportanceCorrection:
         """Refuse settings that have no meaning."""
         choices = {
             "mode": ("none", "truncated", "masked"),
-            "level": ("token", "sequence"),
+            "level": ("token", "sequence", "sequence_product"),
             "old_logprobs": ("recompute", "sampler", "auto"),
         }
         for name, allowed in choices.items():
@@ -131,8 +132,10 @@ class ImportanceCorrection:
     ) -> Float[Tensor, "batch response"]:
         if self.level == "token":
             return log_ratio
-        mean = log_ratio.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-        return mean.expand_as(log_ratio)
+        of_sequence = log_ratio.sum(-1, keepdim=True)
+        if self.level == "sequence":
+            of_sequence = of_sequence / mask.sum(-1, keepdim=True).clamp(min=1)
+        return of_sequence.expand_as(log_ratio)
 
     def _outside(self, weights: Float[Tensor, "batch response"]) -> Bool[Tensor, "batch response"]:
         if self.mode == "none":

@@ -16,7 +16,7 @@ OBJECTIVES = {
     "cispo": Cispo(clip_range_high=0.2),
 }
 MODES = ("none", "truncated", "masked")
-LEVELS = ("token", "sequence")
+LEVELS = ("token", "sequence", "sequence_product")
 
 
 def correction(mode="truncated", **options):
@@ -55,6 +55,8 @@ ALL = torch.ones(1, 3, dtype=torch.bool)
         # The geometric mean is (1.1 * 0.5 * 2.5)^(1/3) = 1.375^(1/3) = 1.11199.
         ("truncated", "sequence", [1.11199] * 3),
         ("masked", "sequence", [1.11199] * 3),
+        ("truncated", "sequence_product", [1.375] * 3),
+        ("masked", "sequence_product", [0, 0, 0]),
     ],
 )
 def test_weights_of_hand_worked_tokens(mode, level, expected):
@@ -95,9 +97,9 @@ def reference(settings, current, old, sampler):
     for row, tokens in enumerate(MASK.tolist()):
         own = [t for t, is_trained in enumerate(tokens) if is_trained]
         weights = {t: math.exp(float(trainer[row, t] - sampler[row, t])) for t in own}
-        if settings.level == "sequence":
-            mean = math.exp(sum(math.log(w) for w in weights.values()) / len(own))
-            weights = dict.fromkeys(own, mean)
+        if settings.level != "token":
+            product = math.prod(weights.values())
+            weights = dict.fromkeys(own, product ** (1 / len(own)) if settings.level == "sequence" else product)
         for t in own:
             w = weights[t]
             bounded = {"none": w, "truncated": min(w, settings.cap)}.get(settings.mode)
@@ -273,3 +275,20 @@ def test_an_unknown_word_is_refused(name):
     object.__setattr__(settings, name, "engine")
     with pytest.raises(ValueError, match=rf"`{name}` must be one of .* but got 'engine'"):
         settings.__post_init__()
+
+
+def test_only_the_product_of_the_sequence_gives_the_mean_under_the_other_policy():
+    # Sequences of two coins: all four, each as often as the sampler (heads with 0.5) draws it; the trainer's heads have
+    # 0.7. The share of trajectories with two heads is 0.25 of the sampler and 0.49 of the trainer.
+    heads = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], dtype=torch.float64)
+    sampler, trainer = torch.full_like(heads, math.log(0.5)), torch.where(heads > 0, 0.7, 0.3).log()
+    estimates = {
+        level: float(
+            ImportanceCorrection(mode="truncated", level=level, cap=10.0)(
+                trainer, trainer, sampler, heads > -1
+            ).token_weights[0, 0]
+            / 4
+        )
+        for level in LEVELS
+    }
+    assert estimates == pytest.approx({"token": 0.35, "sequence": 0.35, "sequence_product": 0.49})
