@@ -17,6 +17,7 @@ def kl_estimate(
     logprobs: Float[Tensor, "batch response"],
     ref_logprobs: Float[Tensor, "batch response"],
     estimator: KLEstimator,
+    max_log_ratio: float = MAX_LOG_RATIO,
 ) -> Float[Tensor, "batch response"]:
     """Estimate KL(policy || reference) at tokens that the policy sampled.
 
@@ -29,9 +30,10 @@ def kl_estimate(
         logprobs: Of the policy that sampled the tokens, in nats.
         ref_logprobs: Of the other policy, in nats.
         estimator: Which of the three.
+        max_log_ratio: For k3, d is clamped to plus or minus this, beyond which the gradient is 0.
 
     Returns:
-        One estimate per token, in nats. For k3, d is clamped to +-20, beyond which the gradient is 0.
+        One estimate per token, in nats.
 
     Raises:
         ValueError: If `estimator` is unknown.
@@ -45,7 +47,7 @@ def kl_estimate(
     if estimator == "k2":
         return difference.square() / 2
     if estimator == "k3":
-        difference = difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        difference = difference.clamp(-max_log_ratio, max_log_ratio)
         return difference.expm1() - difference
     raise ValueError(f"`estimator` must be 'k1', 'k2' or 'k3', but got {estimator!r}.")
 
@@ -55,12 +57,17 @@ class KLPenalty:
     """A penalty on the distance from the reference policy, to be added to the token losses of an objective.
 
     References:
-        AEPO and ARPO train with coefficient 0 (arXiv:2507.19849, appendix C.2).
+        AEPO and ARPO train with coefficient 0 (arXiv:2507.19849, appendix C.2). verl clamps the log-ratio of k3 to
+        +-20 and its estimate to +-10: `max_estimate=10`.
     """
 
     coefficient: float = 0.0
     """0 turns the penalty off; no reference log-probs are read then."""
     estimator: KLEstimator = "k3"
+    max_log_ratio: float = MAX_LOG_RATIO
+    """For k3, the log-ratio of a token is clamped to plus or minus this, in nats; beyond it there is no gradient."""
+    max_estimate: float | None = None
+    """The estimate of a token is clamped to plus or minus this, in nats; beyond it there is no gradient. None: not."""
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
@@ -68,6 +75,11 @@ class KLPenalty:
             raise ConfigError(f"`coefficient` must be 0 (off) or positive, but got {self.coefficient}.")
         if self.estimator not in ("k1", "k2", "k3"):
             raise ConfigError(f"`estimator` must be 'k1', 'k2' or 'k3', but got {self.estimator!r}.")
+        # e^80 is close to the largest number of float32.
+        if not 0 < self.max_log_ratio <= 80:
+            raise ConfigError(f"`max_log_ratio` must be positive and at most 80, but got {self.max_log_ratio}.")
+        if self.max_estimate is not None and not self.max_estimate > 0:
+            raise ConfigError(f"`max_estimate` must be None (no bound) or positive, but got {self.max_estimate}.")
 
     def __call__(
         self,
@@ -89,4 +101,7 @@ class KLPenalty:
             return torch.zeros_like(logprobs)
         policy = zero_outside(logprobs, response_mask)
         reference = zero_outside(ref_logprobs.detach(), response_mask)
-        return self.coefficient * kl_estimate(policy, reference, self.estimator)
+        estimate = kl_estimate(policy, reference, self.estimator, self.max_log_ratio)
+        if self.max_estimate is not None:
+            estimate = estimate.clamp(-self.max_estimate, self.max_estimate)
+        return self.coefficient * estimate

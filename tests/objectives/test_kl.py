@@ -90,6 +90,35 @@ def test_coefficient_zero_reads_no_reference():
     assert KLPenalty()(logprobs, torch.full_like(logprobs, math.nan), mask).tolist() == [[0.0, 0.0]]
 
 
-def test_refuses_a_negative_coefficient():
-    with pytest.raises(ValueError, match=r"`coefficient` must be 0 \(off\) or positive, but got -1"):
-        KLPenalty(coefficient=-1.0)
+@pytest.mark.parametrize(
+    ("options", "expected", "gradient"),
+    [
+        # k3 of d = 3 and 30: e^3 - 4, and e^20 - 21 without a gradient; d(k3)/d(logp) = 1 - e^d.
+        ({}, [math.exp(3) - 4, math.exp(20) - 21], [1 - math.exp(3), 0]),
+        ({"max_log_ratio": 2.0}, [math.exp(2) - 3, math.exp(2) - 3], [0, 0]),
+        # verl: d to +-20, then the estimate to +-10.
+        ({"max_estimate": 10.0}, [10, 10], [0, 0]),
+        ({"max_estimate": 20.0}, [math.exp(3) - 4, 20], [1 - math.exp(3), 0]),
+        ({"estimator": "k1", "max_estimate": 10.0}, [-3, -10], [1, 0]),
+    ],
+)
+def test_bounds_of_a_token(options, expected, gradient):
+    logprobs = torch.tensor([[-4.0, -31.0]], dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(1, 2, dtype=torch.bool)
+    penalty = KLPenalty(coefficient=1.0, **options)(logprobs, torch.full_like(logprobs, -1.0), mask)
+    penalty.sum().backward()
+    assert penalty[0].tolist() == pytest.approx(expected, rel=1e-12)
+    assert logprobs.grad[0].tolist() == pytest.approx(gradient, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coefficient": -1.0}, r"`coefficient` must be 0 \(off\) or positive, but got -1"),
+        ({"max_log_ratio": 0.0}, "`max_log_ratio` must be positive and at most 80, but got 0.0"),
+        ({"max_estimate": -1.0}, r"`max_estimate` must be None \(no bound\) or positive, but got -1.0"),
+    ],
+)
+def test_refuses_settings_without_meaning(options, message):
+    with pytest.raises(ValueError, match=message):
+        KLPenalty(**options)
