@@ -1,0 +1,149 @@
+"""First optimiser steps, as a user's run takes them: trees from the sampler, minibatches, loss, gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from aepo_lightning.chat_formats import TagFormat
+from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.policy.network import TokenScores
+from aepo_lightning.rollout import RolloutParts, RolloutSampler, SamplingSettings
+from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.experience import ExperienceSettings
+from aepo_lightning.training.loss import PolicyLoss
+from aepo_lightning.training.rollout_parts import experience_builder
+from benchmarks.support.laboratory.engine import TabularEngine
+from benchmarks.support.laboratory.policy import TabularPolicy
+from benchmarks.support.laboratory.world import ExitSearch, QuestReward
+
+Steps: TypeAlias = list[Minibatch]
+_CHUNK = 128
+"""Trees that are held at once."""
+
+
+class _KnownTexts(TagFormat):
+    """The tag format, which remembers what it has read: a small world says few things."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        super().__init__(tokenizer, ("search",))
+        self._texts: dict[tuple[int, ...], str] = {}
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, special tokens left out."""
+        key = tuple(token_ids)
+        if key not in self._texts:
+            self._texts[key] = super().decode(token_ids)
+        return self._texts[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Updates:
+    """First steps of one quest, one row each; independent of one another."""
+
+    gradients: Float[Tensor, "steps parameters"]
+    """Direction in which the step moves the logits, per question of the step: minus the gradient of its loss."""
+    num_tokens: Float[Tensor, " steps"]
+    """Generated tokens, each once, those of discarded probes included."""
+    num_calls: Float[Tensor, " steps"]
+    """Tool calls, likewise."""
+    values: Float[Tensor, " steps"]
+    """Estimate of the expected reward: the mean of the leaves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One algorithm with one policy."""
+
+    algorithm: Algorithm
+    policy: TabularPolicy
+    groups_per_step: int = 1
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+    @cached_property
+    def sampler(self) -> RolloutSampler:
+        """What grows trees: the library's sampler around the policy's table."""
+        world, algorithm = self.policy.world, self.algorithm
+        parts = RolloutParts(
+            engine=TabularEngine(self.policy),
+            tools=ExitSearch(world),
+            reward=QuestReward(world),
+            chat_format=_KnownTexts(world.tokenizer),
+            allocator=algorithm.allocator,
+            branch_policy=algorithm.branch_policy,
+            settings=algorithm.rollout_settings(self.sampling),
+        )
+        return RolloutSampler(parts)
+
+    def grow(self, quest: int, count: int, seed: int) -> list[RolloutTree]:
+        """Return independent trees of a quest."""
+        questions = [self.policy.world.question(quest, index) for index in range(count)]
+        return self.sampler.rollout(questions, seed)
+
+    def steps(self, trees: list[RolloutTree]) -> Steps:
+        """Return the optimiser steps that the trees make."""
+        tokenizer = self.policy.world.tokenizer
+        settings = ExperienceSettings(questions_per_step=self.groups_per_step, max_tokens_per_micro_batch=1 << 20)
+        return experience_builder(self.algorithm, settings, tokenizer.pad_token_id).build(trees, self._score)
+
+    def loss(self, step: Minibatch) -> Float[Tensor, ""]:
+        """Return the loss of a step, all of whose ratios are 1."""
+        loss_of = PolicyLoss(
+            objective=self.algorithm.objective,
+            aggregation=self.algorithm.aggregation,
+            kl_penalty=self.algorithm.kl_penalty,
+        )
+        (batch,) = step.micro_batches
+        return loss_of(self.policy, batch, step)[0]
+
+    def updates(self, quest: int, num_steps: int, seed: int) -> Updates:
+        """Take first steps.
+
+        Args:
+            quest: What is asked in all of them.
+            num_steps: How many.
+            seed: Of the trees. The same seed gives the same steps.
+        """
+        chunk = _CHUNK - _CHUNK % self.groups_per_step
+        counts = [min(chunk, left) for left in range(num_steps * self.groups_per_step, 0, -chunk)]
+        found = [self._updates(self.grow(quest, count, seed + at)) for at, count in enumerate(counts)]
+        columns = [torch.cat([getattr(each, name) for each in found]) for name in Updates.__slots__]
+        return Updates(**dict(zip(Updates.__slots__, columns, strict=True)))
+
+    def _updates(self, trees: list[RolloutTree]) -> Updates:
+        size = self.groups_per_step
+        per_step = [trees[at : at + size] for at in range(0, len(trees), size)]
+        steps = self.steps(trees)
+        assert len(steps) == len(per_step), "every step has a response token"
+        moves = [-torch.autograd.grad(self.loss(step), self.policy.logits)[0].flatten() for step in steps]
+        return Updates(
+            gradients=torch.stack(moves),
+            num_tokens=_sums(per_step, [tree.num_generated_tokens for tree in trees]),
+            num_calls=_sums(per_step, [_num_calls(tree) for tree in trees]),
+            values=_sums(per_step, [self.estimate(tree) for tree in trees]) / size,
+        )
+
+    def estimate(self, tree: RolloutTree) -> float:
+        """Return a tree's estimate of the expected reward."""
+        return sum(tree.rewards) / len(tree.rewards)
+
+    def _score(self, batch: TrajectoryBatch) -> TokenScores:
+        with torch.no_grad():
+            scores: TokenScores = self.policy(batch.input_ids, batch.response_mask)
+            return scores
+
+
+def _sums(per_step: list[list[RolloutTree]], figures: list[float] | list[int]) -> Float[Tensor, " steps"]:
+    values = iter(figures)
+    return torch.tensor([sum(next(values) for _ in trees) for trees in per_step], dtype=torch.float64)
+
+
+def _num_calls(tree: RolloutTree) -> int:
+    return sum(segment.source is SegmentSource.TOOL for segment in tree.segments) + len(tree.unused_calls)

@@ -1,0 +1,70 @@
+"""What is compared: every preset of `conf/algorithm`, and AEPO with one part changed at a time."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+from hydra import compose, initialize_config_module
+
+from aepo_lightning.advantages import GroupZScore
+from aepo_lightning.app.build import build
+from aepo_lightning.branching import EntropyBalanced, NeverBranch
+from aepo_lightning.budgets import RootShare
+from aepo_lightning.objectives import LossAggregation
+from aepo_lightning.training.algorithm import AEPO, Algorithm
+
+CENTRED = GroupZScore(normalize_by_std=False)
+TOKEN_SUM = LossAggregation(mode="seq-mean-token-sum-norm", norm_length=1)
+"""Every token counts the same, whatever the lengths of the others: the policy gradient itself."""
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets."""
+    found = files("aepo_lightning.conf").joinpath("algorithm").iterdir()
+    return sorted(each.name.removesuffix(".yaml") for each in found if not each.name.startswith(("_", ".")))
+
+
+def preset(name: str) -> Algorithm:
+    """Return a preset as its file describes it."""
+    with initialize_config_module("aepo_lightning.conf", version_base="1.3"):
+        found: Algorithm = build(compose("train", overrides=[f"algorithm={name}"]).algorithm)
+    return found
+
+
+def unbiased_parts(**changes: Any) -> Algorithm:
+    """Return independent samples, rewards less their mean, token sums: right up to (k - 1) / k, unless changed."""
+    parts = Algorithm(name="parts", advantage_estimator=CENTRED, aggregation=TOKEN_SUM)
+    return replace(parts, **changes)
+
+
+def one_off() -> Mapping[str, Algorithm]:
+    """Return AEPO, and AEPO with one part taken out of it."""
+    return {
+        "AEPO": AEPO(),
+        "no deviation in the advantage": AEPO(advantage_estimator=CENTRED),
+        "no entropy shaping": AEPO(shaping=None),
+        "token sums, not token means": AEPO(aggregation=TOKEN_SUM),
+        "no branches": AEPO(allocator=RootShare(), branch_policy=NeverBranch()),
+        "m = k / 2, no pre-monitoring": AEPO(allocator=RootShare(share=0.5)),
+        "no penalty": AEPO(branch_policy=EntropyBalanced(gamma=4.0, penalty_per_step=0.0)),
+        "branches wherever (gamma = 0)": AEPO(branch_policy=EntropyBalanced(gamma=0.0)),
+    }
+
+
+def one_on() -> Mapping[str, Algorithm]:
+    """Return the parts that are right, and the same with one part of AEPO put in."""
+    aepo, half = AEPO(), RootShare(share=0.5)
+    branching = {"branch_policy": aepo.branch_policy}
+    return {
+        "nothing": unbiased_parts(),
+        "deviation in the advantage": unbiased_parts(advantage_estimator=GroupZScore()),
+        "token means": unbiased_parts(aggregation=LossAggregation()),
+        "entropy shaping": unbiased_parts(shaping=aepo.shaping),
+        "branches, m = k / 2": unbiased_parts(allocator=half, **branching),
+        "branches wherever (gamma = 0), m = k / 2": unbiased_parts(
+            allocator=half, branch_policy=EntropyBalanced(gamma=0.0)
+        ),
+        "branches with pre-monitoring": unbiased_parts(allocator=aepo.allocator, **branching),
+        "pre-monitoring, no branches": unbiased_parts(allocator=aepo.allocator),
+    }
