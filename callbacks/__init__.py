@@ -8,11 +8,13 @@
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
     run_log.py            `RunLog`: the run as plain lines, and `choose_progress`: a bar instead on a terminal
+    sample_budget.py      `SampleBudget`: ends training at a budget of generated tokens and tool calls
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
     trainer_parts.py      what they ask of the trainer
 
-Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained; without
-any of the others a run computes the same numbers. The names that they log stand in `docs/metrics.md`.
+Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained, and
+`SampleBudget` for how long; without any of the others a run computes the same numbers. The names that they log stand in
+`docs/metrics.md`.
 """
 
 from aepo_lightning.callbacks.atomic_checkpoint import AtomicCheckpoint
@@ -23,6 +25,7 @@ from aepo_lightning.callbacks.learning_curve import LearningCurve
 from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
 from aepo_lightning.callbacks.run_log import RunLog, choose_progress
+from aepo_lightning.callbacks.sample_budget import SampleBudget
 from aepo_lightning.callbacks.throughput import Throughput
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "RankGuard",
     "RolloutLogger",
     "RunLog",
+    "SampleBudget",
     "Throughput",
     "choose_progress",
 ]

@@ -3,10 +3,12 @@
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from time import perf_counter
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from typing_extensions import override
 
@@ -32,10 +34,14 @@ _OF_UPDATE = {
     "policy_entropy": "train/entropy",
     "loss": "train/loss",
     "grad_norm": "train/grad_norm",
+    "num_generated_tokens": "rollout/num_generated_tokens",
+    "num_answered_calls": "rollout/num_answered_calls",
     "rollout_s": "time/rollout_s",
     "experience_s": "time/experience_s",
     "tokens_per_s": "rollout/tokens_per_s",
 }
+_OF_ITERATION = ("rollout/", "experience/", "time/")
+_OF_STEP = "train/"
 COLUMNS = ("kind", "iteration", "step", "seconds", *_OF_TREES, *_OF_UPDATE)
 
 
@@ -49,15 +55,22 @@ class LearningCurve(L.Callback):
     checkpoint, so a resumed run goes on with them. No number is logged.
     """
 
-    def __init__(self, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = perf_counter, *, every_metric: bool = False, has_picture: bool = True
+    ) -> None:
         """Start with an empty table.
 
         Args:
             clock: Seconds from any moment on.
+            every_metric: Also write whatever is logged under `rollout/`, `experience/`, `train/`, `time/` and `val/`,
+                each in a column of its name. What is logged at every optimiser step is the mean of the iteration.
+            has_picture: Draw `curve.png`, too.
         """
         super().__init__()
         self.rows: list[Row] = []
         self._clock = clock
+        self._every_metric, self._has_picture = every_metric, has_picture
+        self._steps: dict[str, list[float]] = {}
         self._start: float | None = None
         self._step = 0
 
@@ -71,19 +84,36 @@ class LearningCurve(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note which weights the rollouts of the iteration come from."""
         self._step = trainer.global_step
+        self._steps = {}
+
+    @override
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
+    ) -> None:
+        """Note what is logged about an optimiser step."""
+        if self._every_metric:
+            for name, value in trainer.callback_metrics.items():
+                if name.startswith(_OF_STEP):
+                    self._steps.setdefault(name, []).append(float(value))
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the row of an iteration."""
         metrics = trainer.callback_metrics
         found = _taken(metrics, {name: f"rollout/{name}" for name in _OF_TREES} | _OF_UPDATE)
+        if self._every_metric:
+            found |= _taken(metrics, _prefixed_by(metrics, _OF_ITERATION))
+            found |= {name: _rounded(fmean(values)) for name, values in self._steps.items()}
         self._add(trainer, {"kind": ITERATION, "iteration": trainer.current_epoch, "step": self._step, **found})
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the row of a validation, unless it is a sanity check."""
         if not trainer.sanity_checking:
-            found = _taken(trainer.callback_metrics, {name: f"val/{name}" for name in _OF_TREES})
+            metrics = trainer.callback_metrics
+            found = _taken(metrics, {name: f"val/{name}" for name in _OF_TREES})
+            if self._every_metric:
+                found |= _taken(metrics, _prefixed_by(metrics, "val/"))
             place: Row = {"kind": HELD_OUT, "iteration": trainer.current_epoch, "step": trainer.global_step}
             self._add(trainer, {**place, **found})
             self._draw(trainer)
@@ -94,7 +124,7 @@ class LearningCurve(L.Callback):
         self._draw(trainer)
 
     def _draw(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self._has_picture:
             draw_rows(self.rows).savefig(Path(trainer.default_root_dir) / "curve.png")
 
     def _add(self, trainer: L.Trainer, row: Row) -> None:
@@ -110,7 +140,8 @@ class LearningCurve(L.Callback):
     def _write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "curve.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            others = {name for row in self.rows for name in row} - set(COLUMNS)
+            writer = csv.DictWriter(file, (*COLUMNS, *sorted(others)), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 
@@ -128,7 +159,15 @@ class LearningCurve(L.Callback):
 
 
 def _taken(metrics: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, float]:
-    return {column: float(f"{float(metrics[name]):.6g}") for column, name in names.items() if name in metrics}
+    return {column: _rounded(float(metrics[name])) for column, name in names.items() if name in metrics}
+
+
+def _prefixed_by(metrics: Mapping[str, Any], prefixes: str | tuple[str, ...]) -> dict[str, str]:
+    return {name: name for name in metrics if name.startswith(prefixes)}
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def draw_rows(rows: Sequence[Mapping[str, str | float]]) -> Figure:

@@ -249,6 +249,11 @@ class RolloutTree:
         own = sum(len(s.token_ids) for s in self.segments if s.source is SegmentSource.POLICY)
         return own + self.num_discarded_tokens
 
+    @property
+    def num_tool_calls(self) -> int:
+        """Tool calls that were answered for this tree, each counted once, those of a discarded probe included."""
+        return sum(segment.tool_result is not None for segment in self.segments) + len(self.unused_calls)
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class TreeBatch:

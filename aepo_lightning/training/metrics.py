@@ -30,8 +30,10 @@ def describe_iteration(
     """
     values = prefixed("rollout", reduce_tally(tally)) | prefixed("time", seconds)
     values |= prefixed("tools", getattr(tools, "metrics", dict)())
-    num_tokens = sum(tree.num_generated_tokens for tree in trees)
-    values["rollout/tokens_per_s"] = all_reduce([float(num_tokens)])[0] / seconds["rollout_s"]
+    costs = [(tree.num_generated_tokens, tree.num_tool_calls) for tree in trees]
+    num_tokens, num_calls = all_reduce([float(sum(cost[0] for cost in costs)), float(sum(cost[1] for cost in costs))])
+    values["rollout/num_generated_tokens"], values["rollout/num_answered_calls"] = num_tokens, num_calls
+    values["rollout/tokens_per_s"] = num_tokens / seconds["rollout_s"]
     return values
 
 

@@ -2,6 +2,7 @@
 
 import csv
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import pytest
@@ -23,12 +24,18 @@ class Clock:
         return self.now
 
 
+class SecondCurve(LearningCurve):
+    """Stands beside another one."""
+
+    state_key = "second"
+
+
 def test_iterations_and_validations_have_a_row_each(make_run, tmp_path, monkeypatch):
     drawn = []
     figure = SimpleNamespace(savefig=lambda path: drawn.append((path.name, len(curve.rows))))
     monkeypatch.setattr("aepo_lightning.callbacks.learning_curve.draw_rows", lambda _: figure)
-    curve = LearningCurve(Clock())
-    run = make_run([curve])
+    curve, every = LearningCurve(Clock()), SecondCurve(Clock(), every_metric=True, has_picture=False)
+    run = make_run([every, curve])
     run.validate()
     run.fit()
     rows = read(tmp_path)
@@ -42,6 +49,31 @@ def test_iterations_and_validations_have_a_row_each(make_run, tmp_path, monkeypa
         assert [float(rows[2][column])] == pytest.approx(run.logger.values(name), rel=1e-5)
     assert rows[2]["policy_entropy"]
     assert drawn == [("curve.png", 1), ("curve.png", 2), ("curve.png", 3)]
+    logged = {name for name in run.logger.names if name.startswith(("rollout/", "experience/", "train/", "time/"))}
+    assert logged == {name for name in every.rows[2] if "/" in name}
+    of_steps = run.logger.values("train/entropy")
+    assert len(of_steps) == 2
+    assert every.rows[2]["train/entropy"] == pytest.approx(sum(of_steps) / 2, rel=1e-5)
+    assert every.rows[1]["val/pass@1"] == run.logger.values("val/pass@1")[-1]
+    assert every.rows[2]["num_generated_tokens"] == run.logger.values("rollout/num_generated_tokens")[0]
+
+
+def test_a_metric_that_comes_later_has_a_column(tmp_path):
+    curve = LearningCurve(Clock(), every_metric=True, has_picture=False)
+    metrics = {"val/pass@1": 0.5}
+    own = {
+        "sanity_checking": False,
+        "is_global_zero": True,
+        "default_root_dir": str(tmp_path),
+        "callback_metrics": metrics,
+    }
+    trainer, module = Mock(spec=L.Trainer, current_epoch=0, global_step=0, **own), L.LightningModule()
+    curve.setup(trainer, module, "fit")
+    curve.on_validation_end(trainer, module)
+    metrics |= {"val/pass@4": 0.75, "rollout/reward": 0.1}
+    curve.on_validation_end(trainer, module)
+    assert [(row["val/pass@1"], row["val/pass@4"]) for row in read(tmp_path)] == [("0.5", ""), ("0.5", "0.75")]
+    assert "rollout/reward" not in read(tmp_path)[1]
 
 
 def test_a_resumed_run_goes_on_with_the_rows_and_the_seconds():

@@ -49,6 +49,10 @@ def test_logs_what_an_iteration_took_and_made(make_run):
     assert min(phases) > 0
     assert sum(phases) <= iteration_s * (1 + REL)
     num_tokens, num_trajectories = count(run.datamodule.trees)
+    assert run.logger.values("rollout/num_generated_tokens") == [num_tokens]
+    num_calls = sum(tree.num_tool_calls for tree in run.datamodule.trees)
+    assert run.logger.values("rollout/num_answered_calls") == [num_calls]
+    assert num_calls > 0
     assert run.logger.values("throughput/tokens_per_s")[0] * iteration_s == pytest.approx(num_tokens, rel=REL)
     assert run.logger.values("throughput/trajectories_per_s")[0] * iteration_s == pytest.approx(
         num_trajectories, rel=REL

@@ -1,5 +1,7 @@
 """The rollout tree: a trajectory is its path, token for token, and shared tokens are stored once."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.reward import RewardOutput
-from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree
+from aepo_lightning.contracts.tool import ToolCall, ToolResult
+from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree, UnusedCall
 from tests.support.builders import make_question
 
 SCORED = RewardOutput(reward=0.5, is_correct=False, is_well_formed=True)
@@ -57,6 +60,15 @@ def test_generated_tokens_are_counted_once_and_discarded_ones_too():
     assert tree.num_generated_tokens == 1 + 1 + 2
     tree.num_discarded_tokens = 5
     assert tree.num_generated_tokens == 9
+
+
+def test_answered_calls_are_counted_once_and_unused_ones_too():
+    tree = small_tree()
+    call, result = ToolCall(tool="search", text="x"), ToolResult(text="y")
+    tree.segments[2] = replace(tree.segments[2], tool_call=call, tool_result=result)
+    assert tree.num_tool_calls == 1
+    tree.unused_calls = [UnusedCall(seed_path=(0,), call_index=0, call=call, result=result)]
+    assert tree.num_tool_calls == 2
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
