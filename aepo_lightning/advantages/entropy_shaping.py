@@ -63,7 +63,7 @@ class EntropyShaping:
 
     def __call__(
         self,
-        advantages: Float[Tensor, " batch"],
+        advantages: Float[Tensor, " batch"] | Float[Tensor, "batch response"],
         token_entropy: Float[Tensor, "batch response"],
         response_mask: Bool[Tensor, "batch response"],
         statistics: EntropyStatistics | Sequence[EntropyStatistics],
@@ -71,7 +71,7 @@ class EntropyShaping:
         """Return the advantage of every token.
 
         Args:
-            advantages: One per trajectory.
+            advantages: One per trajectory or one per token.
             token_entropy: Shannon entropy of each token's distribution, in nats. No gradient flows into it.
             response_mask: True where the token is trained.
             statistics: Mean and standard deviation of the scope, one for all rows or one for each row.
@@ -91,4 +91,5 @@ class EntropyShaping:
         factor = 1 + self.weight * (entropy - mean) / std
         if self.guard:
             factor = factor.clamp(min=0.0)
-        return zero_outside(advantages[:, None] * factor, response_mask)
+        by_token = advantages if advantages.ndim == 2 else advantages[:, None]
+        return zero_outside(by_token * factor, response_mask)

@@ -8,7 +8,8 @@ generation.py   how to sample, and what was sampled
 chat_format.py  how prompts, calls and results are written
 tree.py         the rollout tree
 branching.py    branch decisions and the split of the budget
-objective.py    advantages and surrogate losses, token by token
+objective.py    advantages, credit of turns, surrogate losses
+advantage.py    how advantages and credit are asked for, and what they must answer
 batch.py        trajectories as tensors
 policy.py       where the policy comes from
 

@@ -68,6 +68,10 @@ class TrajectoryBatch:
     """Which question of the rollout iteration each row belongs to."""
     rewards: Float[Tensor, " batch"]
     sequence_advantages: Float[Tensor, " batch"]
+    token_advantages: Float[Tensor, "batch response"] | None = None
+    """Advantages before shaping where tokens of a trajectory differ; None: each token has that of its trajectory."""
+    weights: Float[Tensor, " batch"] | None = None
+    """How much each trajectory counts in the loss; None: all the same."""
     temperature: float = 1.0
     """Of the distribution that tokens were sampled from; log-probs of the trainer are taken at the same."""
     old_logprobs: Float[Tensor, "batch response"] | None = None
@@ -90,9 +94,11 @@ class Minibatch:
     """The data of one optimiser step: micro-batches of this rank and the totals over all ranks."""
 
     micro_batches: Sequence[TrajectoryBatch]
-    global_num_tokens: int
-    """Response tokens of this optimiser step over all micro-batches and ranks."""
-    global_num_sequences: int
+    global_num_tokens: float | int
+    """Response tokens of this optimiser step over all micro-batches and ranks, each counted with the weight of its
+    trajectory."""
+    global_num_sequences: float | int
+    """Trajectories of this optimiser step over all micro-batches and ranks, each counted with its weight."""
 
     def to(self, device: torch.device | str) -> "Minibatch":
         """Return the minibatch with every tensor on `device`."""

@@ -1,10 +1,14 @@
 """Names for what a user wrote: which part it is, and where in its code it failed."""
 
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from aepo_lightning.errors import boundary
+from aepo_lightning.errors import AepoError, TrainingError, boundary
+
+Answer = TypeVar("Answer")
 
 OWN_PACKAGE = "aepo_lightning"
 
@@ -35,3 +39,27 @@ def describe_failure(error: BaseException) -> str:
     with boundary(failures.append):
         message = str(error)
     return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")
+
+
+def call_part(kind: str, part: object, call: Callable[[], Answer]) -> Answer:
+    """Return what `call` returns, and name the part if it raises.
+
+    Args:
+        kind: What the part is, such as `objective`.
+        part: What is called.
+        call: Calls it.
+
+    Raises:
+        TrainingError: If it raises anything but an error of this library, which passes as it is.
+    """
+    failures: list[Exception] = []
+    answers: list[Answer] = []
+    with boundary(failures.append):
+        answers.append(call())
+    if not failures:
+        return answers[0]
+    if isinstance(failures[0], AepoError):
+        raise failures[0]
+    raise TrainingError(
+        f"The {kind} `{part_name(part)}` must not fail, but it raised {describe_failure(failures[0])}."
+    ) from failures[0]

@@ -1,6 +1,6 @@
-"""The mathematics of the update, token by token: what an objective looks at, what it answers, and its Protocol."""
+"""The mathematics of the update: what advantages, credit and objectives look at, what they answer, their Protocols."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol, no_type_check, runtime_checkable
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from aepo_lightning.contracts.blame import describe_failure, is_own, part_name
-from aepo_lightning.errors import AepoError, TrainingError, boundary
+from aepo_lightning.contracts.blame import call_part, is_own, part_name
+from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,12 +52,50 @@ class ObjectiveOutput:
     metrics: Mapping[str, WeightedMean]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RewardGroup:
+    """The trajectories of one question that have a reward: what advantages and credit are made of."""
+
+    tree: RolloutTree
+    leaves: Sequence[Leaf]
+    """Of the tree, those with a reward, in order; all of them if none has one."""
+    rewards: Float[Tensor, " group"]
+    weights: Float[Tensor, " group"]
+    """How much each trajectory counts; 1 on average."""
+
+    @property
+    def roots(self) -> list[int]:
+        """For each trajectory, the number of the root chain that it descends from; those of one chain share it."""
+        chains = [leaf.seed_path[:2] for leaf in self.leaves]
+        numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
+        return [numbers[chain] for chain in chains]
+
+
 @runtime_checkable
 class AdvantageEstimator(Protocol):
-    """Turns the rewards of one group into one advantage per trajectory."""
+    """Turns the rewards of one group into one advantage per trajectory.
+
+    One that has a parameter `weights` is given how much each trajectory counts (a tensor, 1 on average; None where all
+    count the same), one that has a parameter `roots` the number of the root chain of each trajectory (a list; branches
+    of one chain share its number). Both by name.
+    """
 
     def __call__(self, rewards: Float[Tensor, " group"]) -> Float[Tensor, " group"]:
         """Return one advantage per trajectory, in input order."""
+        ...
+
+
+@runtime_checkable
+class Credit(Protocol):
+    """Gives each turn of a trajectory its own advantage."""
+
+    def __call__(self, group: RewardGroup, advantages: Float[Tensor, " group"]) -> list[list[float]]:
+        """Return, for each trajectory of the group, one advantage for each policy segment on its path, in order.
+
+        Args:
+            group: Trajectories, their rewards and their tree.
+            advantages: What the estimator gave each trajectory.
+        """
         ...
 
 
@@ -80,14 +119,7 @@ def evaluate_objective(objective: Objective, inputs: ObjectiveInput) -> Objectiv
     """
     if is_own(objective):
         return objective(inputs)
-    failures: list[Exception] = []
-    answer: object = None
-    with boundary(failures.append):
-        answer = objective(inputs)
-    if failures:
-        if isinstance(failures[0], AepoError):
-            raise failures[0]
-        raise _refusal(objective, "not fail", f"it raised {describe_failure(failures[0])}") from failures[0]
+    answer: object = call_part("objective", objective, lambda: objective(inputs))
     losses, metrics = (answer.token_losses, answer.metrics) if isinstance(answer, ObjectiveOutput) else (answer, {})
     _check_losses(objective, losses, inputs)
     assert isinstance(losses, Tensor), "it was checked"

@@ -3,14 +3,20 @@
 A segment is a run of tokens with one source. Branching adds a child; nothing is copied.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
+from typing import Literal
 
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult
+
+LeafWeighting = Literal["uniform", "inverse_fan_out"]
+"""How much each trajectory of a group counts: see `RolloutTree.leaf_weights`."""
 
 
 class LeafOrigin(StrEnum):
@@ -232,6 +238,21 @@ class RolloutTree:
         """
         pairs = list(zip(self.leaves, self.rewards, strict=True))
         return [pair for pair in pairs if pair[0].is_scored] or pairs
+
+    def leaf_weights(self, mode: LeafWeighting) -> list[float]:
+        """Return how much each leaf counts.
+
+        Args:
+            mode: `uniform`: 1. `inverse_fan_out`: the product, over the branch points on the path, of 1 / (chains that
+                go on from there), so that the leaves of one root chain have weight 1 together.
+        """
+        if mode == "uniform":
+            return [1.0] * len(self.leaves)
+        ends = [segment.parent_id for segment in self.segments] + [leaf.segment_id for leaf in self.leaves]
+        fan_out = Counter(ends)
+        return [
+            1 / prod(fan_out[segment.segment_id] for segment in self.path(leaf.segment_id)[1:]) for leaf in self.leaves
+        ]
 
     @property
     def branch_depths(self) -> list[int]:

@@ -18,6 +18,12 @@ class LossAggregation:
     totals over all micro-batches and ranks, so their sum does not depend on the split. A strategy that averages
     gradients over ranks needs the share multiplied by the number of ranks.
 
+    Where trajectories have weights, token losses come multiplied by them, and the totals count with the same weights:
+    with w the weight of a trajectory, T its response tokens and L the sum of its losses, the loss is
+    sum(w L) / sum(w T) for `token-mean`, sum(w L / T) / sum(w) for `seq-mean-token-mean` and
+    sum(w L) / (norm_length sum(w)) for `seq-mean-token-sum-norm`. A common factor of all weights changes nothing, and a
+    trajectory counts as much as two copies of half its weight.
+
     References:
         token-mean: DAPO, arXiv:2503.14476, section 3.3. seq-mean-token-mean: GRPO, arXiv:2402.03300, eq. 3.
         seq-mean-token-sum-norm: Dr. GRPO, arXiv:2503.20783.
@@ -47,28 +53,29 @@ class LossAggregation:
         self,
         token_losses: Float[Tensor, "batch response"],
         response_mask: Bool[Tensor, "batch response"],
-        global_num_tokens: int,
-        global_num_sequences: int,
+        global_num_tokens: float | int,
+        global_num_sequences: float | int,
     ) -> Float[Tensor, ""]:
         """Return the share of this micro-batch in the loss of the optimiser step.
 
         Args:
-            token_losses: Losses of this micro-batch.
+            token_losses: Losses of this micro-batch, multiplied by the weights of their trajectories.
             response_mask: True where the token is trained.
-            global_num_tokens: Response tokens of the optimiser step, over all micro-batches and ranks.
-            global_num_sequences: Trajectories of the optimiser step; rows without response tokens add nothing, and
-                are counted or not as the caller decides.
+            global_num_tokens: Response tokens of the optimiser step, over all micro-batches and ranks, each counted
+                with the weight of its trajectory.
+            global_num_sequences: Trajectories of the optimiser step, counted with their weights; rows without response
+                tokens add nothing, and are counted or not as the caller decides.
 
         Returns:
             A scalar; 0 for a micro-batch without response tokens.
 
         Raises:
-            ValueError: If the total that the mode divides by is below 1.
+            ValueError: If the total that the mode divides by is not positive.
         """
         name = "global_num_tokens" if self.mode == "token-mean" else "global_num_sequences"
         total = global_num_tokens if self.mode == "token-mean" else global_num_sequences
-        if total < 1:
-            raise ValueError(f"`{name}` must be at least 1, but got {total}. Skip steps without response tokens.")
+        if not total > 0:
+            raise ValueError(f"`{name}` must be positive, but got {total}. Skip steps without response tokens.")
         row_sums = zero_outside(token_losses, response_mask).sum(-1)
         if self.mode == "seq-mean-token-mean":
             row_sums = row_sums / response_mask.sum(-1).clamp(min=1)

@@ -10,10 +10,12 @@ from aepo_lightning.advantages import EntropyShaping, GroupZScore
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
-from aepo_lightning.contracts.objective import AdvantageEstimator, Objective
+from aepo_lightning.contracts.objective import AdvantageEstimator, Credit, Objective
+from aepo_lightning.contracts.tree import LeafWeighting
 from aepo_lightning.objectives import ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
+from aepo_lightning.training.advantage_checks import check_advantages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +50,19 @@ class Algorithm:
     branch_signal: Literal["after_tool", "before_tool", "prefix"] = "after_tool"
     penalty_scope: Literal["chain", "question"] = "chain"
     branch_baseline: Literal["root", "own"] = "root"
+    leaf_weights: LeafWeighting = "uniform"
+    """How much each trajectory counts in baseline, deviation and loss: all alike, or those of a root chain together as
+    much as one chain without branches (`inverse_fan_out`)."""
+    credit: Credit | None = None
+    """Gives each turn its own advantage. None: every turn has that of its trajectory, so that a shared turn is trained
+    with the advantage of each trajectory that has it."""
+    normalize_over: Literal["group", "step"] = "group"
+    """`step`: what the estimator gives is whitened over the tokens of the optimiser step, on all ranks."""
 
     def __post_init__(self) -> None:
         """Refuse switches without meaning."""
         self.rollout_settings(SamplingSettings())
+        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over)
 
     def rollout_settings(self, sampling: SamplingSettings) -> RolloutSettings:
         """Return the settings of training rollouts: the algorithm's, and those that are the user's.

@@ -25,6 +25,10 @@ class Row:
     """Which question of the rollout iteration it belongs to."""
     reward: float
     advantage: float
+    token_advantages: list[float] | None = None
+    """One per token, where those of the trajectory differ."""
+    weight: float = 1.0
+    """How much the trajectory counts in the loss."""
 
     @property
     def num_tokens(self) -> int:
@@ -100,6 +104,8 @@ class Batcher:
             group_index=torch.tensor([row.group for row in rows] or [-1]),
             rewards=torch.tensor([row.reward for row in rows] or [0.0]),
             sequence_advantages=torch.tensor([row.advantage for row in rows] or [0.0]),
+            token_advantages=_token_advantages(rows, width),
+            weights=None if all(row.weight == 1 for row in rows) else torch.tensor([row.weight for row in rows]),
             temperature=self.temperature,
         )
         if self.packing != "padded":
@@ -168,6 +174,14 @@ def fill_padded(lengths: Sequence[int], budget: int) -> list[list[int]]:
             width = lengths[index]
         bins[-1].append(index)
     return bins
+
+
+def _token_advantages(rows: Sequence[Row], width: int) -> Tensor | None:
+    """Return the advantage of each predicted token; None if each trajectory has one for all of its tokens."""
+    if all(row.token_advantages is None for row in rows):
+        return None
+    found = [row.token_advantages or [row.advantage] * row.num_tokens for row in rows]
+    return _padded([advantages[1:] for advantages in found], width - 1, 0.0, torch.float32)
 
 
 def _padded(rows: Sequence[Sequence[float | int]], width: int, fill: float | int, dtype: torch.dtype) -> Tensor:

@@ -9,12 +9,15 @@ import torch
 
 from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
-from aepo_lightning.contracts.objective import AdvantageEstimator
-from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.contracts.objective import AdvantageEstimator, Credit
+from aepo_lightning.contracts.tree import LeafWeighting, RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import TokenScores
+from aepo_lightning.training.advantage_checks import check_advantages
 from aepo_lightning.training.batching import Batcher, Row, describe_batches
+from aepo_lightning.training.group_rows import GroupRows
+from aepo_lightning.training.step_normalization import token_advantages, whiten
 
 Scorer = Callable[[TrajectoryBatch], TokenScores]
 
@@ -70,15 +73,29 @@ class ExperienceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExperienceBuilder:
-    """Prepares what the trainer sees of one rollout iteration."""
+    """Prepares what the trainer sees of one rollout iteration.
+
+    Raises:
+        ConfigError: If estimator, leaf weights, credit and normalisation do not fit together.
+    """
 
     advantage_estimator: AdvantageEstimator
     shaping: EntropyShaping | None = None
     """Entropy-aware advantage; None leaves one advantage per trajectory."""
     drop_zero_variance_groups: bool = False
     """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
+    leaf_weights: LeafWeighting = "uniform"
+    """How much each trajectory of a tree counts, in advantages and loss."""
+    credit: Credit | None = None
+    """Gives each turn its own advantage; None gives every turn that of its trajectory."""
+    normalize_over: Literal["group", "step"] = "group"
+    """`step`: advantages are whitened over the optimiser step, after the estimator and before shaping."""
     settings: ExperienceSettings = field(default_factory=ExperienceSettings)
     pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse combinations without meaning."""
+        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over)
 
     def build(
         self,
@@ -148,20 +165,16 @@ class ExperienceBuilder:
             temperature=_temperature(trees),
         )
         batches = batcher.micro_batches(rows)
-        tokens = sum(int(batch.response_mask.sum()) for batch in batches)
-        global_tokens, global_rows = all_reduce([tokens, len(rows)])
-        return Minibatch(
-            micro_batches=batches, global_num_tokens=int(global_tokens), global_num_sequences=int(global_rows)
-        )
+        if self.normalize_over == "step":
+            whiten(batches)
+        tokens = sum(row.weight * sum(row.trajectory.is_sampled[1:]) for row in rows)
+        global_tokens, global_rows = all_reduce([tokens, sum(row.weight for row in rows)])
+        return Minibatch(micro_batches=batches, global_num_tokens=global_tokens, global_num_sequences=global_rows)
 
     def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
-        scored = tree.scored_leaves  # of a group without any reward, all have the same: no advantage
-        rewards = [reward for _, reward in scored]
-        advantages = self.advantage_estimator(torch.tensor(rewards, dtype=torch.float32)).tolist()
-        return [
-            Row(trajectory=tree.trajectory(leaf), group=group, reward=reward, advantage=advantage)
-            for (leaf, reward), advantage in zip(scored, advantages, strict=True)
-        ]
+        return GroupRows(
+            advantage_estimator=self.advantage_estimator, leaf_weights=self.leaf_weights, credit=self.credit
+        )(tree, group)
 
     def _informative(self, rows: list[Row]) -> list[Row]:
         if not self.drop_zero_variance_groups:
@@ -183,12 +196,11 @@ class ExperienceBuilder:
                 batch.old_logprobs, batch.old_entropies = scores.logprobs.cpu(), scores.entropies.cpu()
         for batch, statistics in zip(batches, self._entropy_statistics(batches), strict=True):
             if self.shaping is None:
-                batch.advantages = batch.sequence_advantages[:, None] * batch.response_mask
+                batch.advantages = token_advantages(batch)
             else:
                 assert batch.old_entropies is not None, "filled in above"
-                batch.advantages = self.shaping(
-                    batch.sequence_advantages, batch.old_entropies, batch.response_mask, statistics
-                )
+                given = batch.sequence_advantages if batch.token_advantages is None else batch.token_advantages
+                batch.advantages = self.shaping(given, batch.old_entropies, batch.response_mask, statistics)
 
     def _entropy_statistics(self, batches: Sequence[TrajectoryBatch]) -> list[list[EntropyStatistics]]:
         """Return, for every row of every batch, the entropy statistics of its group or of the whole step."""

@@ -14,7 +14,10 @@ from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLoss:
-    """Everything that makes the algorithm's loss."""
+    """Everything that makes the algorithm's loss.
+
+    Weights of trajectories multiply all of it: objective, KL penalty, entropy bonus. Metrics count every token alike.
+    """
 
     objective: Objective
     aggregation: LossAggregation = field(default_factory=LossAggregation)
@@ -51,6 +54,8 @@ class PolicyLoss:
         token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
         if batch.ref_logprobs is not None:
             token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+        if batch.weights is not None:
+            token_losses = token_losses * batch.weights[:, None]
         loss = self.aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
         entropy = {"entropy": weighted_mean(scores.entropies, mask)}
         return loss, {**output.metrics, **corrected.metrics, **entropy}

@@ -66,6 +66,9 @@ def experience_builder(algorithm: Algorithm, settings: ExperienceSettings, pad_t
         advantage_estimator=algorithm.advantage_estimator,
         shaping=algorithm.shaping,
         drop_zero_variance_groups=algorithm.drop_zero_variance_groups,
+        leaf_weights=algorithm.leaf_weights,
+        credit=algorithm.credit,
+        normalize_over=algorithm.normalize_over,
         settings=settings,
         pad_token_id=pad_token_id,
     )

@@ -65,3 +65,34 @@ def test_refuses_epsilon_zero():
 
 def test_satisfies_the_protocol():
     assert isinstance(GroupZScore(), AdvantageEstimator)
+
+
+def weighted(rewards, weights, roots, **options):
+    return GroupZScore(**options)(make_rewards(*rewards), weights=make_rewards(*weights), roots=roots)
+
+
+def test_weighted_zscore_by_hand():
+    # Chains of value 0, 2 (as 1 and 3, half each) and 4: mean 2. Variance 3 / 2 * (4 + (1 + 1) / 2 + 4) / 3 = 4.5.
+    found = weighted((0.0, 1.0, 3.0, 4.0), (4 / 3, 2 / 3, 2 / 3, 4 / 3), (0, 1, 1, 2), epsilon=1e-12)
+    torch.testing.assert_close(found, make_rewards(-2, -1, 1, 2) / math.sqrt(4.5), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("normalize_by_std", [True, False])
+def test_a_trajectory_that_is_there_twice_with_half_the_weight_counts_as_once(normalize_by_std):
+    options = {"normalize_by_std": normalize_by_std}
+    plain = GroupZScore(**options)(make_rewards(0.3, 1.0, -0.2))
+    alike = weighted((0.3, 1.0, -0.2), (1, 1, 1), (0, 1, 2), **options)
+    torch.testing.assert_close(alike, plain, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        GroupZScore(**options)(make_rewards(0.3, 1.0, -0.2), weights=make_rewards(1, 1, 1)), plain
+    )
+    found = weighted((0.3, 1.0, 1.0, -0.2), (4 / 3, 2 / 3, 2 / 3, 4 / 3), (0, 1, 1, 2), **options)
+    torch.testing.assert_close(found[[0, 1, 3]], plain, rtol=1e-12, atol=1e-12)
+    assert found[1] == found[2]
+
+
+def test_weights_of_zero_and_a_single_chain_have_advantages():
+    assert weighted((1.0, 2.0), (0, 0), (0, 1)).tolist() == [0.0, 0.0]
+    assert weighted((3.0,), (1,), (0,)).tolist() == [0.0]
+    assert weighted((0.0, 2.0), (1, 1), (0, 0)).tolist() == pytest.approx([-1.0, 1.0], rel=1e-5)
+    assert weighted((0.1, 0.1, 0.1), (0.5, 0.5, 2), (0, 0, 1)).tolist() == [0.0] * 3

@@ -11,7 +11,9 @@ from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult
 from aepo_lightning.contracts.tree import Leaf, LeafOrigin, RolloutTree, UnusedCall
+from tests.support.branched import grow
 from tests.support.builders import make_question
+from tests.support.training import policy_turn, tool_turn
 
 SCORED = RewardOutput(reward=0.5, is_correct=False, is_well_formed=True)
 
@@ -146,3 +148,21 @@ def test_rewards_of_a_tree_that_is_not_scored_are_an_error():
     tree.leaves[0].reward = None
     with pytest.raises(ValueError, match="Every leaf of question 'q' must be scored first"):
         _ = tree.rewards
+
+
+def test_leaf_weights_by_hand():
+    #        prompt
+    #   r0 --/    \-- r1 (alone)
+    #   three chains go on: two end, the third forks into two.
+    fork = [policy_turn(8), tool_turn(9), [[policy_turn(10), 1.0], [policy_turn(11), 0.0]]]
+    first = [policy_turn(5), tool_turn(6), [[policy_turn(7), 1.0], [policy_turn(7), 0.0], fork]]
+    tree = grow([first, [policy_turn(12), 0.5]])
+    assert tree.leaf_weights("uniform") == [1.0] * 5
+    found = dict(zip((leaf.seed_path for leaf in tree.leaves), tree.leaf_weights("inverse_fan_out"), strict=True))
+    assert found == {
+        ("r", 0): pytest.approx(1 / 3),
+        ("r", 0, "b", 1, 0): pytest.approx(1 / 3),
+        ("r", 0, "b", 1, 1): pytest.approx(1 / 6),
+        ("r", 0, "b", 1, 1, "b", 2, 0): pytest.approx(1 / 6),
+        ("r", 1): 1.0,
+    }

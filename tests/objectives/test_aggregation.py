@@ -77,7 +77,7 @@ def test_a_micro_batch_without_response_tokens_is_worth_zero(aggregation):
 @pytest.mark.parametrize("aggregation", MODES, ids=IDS)
 def test_refuses_a_step_without_tokens(aggregation):
     losses, mask = make_batch()
-    with pytest.raises(ValueError, match=r"`global_num_(tokens|sequences)` must be at least 1, but got 0"):
+    with pytest.raises(ValueError, match=r"`global_num_(tokens|sequences)` must be positive, but got 0"):
         aggregation(losses, mask, 0, 0)
 
 

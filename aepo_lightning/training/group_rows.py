@@ -1,0 +1,66 @@
+"""From the tree of a question to its rows: weights, advantages of trajectories, credit of turns."""
+
+from dataclasses import dataclass
+
+import torch
+
+from aepo_lightning.contracts.advantage import assign_credit, estimate_advantages
+from aepo_lightning.contracts.objective import AdvantageEstimator, Credit, RewardGroup
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import LeafWeighting, RolloutTree
+from aepo_lightning.training.batching import Row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRows:
+    """Turns the trajectories of a question that have a reward into rows."""
+
+    advantage_estimator: AdvantageEstimator
+    leaf_weights: LeafWeighting = "uniform"
+    credit: Credit | None = None
+    """None: every token of a trajectory has its advantage."""
+
+    def __call__(self, tree: RolloutTree, group: int) -> list[Row]:
+        """Return the rows of a finished tree.
+
+        Args:
+            tree: Every leaf is scored. Those without a reward are left out, unless none has one.
+            group: Which question of the iteration it is.
+        """
+        found = self.group_of(tree)
+        is_weighted = self.leaf_weights != "uniform"
+        advantages = estimate_advantages(self.advantage_estimator, found, is_weighted=is_weighted)
+        turns = None if self.credit is None else assign_credit(self.credit, found, advantages)
+        values = zip(found.leaves, found.rewards.tolist(), found.weights.tolist(), advantages.tolist(), strict=True)
+        return [
+            Row(
+                trajectory=tree.trajectory(leaf),
+                group=group,
+                reward=reward,
+                advantage=advantage,
+                token_advantages=None if turns is None else _by_token(tree, leaf.segment_id, turns[index]),
+                weight=weight,
+            )
+            for index, (leaf, reward, weight, advantage) in enumerate(values)
+        ]
+
+    def group_of(self, tree: RolloutTree) -> RewardGroup:
+        """Return the trajectories of a tree that have a reward, with their weights."""
+        raw = dict(zip(map(id, tree.leaves), tree.leaf_weights(self.leaf_weights), strict=True))
+        scored = tree.scored_leaves  # of a group without any reward, all have the same: no advantage
+        weights = torch.tensor([raw[id(leaf)] for leaf, _ in scored], dtype=torch.float64)
+        if bool(weights.any()):
+            weights = weights / weights.mean()
+        return RewardGroup(
+            tree=tree,
+            leaves=[leaf for leaf, _ in scored],
+            rewards=torch.tensor([reward for _, reward in scored], dtype=torch.float32),
+            weights=weights.float(),
+        )
+
+
+def _by_token(tree: RolloutTree, segment_id: int, turns: list[float]) -> list[float]:
+    """Return the advantage of each token of a path, 0 where the policy did not sample it."""
+    left = iter(turns)
+    path = [(len(each.token_ids), each.source is SegmentSource.POLICY) for each in tree.path(segment_id)]
+    return [value for length, is_own in path for value in [next(left) if is_own else 0.0] * length]

@@ -1,0 +1,40 @@
+"""Combinations of estimator, weights, credit and normalisation that have no meaning are refused where they are made."""
+
+import pytest
+
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.training.advantage_checks import check_advantages
+from aepo_lightning.training.presets import GRPO
+
+
+def unweighted(rewards):
+    return rewards
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"leaf_weights": "inverse_fan_out", "advantage_estimator": unweighted},
+            r"`leaf_weights` must be 'uniform' for .*`weights`, but got 'inverse_fan_out' beside `.*\.unweighted`",
+        ),
+    ],
+)
+def test_an_algorithm_refuses_what_has_no_meaning(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        GRPO(**changes)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("fan", None, "group"), r"`leaf_weights` must be one of \('uniform', 'inverse_fan_out'\), but got 'fan'"),
+        (("uniform", None, "batch"), "`normalize_over` must be 'group' or 'step', but got 'batch'"),
+        (("uniform", "mean", "group"), "`credit` must be None or callable, but got 'mean'"),
+    ],
+)
+def test_unknown_words_are_refused(words, message):
+    leaf_weights, credit, normalize_over = words
+    check = getattr(check_advantages, "__wrapped__", check_advantages)  # past the type checker, as from a file
+    with pytest.raises(ConfigError, match=message):
+        check(unweighted, leaf_weights, credit, normalize_over)
