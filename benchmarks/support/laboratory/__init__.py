@@ -8,7 +8,6 @@ updates.py    trees grown and turned into first optimiser steps by the library, 
 exact.py      the expected first step of independent sampling, by enumeration
 estimates.py  direction, bias and variance of updates, with standard errors
 variants.py   every preset, and AEPO with one part changed
-report.py     the tables of docs/laboratory.md
 
 Everything that decides (sampler, allocator, branch rule, estimator, shaping, objective, aggregation) is the library's.
 """

@@ -12,7 +12,8 @@ from aepo_lightning.app.build import build
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.objectives import LossAggregation
-from aepo_lightning.training.algorithm import AEPO, Algorithm
+from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.presets import AEPO
 
 CENTRED = GroupZScore(normalize_by_std=False)
 TOKEN_SUM = LossAggregation(mode="seq-mean-token-sum-norm", norm_length=1)

@@ -11,7 +11,7 @@ from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.errors import EngineError
-from aepo_lightning.training.algorithm import AEPO
+from aepo_lightning.training.presets import AEPO
 from benchmarks.support.laboratory import truth
 from benchmarks.support.laboratory.engine import TabularEngine
 from benchmarks.support.laboratory.policy import TabularPolicy
