@@ -15,7 +15,7 @@ from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
     from aepo_lightning.advantages import EntropyShaping, GroupZScore
-    from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced
+    from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced, RandomBranching
     from aepo_lightning.budgets import PreMonitoring, RootShare
     from aepo_lightning.chat_formats import HermesFormat, TagFormat
     from aepo_lightning.contracts.question import Message, Question
@@ -49,7 +49,17 @@ if TYPE_CHECKING:
     from aepo_lightning.training.demonstrations import DemonstrationDataModule
     from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
     from aepo_lightning.training.module import AEPOModule
-    from aepo_lightning.training.presets import AEPO, ARPO, CEGPPO, DAPO, GPPO, GRPO, GSPO, AEPOOfficial
+    from aepo_lightning.training.presets import (
+        AEPO,
+        ARPO,
+        CEGPPO,
+        DAPO,
+        GPPO,
+        GRPO,
+        GSPO,
+        AEPOOfficial,
+        AEPORandomBranching,
+    )
 
 _checkout = _Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "callbacks").is_dir():
@@ -59,7 +69,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "advantages": "EntropyShaping GroupZScore",
-    "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced",
+    "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",
     "contracts.question": "Message Question",
@@ -86,7 +96,7 @@ _PLACES = {
     "training.demonstrations": "DemonstrationDataModule",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
-    "training.presets": "AEPO AEPOOfficial ARPO CEGPPO DAPO GPPO GRPO GSPO",
+    "training.presets": "AEPO AEPOOfficial AEPORandomBranching ARPO CEGPPO DAPO GPPO GRPO GSPO",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

@@ -196,6 +196,7 @@ PRESETS = {
     "gppo": presets.GPPO,
     "grpo": presets.GRPO,
     "gspo": presets.GSPO,
+    "random_branching": presets.AEPORandomBranching,
 }
 
 

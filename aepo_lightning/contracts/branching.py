@@ -43,6 +43,24 @@ class BudgetAllocator(Protocol):
 
 
 @runtime_checkable
+class ScoredBranchPolicy(Protocol):
+    """A branch policy whose decision is a score, which entropy and earlier branches move away from a base."""
+
+    @property
+    def alpha(self) -> float:
+        """The score where the entropy has not changed and no branch went before."""
+        ...
+
+    def score(self, context: BranchContext) -> float:
+        """Return the score: what a draw is compared with, or what is compared with a threshold."""
+        ...
+
+    def num_branches(self, context: BranchContext) -> int:
+        """Return how many branches to open."""
+        ...
+
+
+@runtime_checkable
 class PenalisedBranchPolicy(Protocol):
     """A branch policy whose penalty can be read and replaced."""
 

@@ -91,6 +91,8 @@ class BranchDecision:
     """Branches that the budget allowed."""
     is_penalised: bool = False
     """True if the rule would have branched without its penalty for consecutive branches, and did not."""
+    score_shift: float | None = None
+    """How far entropy and penalty moved the rule's score from its base, alpha; None for a rule without these."""
     problem: str = ""
     """Why a branch that the rule asked for could not be, such as a tool whose state cannot be copied."""
 

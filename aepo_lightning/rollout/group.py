@@ -14,7 +14,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from aepo_lightning.contracts.branching import BranchContext
+from aepo_lightning.contracts.branching import BranchContext, ScoredBranchPolicy
 from aepo_lightning.contracts.generation import FinishReason, Generation, StopReason
 from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.tool import ToolCall
@@ -57,6 +57,8 @@ class GroupRollout:
         self._record = record or GroupRecord()
         self._on_event = on_event
         self._steps = ChainSteps(parts=parts, question=question, seed=seed, record=self._record, on_event=on_event)
+        policy = parts.branch_policy
+        self._scored = policy if isinstance(policy, ScoredBranchPolicy) else None
         self.tree = self._new_tree()
         self._num_committed = 0
         # Branches on record that their chain has not opened again yet: their places are taken.
@@ -268,6 +270,7 @@ class GroupRollout:
             num_wanted=wanted,
             num_opened=opened,
             is_penalised=wanted == 0 and is_penalised(self._parts.branch_policy, context),
+            score_shift=None if self._scored is None else self._scored.score(context) - self._scored.alpha,
             problem=problem or "",
         )
         self.tree.decisions.append(decision)

@@ -12,6 +12,12 @@ from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, LeafOrigin, RolloutTree
+from aepo_lightning.rollout.spread import (
+    NEAR_ALPHA,
+    NUM_BUSIEST,
+    expected_concentration,
+    sibling_variances,
+)
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 _DEEP = 4
@@ -54,6 +60,7 @@ def summarise_trees(trees: Iterable[RolloutTree], turn_entropy: TurnEntropy | No
     tally = Tally()
     for tree in trees:
         _add_rewards(tally, tree)
+        _add_siblings(tally, tree)
         _add_budget(tally, tree)
         _add_decisions(tally, tree)
         _add_tokens(tally, tree, num_first)
@@ -82,6 +89,11 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
             tally.add("trunk_reward", leaf.reward.reward)
 
 
+def _add_siblings(tally: Tally, tree: RolloutTree) -> None:
+    within, total = sibling_variances(tree, tree.scored_leaves)
+    tally.share("sibling_reward_spread", within, total)
+
+
 def _add_budget(tally: Tally, tree: RolloutTree) -> None:
     origins = Counter(leaf.origin for leaf in tree.leaves)
     tally.add("global_budget", tree.global_budget)
@@ -96,7 +108,9 @@ def _add_budget(tally: Tally, tree: RolloutTree) -> None:
 def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
     depths, num_branches = tree.branch_depths, len(tree.branch_depths)
     per_root = Counter(tree.branch_roots)
-    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(3)), num_branches)
+    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(NUM_BUSIEST)), num_branches)
+    expected = expected_concentration(tree.decisions)
+    tally.share("expected_branch_concentration", expected * num_branches, num_branches)
     tally.share("branch_depth", sum(depths), num_branches)
     for depth in range(1, _DEEP):
         tally.share(f"branches_at_depth_{depth}_fraction", depths.count(depth), num_branches)
@@ -105,6 +119,9 @@ def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
     is_high = [decision.is_high_entropy for decision in tree.decisions]
     tally.share("high_entropy_fraction", sum(is_high), num_decisions)
     tally.share("consecutive_high_entropy_fraction", len(_in_high_entropy_runs(tree.decisions)), num_decisions)
+    tally.share("branch_rate", sum(decision.num_wanted > 0 for decision in tree.decisions), num_decisions)
+    shifts = [decision.score_shift for decision in tree.decisions if decision.score_shift is not None]
+    tally.share("near_alpha_fraction", sum(abs(shift) < NEAR_ALPHA for shift in shifts), len(shifts))
     tally.share("branch_refused_fraction", sum(bool(decision.problem) for decision in tree.decisions), num_decisions)
     tally.share("penalised_fraction", sum(decision.is_penalised for decision in tree.decisions), num_decisions)
 
@@ -129,6 +146,7 @@ def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
     in_trajectories = sum(sum(path.is_sampled) for path in paths)
     tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
     tally.share("prefix_cache_hit_fraction", tree.num_cached_tokens, tree.num_prompt_tokens)
+    tally.add("num_distinct_trajectories", len({tuple(path.token_ids) for path in paths}))
     for path in paths:
         tally.add("response_length", len(path.token_ids) - path.prompt_length)
     for segment in tree.segments:

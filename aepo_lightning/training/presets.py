@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from aepo_lightning.advantages import EntropyShaping
-from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced
+from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced, RandomBranching
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.objectives import ClippedSurrogate, LossAggregation
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
@@ -87,3 +87,8 @@ def GSPO(**changes: Any) -> Algorithm:  # noqa: N802
     objective = ClippedSurrogate(ratio_level="sequence", clip_range_low=3.0e-4, clip_range_high=4.0e-4)
     aggregation = LossAggregation(mode="seq-mean-token-mean")
     return replace(Algorithm(name="gspo", objective=objective, aggregation=aggregation), **changes)
+
+
+def AEPORandomBranching(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return a control, of no paper: `AEPO` with branches at a constant rate instead of where the entropy says."""
+    return replace(AEPO(name="random_branching", branch_policy=RandomBranching(rate=0.5)), **changes)

@@ -21,6 +21,7 @@ TABLE = ROOT / "docs" / "metrics.md"
 
 # What independent samples without a probe cannot have.
 ONLY_IN_TREES = {"val/branch_reward", "val/branch_concentration", "val/branch_depth", "val/tool_entropy"}
+ONLY_IN_TREES |= {"val/expected_branch_concentration", "val/near_alpha_fraction", "val/sibling_reward_spread"}
 ONLY_IN_TREES |= {f"val/branches_at_depth_{depth}_fraction" for depth in (1, 2, 3)} | {"val/branches_deeper_fraction"}
 
 

@@ -70,6 +70,7 @@ def hand_tree():
     tree.add(None, SegmentSource.PROMPT, [1, 2, 3, 4])
     first = policy(tree, 0, [1.0, 3.0])
     result = tool(tree, first, 3, ToolStatus.OK, 0.25)
+    tree.segments[result].is_branch_point = True
     trunk = policy(tree, result, [2.0, 2.0, 5.0])
     branch = policy(tree, result, [6.0])
     top_up = policy(tree, 0, [0.0, 1.0])
@@ -105,6 +106,11 @@ def test_a_tree_counted_by_hand():
             "root_entropy": 0.5,
             "tool_entropy": 3.0,
             "branch_concentration": 1.0,
+            "expected_branch_concentration": 1.0,  # one root
+            "branch_rate": 1.0,
+            # (1 - 0.5)^2 / 2 = 0.125 below the branch point; 1, 0.5 and -1 have the unbiased variance 13 / 12
+            "sibling_reward_spread": 0.125 / (13 / 12),
+            "num_distinct_trajectories": 3,
             "branch_depth": 1.0,
             "branches_at_depth_1_fraction": 1.0,
             "branches_at_depth_2_fraction": 0.0,

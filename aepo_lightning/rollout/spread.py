@@ -1,0 +1,98 @@
+"""What branches did to a group: where they fell against where chance would put them, and how far siblings differ."""
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree
+
+NEAR_ALPHA = 0.05
+"""A probability within this of its base, alpha, is hardly moved by entropy or penalty."""
+NUM_BUSIEST = 3
+"""Root chains whose share of the branches is the concentration."""
+_NEGLIGIBLE = 1e-13
+_Chances: TypeAlias = NDArray[np.float64]
+
+
+def expected_concentration(decisions: Sequence[BranchDecision]) -> float:
+    """Return the branch concentration that chance would give: the same branches, at decisions in a random order.
+
+    That is the expected share of the three busiest root chains if as many of the group's decisions as opened a branch
+    were picked among all of them, each set with the same probability. Exact where each of them opened equally many.
+
+    Args:
+        decisions: All of one group.
+
+    Returns:
+        The expected share; 0.0 if no branch was opened.
+    """
+    per_root = Counter(decision.root for decision in decisions)
+    num_branching = sum(decision.num_opened > 0 for decision in decisions)
+    if not num_branching:
+        return 0.0
+    return _expected_most(list(per_root.values()), num_branching) / num_branching
+
+
+def _expected_most(sizes: Sequence[int], num_drawn: int) -> float:
+    """Return the expected sum of the largest three counts, when balls of some colours are drawn without replacement.
+
+    The sum of the largest three counts is, over all t from 1 on, the number of colours with t or more balls, at most
+    three. Drawing without replacement is drawing every ball by itself with one probability, given that as many are
+    drawn: `chances[count, drawn]` is the probability that `drawn` balls of the colours so far are, and leave `count`
+    colours with t or more, capped at three.
+
+    Args:
+        sizes: Balls of each colour.
+        num_drawn: Balls drawn, at most all.
+    """
+    expected, p = 0.0, num_drawn / sum(sizes)
+    for least in range(1, num_drawn + 1):
+        chances = np.zeros((NUM_BUSIEST + 1, num_drawn + 1))
+        chances[0, 0] = 1.0
+        for size in sizes:
+            chances = _with_colour(chances, size, p, least)
+        share = float(np.arange(NUM_BUSIEST + 1) @ chances[:, -1] / chances[:, -1].sum())
+        expected += share
+        if share < _NEGLIGIBLE:  # it only falls from here on
+            break
+    return expected
+
+
+def _with_colour(chances: _Chances, size: int, p: float, least: int) -> _Chances:
+    """Return the chances with one colour more, of `size` balls that are drawn with probability `p` each."""
+    following, num_drawn = np.zeros_like(chances), chances.shape[1] - 1
+    for own in range(min(size, num_drawn) + 1):
+        moved = math.comb(size, own) * p**own * (1 - p) ** (size - own) * chances[:, : num_drawn + 1 - own]
+        if own < least:
+            following[:, own:] += moved
+        else:
+            following[1:, own:] += moved[:-1]
+            following[-1, own:] += moved[-1]
+    return following
+
+
+def sibling_variances(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -> tuple[float, float]:
+    """Return how far rewards differ below a branch point, and in the whole group.
+
+    Args:
+        tree: A finished tree.
+        scored: Its leaves that count, each with its reward.
+
+    Returns:
+        The unbiased variance of the rewards of all leaves below a branch point, averaged over the branch points that
+        have two or more; and the unbiased variance over the group. Zeros without such a branch point.
+    """
+    below: dict[int, list[float]] = defaultdict(list)
+    for leaf, reward in scored:
+        for segment in tree.path(leaf.segment_id):
+            if segment.is_branch_point:
+                below[segment.segment_id].append(reward)
+    within = [statistics.variance(rewards) for rewards in below.values() if len(rewards) > 1]
+    if not within:
+        return 0.0, 0.0
+    return statistics.fmean(within), statistics.variance([reward for _, reward in scored])

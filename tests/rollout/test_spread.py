@@ -1,0 +1,91 @@
+"""Where branches fell against chance, by all permutations; how far siblings differ, by hand."""
+
+import itertools
+import statistics
+from collections import Counter
+
+import pytest
+
+from aepo_lightning.branching import EntropyBalanced, RandomBranching
+from aepo_lightning.rollout import summarise_trees
+from aepo_lightning.rollout.spread import expected_concentration
+from tests.rollout.test_statistics import decision, hand_tree, means_of
+from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, calls_then_answer, grow
+
+
+def decisions(sizes, num_branches):
+    """As many decisions of each root as `sizes` says; the first few opened a branch."""
+    places = [(root, turn) for root, size in enumerate(sizes) for turn in range(1, size + 1)]
+    return [decision(("r", root), turn, num_opened=int(i < num_branches)) for i, (root, turn) in enumerate(places)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_branches"), [((2, 1, 3, 1), 3), ((1, 1, 1, 1, 1), 4), ((4, 2), 2), ((3, 2, 2, 1), 5)], ids=str
+)
+def test_expected_concentration_is_the_mean_over_all_choices_of_decisions(sizes, num_branches):
+    roots = [root for root, size in enumerate(sizes) for _ in range(size)]
+    shares = [
+        sum(sorted(Counter(choice).values())[-3:]) / num_branches
+        for choice in itertools.combinations(roots, num_branches)
+    ]
+    found = expected_concentration(decisions(sizes, num_branches))
+    assert found == pytest.approx(statistics.fmean(shares), abs=1e-12)
+
+
+def test_expected_concentration_by_hand():
+    # Two branches on four roots with a decision each: always on two roots, so the three busiest have both.
+    assert expected_concentration(decisions((1, 1, 1, 1), 2)) == 1.0
+    # Four branches on five roots with a decision each: one on each of four, of which the busiest three have 3.
+    assert expected_concentration(decisions((1,) * 5, 4)) == 3 / 4
+    assert expected_concentration(decisions((2, 2), 0)) == 0.0
+
+
+def test_a_large_group_is_quick():
+    # 32 roots with ten decisions each, 32 branches: chances are added up, choices not listed.
+    assert 3 / 32 < expected_concentration(decisions((10,) * 32, 32)) < 0.5
+
+
+def test_groups_count_by_their_branches():
+    means = means_of([*decisions((1, 1, 1, 1, 1), 4), decision(("r", 9), 1)])
+    # Four branches on six roots with a decision each.
+    assert means["expected_branch_concentration"] == 3 / 4
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (EntropyBalanced(gamma=1.0, penalty_per_step=0.0), {"near_alpha_fraction": 1 / 3}),
+        (RandomBranching(rate=1.0), {}),
+        (RecordingBranchPolicy(), {}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_scores_near_alpha_are_counted_for_rules_that_have_one(policy, expected):
+    # Entropies 1 at the start, then 1.04, 1.06 and 0.5: one of three scores is within 0.05 of alpha.
+    entropies = [1.0, 1.04, 1.06, 0.5]
+    engine = ScriptedEngine(calls_then_answer(3, lambda done: entropies[done]))
+    means = summarise_trees(grow(engine, branch_policy=policy, budget=1)).means()
+    assert {name: value for name, value in means.items() if name == "near_alpha_fraction"} == pytest.approx(expected)
+
+
+def test_the_branch_rate_counts_what_the_rule_asked_for_and_not_what_the_budget_allowed():
+    policy = RecordingBranchPolicy(rule=lambda context: int(context.entropy > 1))
+    engine = ScriptedEngine(calls_then_answer(4, lambda done: 1.0 + (done in (1, 2, 3))))
+    (tree,) = grow(engine, branch_policy=policy, budget=1)
+    assert summarise_trees([tree]).means()["branch_rate"] == 3 / 4
+    assert sum(each.num_opened for each in tree.decisions) == 0
+
+
+def test_the_spread_of_siblings_is_that_below_each_branch_point():
+    tree = hand_tree()
+    # Rewards 1 and 0.5 below it: 0.125. 1, 0.5 and -1 in the group: mean 1/6, squares 25/36 + 4/36 + 49/36 = 78/36.
+    assert summarise_trees([tree]).means()["sibling_reward_spread"] == pytest.approx(0.125 / (78 / 36 / 2))
+    for leaf in tree.leaves:
+        leaf.reward = tree.leaves[0].reward
+    assert "sibling_reward_spread" not in summarise_trees([tree]).means()
+
+
+def test_trajectories_that_differ_in_no_token_count_once():
+    engine = ScriptedEngine(calls_then_answer(1))
+    (tree,) = grow(engine, branch_policy=RandomBranching(rate=1.0), budget=4)
+    assert summarise_trees([tree]).means()["num_distinct_trajectories"] == 1
