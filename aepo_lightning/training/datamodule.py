@@ -272,8 +272,8 @@ class RolloutDataModule(LightningDataModule):
                 return
         raise DataError(
             f"A prompt must leave room for a response within {self.engine.max_model_len} tokens, but none of the "
-            f"{num_skipped * self._experience_settings.questions_per_step} questions asked last does. Shorten the "
-            "questions or raise `engine.max_model_len`."
+            f"{num_skipped * self._experience_settings.questions_per_step // self._experience_settings.num_epochs} "
+            "questions asked last does. Shorten the questions or raise `engine.max_model_len`."
         )
 
     def _collect(self) -> None:

@@ -32,6 +32,9 @@ class ExperienceSettings:
 
     questions_per_step: int = 8
     """Questions per optimiser step, over all ranks."""
+    num_epochs: int = 1
+    """How often the update passes over the trajectories of an iteration, each time in the same steps. Advantages and
+    old log-probs stay those from before the first pass."""
     max_tokens_per_micro_batch: int = 16384
     """Most tokens of one micro-batch, padding included. A longer trajectory gets a micro-batch of its own."""
     packing: Literal["padded", "flat", "tree"] = "padded"
@@ -44,7 +47,7 @@ class ExperienceSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
-        for name in ("questions_per_step", "max_tokens_per_micro_batch"):
+        for name in ("questions_per_step", "num_epochs", "max_tokens_per_micro_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")
         if self.packing not in ("padded", "flat", "tree"):
@@ -55,7 +58,7 @@ class ExperienceSettings:
             )
 
     def num_steps(self, questions_per_iteration: int) -> int:
-        """Return the optimiser steps of an iteration.
+        """Return the optimiser steps of an iteration, over all passes.
 
         Args:
             questions_per_iteration: Over all ranks.
@@ -68,7 +71,7 @@ class ExperienceSettings:
                 f"`questions_per_iteration` must be a positive multiple of `questions_per_step` "
                 f"({self.questions_per_step}), but got {questions_per_iteration}."
             )
-        return questions_per_iteration // self.questions_per_step
+        return self.num_epochs * (questions_per_iteration // self.questions_per_step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,9 @@ class ExperienceBuilder:
         score_reference: Scorer | None = None,
         is_stale: bool = False,
     ) -> list[Minibatch]:
-        """Return one minibatch per optimiser step. A step without a response token on any rank is left out.
+        """Return one minibatch per optimiser step, the same ones in every pass.
+
+        A step without a response token on any rank is left out.
 
         Every rank passes its own questions, equally many, and gets equally many minibatches with equally many
         micro-batches. A group never leaves its rank. Trajectories have no response where the prompt fills the context.
@@ -127,13 +132,13 @@ class ExperienceBuilder:
         own = self.settings.questions_per_step // num_ranks
         steps = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
         minibatches = [step for step in steps if step.global_num_tokens]
-        is_on_policy = len(minibatches) == 1 and not is_stale
+        is_on_policy = len(minibatches) * self.settings.num_epochs == 1 and not is_stale
         for minibatch in minibatches:
             self._annotate(minibatch.micro_batches, score, is_on_policy)
         if score_reference is not None:
             for batch in (batch for minibatch in minibatches for batch in minibatch.micro_batches):
                 batch.ref_logprobs = score_reference(batch).logprobs.cpu()
-        return minibatches
+        return minibatches * self.settings.num_epochs
 
     def describe(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
         """Return figures about what was built. Collective.
@@ -144,6 +149,7 @@ class ExperienceBuilder:
         """
         if not minibatches:
             return {}
+        minibatches = minibatches[: len(minibatches) // self.settings.num_epochs]
         figures = describe_batches(minibatches)
         gaps = [
             float((batch.old_logprobs - batch.sampler_logprobs)[batch.response_mask].max())

@@ -163,7 +163,7 @@ def perturb(network, scale=0.05, seed=1):
 
 def experience_builder(**options) -> ExperienceBuilder:
     """An `ExperienceBuilder`; its settings may stand among the options."""
-    names = ("questions_per_step", "max_tokens_per_micro_batch", "packing", "old_logprobs")
+    names = ("questions_per_step", "num_epochs", "max_tokens_per_micro_batch", "packing", "old_logprobs")
     settings = ExperienceSettings(**{name: options.pop(name) for name in names if name in options})
     return ExperienceBuilder(**({"advantage_estimator": GroupZScore(), "settings": settings} | options))
 

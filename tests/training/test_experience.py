@@ -189,6 +189,7 @@ def build_counted(trees, is_stale=False, **options):
 ON_POLICY = {
     "one step": ({}, True),
     "two steps": ({"questions_per_step": 1}, False),
+    "two passes": ({"num_epochs": 2}, False),
     "stale rollouts": ({"is_stale": True}, False),
     "entropy shaping": ({"shaping": EntropyShaping()}, False),
 }
@@ -197,7 +198,7 @@ ON_POLICY = {
 @pytest.mark.parametrize(("options", "is_skipped"), ON_POLICY.values(), ids=ON_POLICY)
 def test_the_scoring_pass_is_skipped_exactly_where_it_could_change_nothing(options, is_skipped):
     steps, asked = build_counted(random_trees(2), old_logprobs="auto", **options)
-    batches = [batch for step in steps for batch in step.micro_batches]
+    batches = [batch for step in {id(step): step for step in steps}.values() for batch in step.micro_batches]
     assert len(asked) == (0 if is_skipped else len(batches))
     assert all((batch.old_logprobs is None) == is_skipped for batch in batches)
     assert all(batch.advantages is not None for batch in batches)
@@ -249,6 +250,18 @@ def test_steps_take_the_questions_in_order_and_count_their_own():
         assert minibatch.global_num_sequences == sum(len(batch.lengths) for batch in minibatch.micro_batches)
 
 
+def test_every_pass_takes_the_same_steps_and_is_scored_and_described_once():
+    trees = random_trees(4)
+    steps, asked = build_counted(trees, questions_per_step=2, num_epochs=3, old_logprobs="recompute")
+    assert [id(step) for step in steps] == [id(step) for step in steps[:2]] * 3
+    assert len(asked) == 2
+    assert [ExperienceSettings(questions_per_step=2, num_epochs=n).num_steps(4) for n in (1, 3)] == [2, 6]
+    once, thrice = (
+        experience_builder(advantage_estimator=GroupZScore(), questions_per_step=2, num_epochs=n) for n in (1, 3)
+    )
+    assert thrice.describe(thrice.build(trees, score)) == once.describe(once.build(trees, score))
+
+
 def test_standardisation_over_the_minibatch_ends_at_its_border():
     trees = random_trees(4)
     shaping = EntropyShaping(scope="minibatch")
@@ -258,7 +271,7 @@ def test_standardisation_over_the_minibatch_ends_at_its_border():
         torch.testing.assert_close(among[key]["advantages"], row["advantages"])
 
 
-@pytest.mark.parametrize("name", ["questions_per_step", "max_tokens_per_micro_batch"])
+@pytest.mark.parametrize("name", ["questions_per_step", "num_epochs", "max_tokens_per_micro_batch"])
 def test_sizes_must_be_positive(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, but got 0"):
         experience_builder(advantage_estimator=GroupZScore(), **{name: 0})

@@ -19,7 +19,7 @@ from tests.training.test_datamodule import saver
 def run_of(folder, max_epochs, task=None, callbacks=(), log_every_n_steps=1, **options):
     recorder = TreeRecorder()
     module = make_module(optimizer=adam())
-    datamodule = make_datamodule(module.policy, experience=experience(), **options)
+    datamodule = make_datamodule(module.policy, **{"experience": experience()} | options)
     datamodule.task = task or TASK
     callbacks = [recorder, *callbacks]
     run = make_run(
@@ -56,6 +56,20 @@ def test_a_state_of_iterations_alone_is_of_as_many_questions_each():
     assert position(datamodule) == (3, 18)
     datamodule.load_state_dict({"iteration": 3, "num_asked": 7})
     assert position(datamodule) == (3, 7)
+
+
+@pytest.mark.slow
+def test_passes_over_one_iteration_ask_its_questions_once_and_go_on_after_it(tmp_path):
+    passes = experience(num_epochs=2)
+    before, seen = run_of(tmp_path, 1, callbacks=[saver(tmp_path)], experience=passes)
+    before.fit()
+    after, more = run_of(tmp_path, 2, callbacks=[saver(tmp_path)], experience=passes)
+    after.fit(ckpt_path=tmp_path / "last.ckpt")
+    assert asked(seen, more) == list(range(4))
+    assert after.trainer.global_step == 8
+    straight, _ = run_of(tmp_path, 2, experience=passes)
+    straight.fit()
+    assert all(map(torch.equal, straight.module.parameters(), after.module.parameters()))
 
 
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")

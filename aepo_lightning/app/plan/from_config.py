@@ -42,6 +42,7 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         questions_per_iteration=cfg.data.questions_per_iteration,
         group_size=cfg.algorithm.budget,
         questions_per_step=cfg.experience.questions_per_step,
+        num_epochs=cfg.experience.num_epochs,
         max_prompt_tokens=cfg.engine.max_model_len - sampling.max_response_tokens,
         max_response_tokens=sampling.max_response_tokens,
         micro_batch_tokens=cfg.experience.max_tokens_per_micro_batch,

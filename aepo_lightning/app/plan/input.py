@@ -38,6 +38,8 @@ class PlanInput:
     gpu_memory_gib: float = 80.0
     """Memory of one device."""
     gpus_per_node: int = 8
+    num_epochs: int = 1
+    """Passes of the update over the trajectories of an iteration."""
     is_pretrained: bool = True
     """Whether weights are read from files, of which shards are read as such."""
     sharding: Literal["fsdp2", "fsdp1", "replicated", "none"] = "fsdp2"
@@ -121,6 +123,7 @@ class PlanInput:
             "questions_per_iteration",
             "group_size",
             "questions_per_step",
+            "num_epochs",
             "max_prompt_tokens",
             "max_response_tokens",
             "micro_batch_tokens",

@@ -185,7 +185,7 @@ def _batch_plan(settings: PlanInput) -> BatchPlan:
     """Do the batch arithmetic."""
     trajectories = settings.questions_per_iteration * settings.group_size
     per_step = settings.questions_per_step * settings.group_size
-    steps = math.ceil(settings.questions_per_iteration / settings.questions_per_step)
+    steps = settings.num_epochs * math.ceil(settings.questions_per_iteration / settings.questions_per_step)
     return BatchPlan(
         trajectories_per_iteration=trajectories,
         steps_per_iteration=steps,

@@ -108,6 +108,12 @@ def test_batch_arithmetic_of_the_small_plan():
     assert batch.max_response_tokens_per_iteration == 19_200  # 48 * 400
 
 
+def test_every_pass_over_the_trajectories_has_its_steps():
+    batch = make_plan(make_settings(num_epochs=4)).batch
+    assert (batch.steps_per_iteration, batch.num_steps) == (12, 120)  # 4 * 3, * 10
+    assert batch.num_trajectories == 480
+
+
 def test_uneven_questions_make_a_smaller_last_step():
     assert make_plan(make_settings(questions_per_iteration=7)).batch.steps_per_iteration == 4
 
