@@ -101,11 +101,15 @@ class AtomicCheckpoint(Checkpoint):
         """Save if it is due; the other callbacks are done with the iteration."""
         if getattr(trainer, "fast_dev_run", False):
             return
-        self._is_unsaved, self._is_within = not self._is_due(trainer), False
-        if self._is_unsaved:
+        self._is_unsaved, self._is_within = True, False
+        if not self._is_due(trainer):
             return
         start = perf_counter()
+        settings: Any = trainer  # not all of its public attributes are declared
+        if isinstance(settings.datamodule, OverlappingRollouts):
+            settings.datamodule.wait_for_rollouts()  # a signal ends this wait, and `on_exception` saves what is there
         with finishing():
+            self._is_unsaved = False
             self._save(trainer)
         pl_module.log("time/checkpoint_s", perf_counter() - start, rank_zero_only=True)
 

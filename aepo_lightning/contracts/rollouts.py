@@ -35,3 +35,7 @@ class OverlappingRollouts(Rollouts, Protocol):
     def make_resumable(self) -> bool:
         """Stop what is in flight; return whether a state of now, between iterations, has what a continued run needs."""
         ...
+
+    def wait_for_rollouts(self) -> None:
+        """Wait for what is in flight, so that the state of a run can be asked for without waiting."""
+        ...

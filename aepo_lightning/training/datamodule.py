@@ -238,6 +238,13 @@ class RolloutDataModule(LightningDataModule):
         """Stop rollouts in flight; return whether a state between iterations has what a continued run needs."""
         return self._source.make_resumable(self._order(self.iteration).name)
 
+    def wait_for_rollouts(self) -> None:
+        """Wait for rollouts in flight; `state_dict` waits for them too, but may be asked where no signal is heard.
+
+        With several ranks all of them must call it.
+        """
+        self._source.wait()
+
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
         # Resuming at an epoch boundary asks for the loader twice, once with a stale epoch: only the step is reliable.

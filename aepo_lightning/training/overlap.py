@@ -19,7 +19,7 @@ from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
-from aepo_lightning.distributed.ranks import finishing, tick
+from aepo_lightning.distributed.ranks import finishing, stop_on_signal, tick
 from aepo_lightning.rollout import RolloutSampler, question_digest
 from aepo_lightning.training.question_stream import RolloutOrder
 
@@ -77,6 +77,8 @@ class RolloutInFlight:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="aepo-overlap")
         self._future: Future[list[RolloutTree]] = self._pool.submit(asyncio.run, self._grow())
         self._future.add_done_callback(lambda _: self._has_begun.set())
+        forget = stop_on_signal(self.interrupt)
+        self._future.add_done_callback(lambda _: forget())
         self._pool.shutdown(wait=False)  # takes no more work; the thread ends with the rollout
 
     async def _grow(self) -> list[RolloutTree]:
@@ -103,11 +105,15 @@ class RolloutInFlight:
         self._pool.shutdown(wait=True)
 
     def interrupt(self) -> None:
-        """Stop the rollout, without waiting for its end."""
+        """Stop the rollout, without waiting for its end; who waits for it gets a `CancelledError`."""
         self._has_begun.wait()
-        if not self._future.done() and self._loop is not None and self._task is not None:
+        if not self._future.done() and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop was closed a moment ago
-                self._loop.call_soon_threadsafe(self._task.cancel)
+                self._loop.call_soon_threadsafe(self._cancel_once)
+
+    def _cancel_once(self) -> None:
+        if self._task is not None and not self._task.cancelling():  # or it would not finish tidying up
+            self._task.cancel()
 
 
 class OverlappedRollouts:
@@ -126,7 +132,7 @@ class OverlappedRollouts:
             self._flight = RolloutInFlight(sampler, order, weights)
 
     def wait(self) -> None:
-        """Wait for the rollout in flight, if there is one; the engine is free afterwards."""
+        """Wait for the rollout in flight, if there is one; the engine is free afterwards, and `state` waits no more."""
         if self._flight is not None:
             self._flight.wait()
 

@@ -64,6 +64,12 @@ class TreeSource:
         awaited = self.overlap.awaited
         return awaited is not None and (bool(awaited.stamp) or self.weights.is_archived(awaited.weights))
 
+    def wait(self) -> None:
+        """Wait for the rollout in flight, if there is one. A rank that is cut off calls the others back from it."""
+        if self.overlap is not None:
+            with WorkApart(self.overlap.interrupt, self._settle):
+                self.overlap.wait()
+
     def publish(self, moment: Moment) -> None:
         """Give the engine the present weights, unless it has them."""
         if not self.weights.has(moment.step):

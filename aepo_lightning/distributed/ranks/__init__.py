@@ -20,7 +20,7 @@ from aepo_lightning.distributed.ranks.processes import (
     machine_id,
     watch_launcher,
 )
-from aepo_lightning.distributed.ranks.signals import finishing
+from aepo_lightning.distributed.ranks.signals import ending_signal, finishing, stop_on_signal
 from aepo_lightning.distributed.ranks.watch import RankWatch, WatchTimes
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "WorkApart",
     "current_watch",
     "end_children",
+    "ending_signal",
     "finishing",
     "guard_fit",
     "guarded_process",
@@ -41,6 +42,7 @@ __all__ = [
     "machine_id",
     "report_cut_off",
     "start_watch",
+    "stop_on_signal",
     "tick",
     "watch_launcher",
     "were_cut_off",

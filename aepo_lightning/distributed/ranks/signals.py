@@ -22,7 +22,7 @@ from typing import Any
 
 from aepo_lightning.distributed.ranks.evidence import where
 from aepo_lightning.distributed.ranks.starved import StarvationWatch
-from aepo_lightning.errors import SIGNAL_STATUS, SignalExit
+from aepo_lightning.errors import SIGNAL_STATUS, SignalExit, boundary
 
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """What schedulers, launchers and people send."""
@@ -160,6 +160,9 @@ class SignalWatch:
         self.first = self.first or number
         began = monotonic()
         self._say(number)
+        for stop in [*_stops]:
+            with boundary(lambda error: write_line(f"Work beside the main thread goes on: {error!r}")):
+                stop()
         self._wait(number, began)
 
     def _wait(self, first: int, began: float) -> None:
@@ -186,6 +189,7 @@ class SignalWatch:
 
 
 _current: list[SignalWatch] = []
+_stops: list[Callable[[], object]] = []
 _forking = threading.local()
 
 
@@ -233,6 +237,19 @@ def finishing() -> Iterator[None]:
     """Let what is inside come to its end before a signal interrupts it; a second signal does not wait."""
     with _current[-1].finishing() if _current else nullcontext():
         yield
+
+
+def stop_on_signal(stop: Callable[[], object]) -> Callable[[], None]:
+    """Have a signal that ends the run stop the work of another thread at once, whatever the main thread is inside of.
+
+    Args:
+        stop: Called in a thread of its own; tells the work to end and does not wait for that.
+
+    Returns:
+        What is called when the work is over.
+    """
+    _stops.append(stop)
+    return lambda: _stops.remove(stop)
 
 
 def ending_signal() -> int | None:

@@ -31,6 +31,7 @@ from aepo_lightning.engines.transformers.own_model import build_own_model, choos
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slot_bytes, slots_within
 from aepo_lightning.engines.transformers.static_decoding import CaptureError, LaunchedStep, StaticDecoder, static_length
 from aepo_lightning.engines.transformers.static_start import give_up_graphs, start_decoder
+from aepo_lightning.engines.transformers.step_plan import StepPlan, unfinished
 from aepo_lightning.errors import ConfigError, EngineError, boundary
 from aepo_lightning.policy.checked_weights import copy_weights
 from aepo_lightning.policy.end_tokens import eos_token_ids
@@ -125,6 +126,7 @@ class TransformersEngine:
         self._max_prefill_tokens = max_prefill_tokens
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
+        self._plan: StepPlan | None = None
         self._in_flight: LaunchedStep | None = None
         self._num_steps_unfed = 0
         self._loop_task: asyncio.Task[None] | None = None
@@ -236,7 +238,7 @@ class TransformersEngine:
                 self._prefixes.release(request.slot)
             if not request.future.done():
                 request.future.set_exception(error)
-        self._running, self._waiting, self._in_flight = [], deque(), None
+        self._running, self._waiting, self._plan, self._in_flight = [], deque(), None, None
 
     def _drop(self, request: Request) -> None:
         if request in self._running:
@@ -247,16 +249,23 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def _step(self) -> None:
+        """Run one pass over prompts and, after the last one, the step of the requests that decode.
+
+        Between passes other tasks have a turn: long prompts of many requests need minutes of them, and who cancels
+        these requests waits for the present pass only.
+        """
         # The task behind a cancelled future is about to drop its request, but has not had its turn yet.
         for request in [r for r in (*self._running, *self._waiting) if r.future.done()]:
             self._drop(request)
-        if self._is_time_to_feed():
-            self._admit()
-        decoding = [request for request in self._running if request.num_pending <= 1]
-        feeding = [request for request in self._running if request.num_pending > 1]
-        for group in self._prefill_groups(feeding):
+        if self._plan is None:
+            if self._is_time_to_feed():
+                self._admit()
+            self._plan = StepPlan.of(self._running, self._max_prefill_tokens)
+        if group := self._plan.next_to_feed():
             self._forward(group)
-        self._decode(decoding)
+        if not self._plan.feeding:
+            decoding, self._plan = unfinished(self._plan.decoding), None
+            self._decode(decoding)
 
     def _is_time_to_feed(self) -> bool:
         """Whether new requests start now, or wait for others with which they share a pass over their prompts.
@@ -283,15 +292,6 @@ class TransformersEngine:
             self.counters.num_prompt_tokens += request.prompt_length
             self.counters.num_cached_tokens += length
             self._running.append(self._waiting.popleft())
-
-    def _prefill_groups(self, requests: list[Request]) -> list[list[Request]]:
-        groups: list[list[Request]] = []
-        for request in sorted(requests, key=lambda r: r.num_pending):
-            width = request.num_pending
-            if not groups or width * (len(groups[-1]) + 1) > self._max_prefill_tokens:
-                groups.append([])
-            groups[-1].append(request)
-        return groups
 
     def _forward(self, requests: list[Request]) -> None:
         logits = head_logits(self._model, self._logit_map, self._hidden_states(requests))
@@ -325,8 +325,8 @@ class TransformersEngine:
             self._record(before.requests, before.read())
         if self._in_flight is not None:
             # The tokens that it reads are known now.
-            self._note_computed([request for request in self._in_flight.requests if not request.future.done()])
-        elif self._decoder is None and (rest := [each for each in requests if not each.future.done()]):
+            self._note_computed(unfinished(self._in_flight.requests))
+        elif self._decoder is None and (rest := unfinished(requests)):
             self._forward(rest)
 
     def _note_computed(self, requests: list[Request]) -> None:

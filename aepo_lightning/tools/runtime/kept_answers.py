@@ -9,6 +9,7 @@ from aepo_lightning.errors import boundary
 from aepo_lightning.event_loop import call_in_thread, cut_off
 from aepo_lightning.tools.runtime.arguments import call_key
 from aepo_lightning.tools.runtime.cache import ToolCache
+from aepo_lightning.tools.runtime.tidying import tidying_s
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,9 @@ class KeptAnswers:
         """Wait, for a while, until everything kept is where it would survive this process."""
         if self._cache is not None:
             with boundary(self._note):
-                await cut_off(call_in_thread(self._cache.flush, "aepo-tool-cache-flush"), _FLUSH_S, "the cache")
+                await cut_off(
+                    call_in_thread(self._cache.flush, "aepo-tool-cache-flush"), tidying_s(_FLUSH_S), "the cache"
+                )
 
     def _note(self, error: Exception) -> None:
         if not self._has_warned:

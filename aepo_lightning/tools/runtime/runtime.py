@@ -31,6 +31,7 @@ from aepo_lightning.tools.runtime.circuit_breaker import CircuitOpenError
 from aepo_lightning.tools.runtime.kept_answers import KeptAnswers
 from aepo_lightning.tools.runtime.loop_state import LoopState
 from aepo_lightning.tools.runtime.outage import Outage
+from aepo_lightning.tools.runtime.tidying import tidying_s
 
 logger = logging.getLogger(__name__)
 
@@ -294,7 +295,7 @@ class ToolRuntime:
     async def _close(self, spec: ToolSpec, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         # What has been answered is not lost because a tool cannot tidy up.
         with boundary(lambda error: logger.warning("Tool(%s) could not be closed: %r", spec.name, error)):
-            await cut_off(close(), spec.limits.deadline_s or self.timeout_s, f"Tool({spec.name})")
+            await cut_off(close(), tidying_s(spec.limits.deadline_s or self.timeout_s), f"Tool({spec.name})")
 
     def _limits_of(self, spec: ToolSpec) -> ToolLimits:
         """Return the limits of a tool with the runtime's own where it names none."""

@@ -10,6 +10,7 @@ from aepo_lightning.contracts.tool import StatefulTool, Tool, ToolCall, ToolCont
 from aepo_lightning.errors import ToolUnavailableError, boundary
 from aepo_lightning.event_loop import cut_off
 from aepo_lightning.tools.runtime.arguments import RAN, ArgumentReader, ran
+from aepo_lightning.tools.runtime.tidying import tidying_s
 
 logger = logging.getLogger(__name__)
 
@@ -138,7 +139,8 @@ class ChainStates:
             await self._take_copy(held)
         if held.is_open:
             with boundary(lambda error: logger.warning("A state of %s could not be freed: %r", held.tool, error)):
-                await self._within_deadline(held.tool, held.tool.release(held.value))
+                name = held.tool.spec.name
+                await cut_off(held.tool.release(held.value), tidying_s(self._deadlines_s[name]), f"Tool({name})")
 
 
 def _key(tool: Tool, context: ToolContext) -> _Key:

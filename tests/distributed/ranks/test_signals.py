@@ -18,12 +18,15 @@ import asyncio, os, signal, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from torch.distributed import TCPStore
-from aepo_lightning.distributed.ranks import finishing, guarded_process
+from aepo_lightning.distributed.ranks import finishing, guarded_process, stop_on_signal
 from aepo_lightning.distributed.ranks.signals import EndTimes, end_on_lent_signals
 from aepo_lightning.errors import SignalExit
 {before}
 with guarded_process(EndTimes(grace_s={grace_s})):
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(1000)"])
+    forget = stop_on_signal(lambda: os.write(1, b"what was over was stopped "))
+    stop_on_signal(lambda: os.write(1, b"work beside was stopped "))
+    forget()
     print(child.pid, "ready", flush=True)
     {work}
 print("went on", flush=True)
@@ -87,6 +90,7 @@ def test_a_signal_ends_any_wait_with_one_line_and_its_status_and_leaves_no_child
     assert job.returncode == 128 + signal.SIGTERM
     assert job.stderr.count("SIGTERM: the run ends (exit status 143).") == 1
     assert "went on" not in job.stdout
+    assert job.stdout.count("was stopped") == job.stdout.count("work beside was stopped") == 1
     assert not is_running(int(job.stdout.split()[0]))
 
 

@@ -222,6 +222,29 @@ def test_nothing_keeps_running_after_the_last_request_was_cancelled():
     assert_idle(engine)
 
 
+def test_cancelled_prompts_end_with_the_pass_that_runs_however_many_were_to_come(monkeypatch):
+    engine = make_engine(max_num_seqs=8, num_slots=8, max_prefill_tokens=4)
+    expected, forward, passes = generate(make_engine(), PROMPT, params(3)), engine._forward, []
+
+    async def run():
+        waiting = [asyncio.create_task(engine.generate([token, *PROMPT], params(3))) for token in range(8)]
+
+        def cancel_in_the_first(requests):
+            passes.append(len(requests))
+            if len(passes) == 1:
+                for task in waiting:
+                    asyncio.get_running_loop().call_soon(task.cancel)
+            forward(requests)
+
+        monkeypatch.setattr(engine, "_forward", cancel_in_the_first)
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert all(isinstance(result, asyncio.CancelledError) for result in asyncio.run(run()))
+    assert passes == [1], "the prompts of the seven others were not computed"
+    assert_idle(engine)
+    assert generate(engine, PROMPT, params(3)).token_ids == expected.token_ids
+
+
 def test_the_probe_of_a_cancelled_request_never_comes():
     engine, probes = make_engine(), []
 

@@ -118,6 +118,30 @@ def test_ended_chains_leave_no_state(state):
     assert tool.num_open == 0
 
 
+class Reluctant(Ledger):
+    """Never gives up its states, nor itself."""
+
+    async def release(self, _state):
+        await asyncio.Event().wait()
+
+    async def close(self):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("signal", "seconds"), [(None, 60.0), (15, 2.0)], ids=["goes on", "told to end"])
+def test_a_run_that_is_told_to_end_waits_for_no_tool_that_does_not_tidy_up(monkeypatch, signal, seconds):
+    monkeypatch.setattr("aepo_lightning.tools.runtime.tidying.ending_signal", lambda: signal)
+
+    async def job(runtime, tool):
+        await talk(runtime, tool, make_context(), "a")
+        began = asyncio.get_running_loop().time()
+        await runtime.close()
+        return asyncio.get_running_loop().time() - began
+
+    took, _ = run(job, Reluctant(), timeout_s=30.0)
+    assert took == seconds  # once for the state and once for the tool
+
+
 def test_chains_that_called_an_unforkable_tool_do_not_branch():
     async def job(runtime, tool):
         context = make_context()
