@@ -1,5 +1,6 @@
 """One CPU thread for each test and each process it starts, the order of tests, and where those marked `gpu` run."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+gc.disable()  # until all files are imported: half a million objects that stay would be looked at again and again
 
 WITH_VLLM = (
     "tests/engines/vllm/",
@@ -64,6 +66,12 @@ def pytest_collection_modifyitems(config, items):
     """
     items[:] = without_gpu_tests(config, items)
     items.sort(key=lambda item: (not item.get_closest_marker("distributed"), room(item.nodeid) != VLLM))
+
+
+def pytest_collection_finish():
+    """Collect garbage again, but leave out what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

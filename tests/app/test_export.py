@@ -13,6 +13,7 @@ from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.policy.hf_folder import FolderWriter
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.source import PretrainedPolicy
+from tests.support.extras import needs
 from tests.support.finished_runs import finished, start
 from tests.support.training import small_policy
 
@@ -28,7 +29,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.distributed)], ids=["file", "shards"])
 def adapted(request, tmp_path_factory):
     """A run that trained an adapter, on one process or two."""
-    pytest.importorskip("peft", reason="needs the `lora` extra")
+    needs("peft", "lora")
     folder = tmp_path_factory.mktemp("runs") / "adapted"
     return finished(folder, LORA, LoRA(rank=3, alpha=6.0), request.param)
 

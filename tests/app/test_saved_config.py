@@ -11,6 +11,7 @@ from aepo_lightning.app import saved_config
 from aepo_lightning.app.build import build
 from aepo_lightning.app.saved_config import FORM_KEY, read_config, save_config
 from aepo_lightning.errors import ConfigError
+from tests.support.extras import needs
 
 FORM = len(saved_config._STEPS)
 
@@ -36,7 +37,7 @@ def test_a_later_form_is_refused(tmp_path):
 @pytest.mark.parametrize(("old", "new"), saved_config._MOVED.items(), ids=saved_config._MOVED)
 def test_what_has_moved_is_where_the_table_says(old, new):
     if new.endswith("VLLMEngine") or new == "aepo_lightning.engines.vllm.engine":
-        pytest.importorskip("vllm")
+        needs("vllm", "vllm")
     try:
         import_module(new)
     except ModuleNotFoundError:

@@ -18,6 +18,7 @@ from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolRunner, ToolStatus
 from aepo_lightning.errors import ConfigError
 from tests.support.chatml import chatml_tokenizer
+from tests.support.extras import needs
 from tests.support.paths import SUPPORT
 
 SERVER = SUPPORT / "mcp_example.py"
@@ -140,7 +141,7 @@ def test_browse_refuses_addresses_inside_the_network(composed):
 
 
 def test_the_tools_of_a_server_are_built_with_limits(composed):
-    pytest.importorskip("mcp", reason="needs the `mcp` extra")
+    needs("mcp", "mcp")
     cfg = composed("tools=mcp")
     cfg.tools.mcp.server.command = [sys.executable, str(SERVER)]
     runtime = build_tools(cfg.tools)
@@ -165,7 +166,7 @@ def test_calls_that_do_not_come_back_are_refused_before_the_cold_start(composed)
 
 
 def test_an_mcp_server_must_be_named(composed):
-    pytest.importorskip("mcp", reason="needs the `mcp` extra")
+    needs("mcp", "mcp")
     with pytest.raises((ConfigError, InstantiationException), match="One of `command` and `url` must be given"):
         build_tools(composed("tools=mcp").tools)
 

@@ -10,12 +10,13 @@ from aepo_lightning.errors import EngineError
 from aepo_lightning.policy.publishing.gather import base_weights, low_rank_updates
 from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import adapted_network, merged_by_hand, teach
+from tests.support.extras import needs
 from tests.support.vllm_parts import make_engine, one, params, prompt, vllm_policy
 from tests.support.vllm_server_fake import FakeServer, serve
 from tests.support.vllm_server_parts import server_engine
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("peft", reason="needs the `lora` extra")
+needs("peft", "lora")
 
 
 def same(weights, others):
@@ -118,7 +119,7 @@ def test_a_server_that_cannot_read_the_adapter_is_told_apart_from_one_that_broke
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.slow
 def test_a_real_worker_merges_what_it_reads(tmp_path, is_tied):
-    pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+    needs("vllm", "vllm")
     policy = vllm_policy(tie_word_embeddings=is_tied)
     network = adapted_network(policy)
     engine = make_engine(

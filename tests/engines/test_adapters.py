@@ -11,10 +11,11 @@ from aepo_lightning.policy.publishing.gather import low_rank_updates, named_weig
 from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import LARGE, adapted_network, merged_by_hand, teach
 from tests.support.builders import tiny_policy
+from tests.support.extras import needs
 from tests.support.vllm_parts import generate, make_engine, one, params, prompt, vllm_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("peft", reason="needs the `lora` extra")
+needs("peft", "lora")
 
 REQUESTS = [(prompt(length, length), params(10, seed=length)) for length in (3, 17, 40)]
 
@@ -29,7 +30,7 @@ def workplace(request):
     if request.param == "transformers":
         engine = TransformersEngine(policy, max_num_seqs=8, max_model_len=160)
     else:
-        pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+        needs("vllm", "vllm")
         engine = make_engine(policy)
     yield engine, policy
     engine.close()
@@ -175,7 +176,7 @@ def test_a_base_of_another_architecture_is_refused_and_not_kept(workplace):
 
 @pytest.mark.slow
 def test_an_engine_that_keeps_no_base_gets_merged_weights():
-    pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+    needs("vllm", "vllm")
     policy = vllm_policy()
     network = adapted_network(policy)
     engines = [make_engine(policy, keep_base=keep) for keep in (False, True)]

@@ -12,6 +12,7 @@ from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.engines.sampling import counter_uniforms
 from aepo_lightning.errors import EngineError
 from tests.support.builders import reference_scores
+from tests.support.extras import needs
 from tests.support.vllm_parts import (
     CLOSE,
     assert_exact,
@@ -128,7 +129,7 @@ class Home:
 @pytest.fixture(scope="module", params=["naive", "transformers", "vllm", "vllm_server"])
 def home(request, tmp_path_factory):
     if request.param.startswith("vllm"):
-        pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+        needs("vllm", "vllm")
     home = Home(request.param, request, tmp_path_factory.mktemp("server"))
     yield home
     home.close()

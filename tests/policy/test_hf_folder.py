@@ -14,6 +14,7 @@ from aepo_lightning.policy.publishing.gather import base_weights, low_rank_updat
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.adapters import LARGE, SMALL, adapted_network, merged_by_hand
 from tests.support.builders import tiny_policy
+from tests.support.extras import needs
 
 BOTH = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
@@ -91,7 +92,7 @@ def test_generation_settings_beside_the_first_weights_are_kept(tmp_path):
 
 @BOTH
 def test_a_merged_adapter_gives_the_logits_that_it_gave_beside_the_weights(tmp_path, is_tied):
-    pytest.importorskip("peft", reason="needs the `lora` extra")
+    needs("peft", "lora")
     policy = tiny_policy(tie_word_embeddings=is_tied)
     network = adapted_network(policy)
     write(tmp_path / "model", policy, trained_weights(network))

@@ -8,8 +8,9 @@ from aepo_lightning.ops.low_rank import merge_low_rank
 from aepo_lightning.policy.lora import LoRA, adapted_layers, factors, is_adapter, plain_name, without_adapter
 from tests.support.adapters import SMALL, adapted_network, teach
 from tests.support.builders import tiny_policy
+from tests.support.extras import needs
 
-pytest.importorskip("peft", reason="needs the `lora` extra")
+needs("peft", "lora")
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11]])
 MASK = torch.ones(1, 6, dtype=torch.bool)

@@ -20,6 +20,7 @@ from aepo_lightning.policy.publishing.gather import low_rank_updates, named_weig
 from aepo_lightning.policy.publishing.publish import publish
 from aepo_lightning.policy.source import PretrainedPolicy
 from tests.support.adapters import merged_by_hand, teach
+from tests.support.extras import needs
 from tests.support.ranks import run_ranks
 from tests.support.slow import quick
 from tests.support.training import (
@@ -33,7 +34,7 @@ from tests.support.training import (
 )
 
 pytestmark = pytest.mark.distributed
-pytest.importorskip("peft", reason="needs the `lora` extra")
+needs("peft", "lora")
 
 LORA = LoRA(rank=3, alpha=6.0, seed=5)  # three rows of A over two ranks: one has two, the other one
 

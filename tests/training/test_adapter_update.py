@@ -6,10 +6,11 @@ import torch
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty
 from aepo_lightning.policy.lora import LoRA
 from tests.support.adapters import teach
+from tests.support.extras import needs
 from tests.support.packing import PACKINGS, branched_trees, grouped_policy, update
 from tests.support.training import build_experience, built_module, relative_l2
 
-pytest.importorskip("peft", reason="needs the `lora` extra")
+needs("peft", "lora")
 
 OBJECTIVES = {
     "ebpo": ClippedSurrogate(preserve_high=1.0),

@@ -10,6 +10,7 @@ from aepo_lightning.engines.vllm import sampler as vllm_sampler
 from aepo_lightning.engines.vllm.entropy import pack_entropies, top_k_entropy_gap
 from aepo_lightning.errors import EngineError
 from aepo_lightning.ops.entropy import top_k_entropy
+from tests.support.extras import needs
 from tests.support.slow import first_quick
 from tests.support.vllm_parts import (
     BLOCK,
@@ -26,7 +27,7 @@ from tests.support.vllm_parts import (
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import torch
 
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.errors import EngineError
+from tests.support.extras import needs
 from tests.support.vllm_parts import (
     BLOCK,
     PROMPT,
@@ -22,7 +23,7 @@ from tests.support.vllm_parts import (
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 def test_the_engine_satisfies_its_protocol(engine):

@@ -18,6 +18,7 @@ from aepo_lightning.tasks import TrailTask
 from aepo_lightning.tasks.trail import vocabulary
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
 from tests.support.builders import RootChains, reference_scores, tiny_policy
+from tests.support.extras import needs
 from tests.support.slow import first_quick
 from tests.support.vllm_parts import (
     BLOCK,
@@ -34,7 +35,7 @@ from tests.support.vllm_parts import (
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ import pytest
 from aepo_lightning.app.build import build
 from aepo_lightning.engines import TransformersEngine
 from tests.support.composed import composed
+from tests.support.extras import needs
 from tests.support.vllm_parts import BLOCK, CLOSE, generate, make_engine, one, params, prompt, vllm_policy
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 @pytest.fixture(scope="module", params=["untied", "tied", "quickstart"])

@@ -5,10 +5,11 @@ import pytest
 from aepo_lightning.app.export import export
 from aepo_lightning.engines import TransformersEngine
 from aepo_lightning.policy.source import PretrainedPolicy
+from tests.support.extras import needs
 from tests.support.finished_runs import finished
 from tests.support.vllm_parts import generate, make_engine, params, prompt
 
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
 
 

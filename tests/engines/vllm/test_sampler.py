@@ -12,10 +12,11 @@ from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
 from aepo_lightning.engines.vllm.entropy import unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments, install, remove
 from aepo_lightning.errors import EngineError
+from tests.support.extras import needs
 
 # vLLM warns about its own imports; its name without the package is what an environment without the extra has.
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 VOCAB = 50
 NATIVE = 7

@@ -10,6 +10,7 @@ import pytest
 
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.errors import EngineError
+from tests.support.extras import needs
 from tests.support.vllm_parts import (
     BLOCK,
     CLOSE,
@@ -25,7 +26,7 @@ from tests.support.vllm_parts import (
 from tests.support.vllm_server_parts import free_port, server_engine, shared_server
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.support.extras import needs
 from tests.support.vllm_parts import assert_exact, make_engine, one, params, prompt, vllm_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:::vllm", "ignore::DeprecationWarning", "ignore::FutureWarning")
-pytest.importorskip("vllm", reason="needs the `vllm` extra", exc_type=ImportError)
+needs("vllm", "vllm")
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])

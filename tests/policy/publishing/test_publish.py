@@ -14,6 +14,7 @@ from aepo_lightning.policy.publishing.gather import named_weights, trained_weigh
 from aepo_lightning.policy.publishing.publish import publish
 from tests.support.adapters import adapted_network, teach
 from tests.support.builders import tiny_policy
+from tests.support.extras import needs
 from tests.support.training import perturb
 
 BOTH = pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
@@ -115,7 +116,7 @@ def test_a_version_that_was_not_kept_is_named(tmp_path):
 
 
 def test_an_archive_of_an_adapter_holds_the_bits_that_the_engine_generates_with(tmp_path):
-    pytest.importorskip("peft", reason="needs the `lora` extra")
+    needs("peft", "lora")
     policy = tiny_policy()
     network = adapted_network(policy)
     archive, engine = WeightsArchive(tmp_path), TransformersEngine(policy, max_num_seqs=2, max_model_len=64)

@@ -7,14 +7,15 @@ import threading
 
 import pytest
 
-pytest.importorskip("mcp", reason="needs the `mcp` extra")
-
 from aepo_lightning.contracts.tool import ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
+from tests.support.extras import needs
 from tests.support.paths import SUPPORT
 from tests.support.processes import is_running, wait_until
 from tests.support.tool_parts import make_context
+
+needs("mcp", "mcp")
 
 EXAMPLE = [sys.executable, str(SUPPORT / "mcp_example.py")]
 RAW = [sys.executable, str(SUPPORT / "mcp_raw.py")]

@@ -8,13 +8,14 @@ import time
 
 import pytest
 
-pytest.importorskip("mcp", reason="needs the `mcp` extra")
-
 from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolCall, ToolLimits, ToolStatus
 from aepo_lightning.errors import ConfigError, ToolUnavailableError
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
+from tests.support.extras import needs
 from tests.support.paths import SUPPORT
 from tests.support.tool_parts import make_context, talk
+
+needs("mcp", "mcp")
 
 SCRIPT = str(SUPPORT / "mcp_example.py")
 COMMAND = [sys.executable, SCRIPT]

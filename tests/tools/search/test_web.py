@@ -204,13 +204,12 @@ def status(code, **headers):
 
 
 def _bomb():
-    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    packer, piece = zlib.compressobj(1, zlib.DEFLATED, 31), b"x" * (1 << 20)
     for _ in range(512):
-        yield packer.compress(b"x" * (1 << 20))
+        yield packer.compress(piece)
     yield packer.flush()
 
 
-BOMB = b"".join(_bomb())
 FAILURES = {
     "html": (html, "answered with something that is not JSON"),
     "nothing": (nothing, "could not be reached"),
@@ -264,10 +263,11 @@ def test_a_bomb_is_not_unpacked_whole(server):
     server.behave = gzip_bomb
     tool = WebSearch(provider=Serper(api_key="k", url=server.url), limits=once())
     ask(tool)
+    bomb = b"".join(_bomb())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     async def huge_bomb(_):
-        return web.Response(body=BOMB, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
+        return web.Response(body=bomb, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
     server.behave = huge_bomb
     assert "answered with more than" in ask(tool).text
