@@ -14,7 +14,16 @@ from aepo_lightning.lazy_names import homes as _homes
 from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
-    from aepo_lightning.advantages import EntropyShaping, GroupZScore
+    from aepo_lightning.advantages import (
+        AnchorState,
+        EntropyShaping,
+        FirstBranch,
+        GroupZScore,
+        LeaveOneOut,
+        NoBaseline,
+        NodeValue,
+        TurnReturn,
+    )
     from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced, RandomBranching
     from aepo_lightning.budgets import PreMonitoring, RootShare
     from aepo_lightning.chat_formats import HermesFormat, TagFormat
@@ -68,7 +77,7 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "callbacks").is_dir
 __version__ = "0.1.0"
 
 _PLACES = {
-    "advantages": "EntropyShaping GroupZScore",
+    "advantages": "AnchorState EntropyShaping FirstBranch GroupZScore LeaveOneOut NoBaseline NodeValue TurnReturn",
     "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",

@@ -1,12 +1,34 @@
 """From the rewards of a group to the advantage of every token.
 
 group_zscore.py        one advantage per trajectory: the z-score within its group
+leave_one_out.py       the same: its reward less the mean of the others
+no_baseline.py         the same: its reward
+node_value.py          one advantage per turn: what the trajectories below it are worth
+first_branch.py        the same: a shared turn is trained by the chain that sampled it
+anchor_state.py        the same: turns taken in the same state are compared
+turn_return.py         the same: returns-to-go against a baseline that does not know when a trajectory stops
 entropy_statistics.py  mean and standard deviation of token entropies, mergeable over trajectories and ranks
 entropy_shaping.py     one advantage per token: the trajectory's, weighted by how uncertain the token was
 """
 
+from aepo_lightning.advantages.anchor_state import AnchorState
 from aepo_lightning.advantages.entropy_shaping import EntropyShaping
 from aepo_lightning.advantages.entropy_statistics import EntropyStatistics
+from aepo_lightning.advantages.first_branch import FirstBranch
 from aepo_lightning.advantages.group_zscore import GroupZScore
+from aepo_lightning.advantages.leave_one_out import LeaveOneOut
+from aepo_lightning.advantages.no_baseline import NoBaseline
+from aepo_lightning.advantages.node_value import NodeValue
+from aepo_lightning.advantages.turn_return import TurnReturn
 
-__all__ = ["EntropyShaping", "EntropyStatistics", "GroupZScore"]
+__all__ = [
+    "AnchorState",
+    "EntropyShaping",
+    "EntropyStatistics",
+    "FirstBranch",
+    "GroupZScore",
+    "LeaveOneOut",
+    "NoBaseline",
+    "NodeValue",
+    "TurnReturn",
+]

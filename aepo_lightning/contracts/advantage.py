@@ -11,7 +11,6 @@ from torch import Tensor
 
 from aepo_lightning.contracts.blame import call_part, part_name
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit, RewardGroup
-from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.errors import TrainingError
 
 
@@ -54,10 +53,7 @@ def assign_credit(credit: Credit, group: RewardGroup, advantages: Float[Tensor, 
             credit.
     """
     answer: object = call_part("credit", credit, lambda: credit(group, advantages))
-    counts = [
-        sum(segment.source is SegmentSource.POLICY for segment in group.tree.path(leaf.segment_id))
-        for leaf in group.leaves
-    ]
+    counts = [len(turns) for turns in group.turns]
     rows = [_numbers(row) for row in answer] if isinstance(answer, Sequence | Tensor) else []
     found = [None if row is None else len(row) for row in rows]
     if found != counts:

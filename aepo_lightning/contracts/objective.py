@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from aepo_lightning.contracts.blame import call_part, is_own, part_name
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import TrainingError
 
 
@@ -69,6 +70,12 @@ class RewardGroup:
         chains = [leaf.seed_path[:2] for leaf in self.leaves]
         numbers = {chain: number for number, chain in enumerate(dict.fromkeys(chains))}
         return [numbers[chain] for chain in chains]
+
+    @property
+    def turns(self) -> list[list[Segment]]:
+        """For each trajectory, the segments on its path that the policy sampled, in order."""
+        paths = [self.tree.path(leaf.segment_id) for leaf in self.leaves]
+        return [[segment for segment in path if segment.source is SegmentSource.POLICY] for path in paths]
 
 
 @runtime_checkable

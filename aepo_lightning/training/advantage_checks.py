@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+from aepo_lightning.advantages import FirstBranch, GroupZScore, NoBaseline
 from aepo_lightning.contracts.advantage import takes
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit
@@ -27,4 +28,25 @@ def check_advantages(
         raise ConfigError(
             f"`leaf_weights` must be 'uniform' for an estimator without a parameter `weights`, but got "
             f"{leaf_weights!r} beside `{part_name(estimator)}`. Give its `__call__` one, or weigh all leaves alike."
+        )
+    _check_normalization(estimator, credit, normalize_over)
+    if getattr(credit, "needs_rewards", False) and not isinstance(estimator, NoBaseline):
+        raise ConfigError(
+            f"`advantage_estimator` must be `NoBaseline` beside `{part_name(credit)}`, whose baseline is its own, "
+            f"but got `{part_name(estimator)}`. Set advantage_estimator to aepo_lightning.advantages.NoBaseline."
+        )
+
+
+def _check_normalization(estimator: AdvantageEstimator, credit: Credit | None, normalize_over: str) -> None:
+    if normalize_over == "group":
+        return
+    if isinstance(estimator, GroupZScore) and estimator.normalize_by_std:
+        raise ConfigError(
+            "`advantage_estimator.normalize_by_std` must be false with normalize_over='step', but got true: advantages "
+            "would be scaled twice. Keep one of the two."
+        )
+    if isinstance(credit, FirstBranch):
+        raise ConfigError(
+            "`normalize_over` must be 'group' beside `FirstBranch`, but got 'step': whitening would give the turns "
+            "that it leaves out an advantage. Use `NodeValue`."
         )

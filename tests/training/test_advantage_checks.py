@@ -2,6 +2,15 @@
 
 import pytest
 
+from aepo_lightning.advantages import (
+    AnchorState,
+    FirstBranch,
+    GroupZScore,
+    LeaveOneOut,
+    NoBaseline,
+    NodeValue,
+    TurnReturn,
+)
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.advantage_checks import check_advantages
 from aepo_lightning.training.presets import GRPO
@@ -17,6 +26,15 @@ def unweighted(rewards):
         (
             {"leaf_weights": "inverse_fan_out", "advantage_estimator": unweighted},
             r"`leaf_weights` must be 'uniform' for .*`weights`, but got 'inverse_fan_out' beside `.*\.unweighted`",
+        ),
+        ({"normalize_over": "step"}, "`advantage_estimator.normalize_by_std` must be false with normalize_over='step'"),
+        (
+            {"normalize_over": "step", "advantage_estimator": NoBaseline(), "credit": FirstBranch()},
+            "`normalize_over` must be 'group' beside `FirstBranch`, but got 'step'",
+        ),
+        (
+            {"credit": TurnReturn()},
+            "`advantage_estimator` must be `NoBaseline` beside `.*TurnReturn`, .* but got `.*GroupZScore`",
         ),
     ],
 )
@@ -38,3 +56,16 @@ def test_unknown_words_are_refused(words, message):
     check = getattr(check_advantages, "__wrapped__", check_advantages)  # past the type checker, as from a file
     with pytest.raises(ConfigError, match=message):
         check(unweighted, leaf_weights, credit, normalize_over)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"normalize_over": "step", "advantage_estimator": GroupZScore(normalize_by_std=False), "credit": NodeValue()},
+        {"leaf_weights": "inverse_fan_out", "advantage_estimator": LeaveOneOut(unit="root"), "credit": FirstBranch()},
+        {"leaf_weights": "inverse_fan_out", "advantage_estimator": NoBaseline(), "credit": TurnReturn()},
+        {"normalize_over": "step", "advantage_estimator": unweighted, "credit": AnchorState()},
+    ],
+)
+def test_what_has_a_meaning_is_taken(changes):
+    assert GRPO(**changes).leaf_weights == changes.get("leaf_weights", "uniform")
