@@ -8,6 +8,7 @@ first_branch.py        the same: a shared turn is trained by the chain that samp
 anchor_state.py        the same: turns taken in the same state are compared
 turn_return.py         the same: returns-to-go against a baseline that does not know when a trajectory stops
 entropy_statistics.py  mean and standard deviation of token entropies, mergeable over trajectories and ranks
+overlong.py            what is taken off the reward of trajectories near the limit of their length
 entropy_shaping.py     one advantage per token: the trajectory's, weighted by how uncertain the token was
 """
 
@@ -19,6 +20,7 @@ from aepo_lightning.advantages.group_zscore import GroupZScore
 from aepo_lightning.advantages.leave_one_out import LeaveOneOut
 from aepo_lightning.advantages.no_baseline import NoBaseline
 from aepo_lightning.advantages.node_value import NodeValue
+from aepo_lightning.advantages.overlong import OverlongPenalty
 from aepo_lightning.advantages.turn_return import TurnReturn
 
 __all__ = [
@@ -30,5 +32,6 @@ __all__ = [
     "LeaveOneOut",
     "NoBaseline",
     "NodeValue",
+    "OverlongPenalty",
     "TurnReturn",
 ]

@@ -6,7 +6,7 @@ Module and datamodule take the same `Algorithm`, so what both depend on is writt
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore
+from aepo_lightning.advantages import EntropyShaping, GroupZScore, OverlongPenalty
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
@@ -16,6 +16,7 @@ from aepo_lightning.objectives import ClippedSurrogate, KLPenalty, LossAggregati
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.training.advantage_checks import check_advantages
+from aepo_lightning.training.dynamic_sampling import DynamicSampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,8 @@ class Algorithm:
     shaping: EntropyShaping | None = None
     """Entropy-aware advantage; None leaves one advantage per trajectory."""
     drop_zero_variance_groups: bool = False
-    """Leave out questions whose trajectories all have the same reward."""
+    """Leave out questions whose trajectories all have the same reward, and ask no others in their place: the cheap
+    variant of `dynamic_sampling`."""
     turn_entropy: TurnEntropy = field(default_factory=TurnEntropy)
     """How the entropies of a turn's first tokens become the one number that decides."""
     top_up: Literal["parallel", "sequential"] = "parallel"
@@ -58,6 +60,10 @@ class Algorithm:
     with the advantage of each trajectory that has it."""
     normalize_over: Literal["group", "step"] = "group"
     """`step`: what the estimator gives is whitened over the tokens of the optimiser step, on all ranks."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Replace groups without information by fresh questions; None trains on what was asked first."""
+    overlong: OverlongPenalty | None = None
+    """What advantages see of long trajectories; None is the reward as it was given."""
 
     def __post_init__(self) -> None:
         """Refuse switches without meaning."""

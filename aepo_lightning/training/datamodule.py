@@ -32,11 +32,8 @@ from aepo_lightning.rollout.scoring import ScoringSettings
 from aepo_lightning.tasks import as_task
 from aepo_lightning.tasks.asked import ask_question
 from aepo_lightning.training.algorithm import Algorithm
-from aepo_lightning.training.consistency import (
-    check_agreement,
-    needs_whole_rollouts,
-    warn_about_sampling,
-)
+from aepo_lightning.training.consistency import check_agreement, needs_whole_rollouts, warn_about_sampling
+from aepo_lightning.training.dynamic_sampling import SamplingRounds
 from aepo_lightning.training.engine_weights import EngineWeights, Probe
 from aepo_lightning.training.experience import ExperienceSettings
 from aepo_lightning.training.first_iterations import FirstIterations
@@ -49,7 +46,11 @@ from aepo_lightning.training.question_stream import QuestionStream, RolloutOrder
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts, experience_builder
 from aepo_lightning.training.round_trip import make_round_trip
 from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
-from aepo_lightning.training.tree_source import Moment, TreeSource
+from aepo_lightning.training.tree_source import Moment, Orders, TreeSource
+
+_MASKED = (
+    " Or all trajectories were cut off, and masked: raise `max_response_tokens`, or unset `overlong.mask_truncated`."
+)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -146,6 +147,7 @@ class RolloutDataModule(LightningDataModule):
             num_val_questions=num_val_questions,
             seed=seed,
         )
+        self._rounds = SamplingRounds(rule=algorithm.dynamic_sampling)
         self._max_concurrent_questions = max_concurrent_questions
         self._num_val_samples = num_val_samples
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
@@ -202,7 +204,8 @@ class RolloutDataModule(LightningDataModule):
             look_through(self.task, parts.chat_format, *self._prompt_limit)
             self._sampler = RolloutSampler(parts, self._max_concurrent_questions, self._journal)
             self._evaluation_sampler = self._sampler.for_evaluation(self._num_val_samples)
-            self._experience = experience_builder(self.algorithm, self._experience_settings, tokenizer.pad_token_id)
+            numbers = tokenizer.pad_token_id, parts.settings.max_response_tokens
+            self._experience = experience_builder(self.algorithm, self._experience_settings, *numbers)
         return self._sampler
 
     def setup(self, stage: str) -> None:
@@ -269,7 +272,7 @@ class RolloutDataModule(LightningDataModule):
         num_skipped, self._minibatches = 0, []
         for _ in range(self._stream.num_iterations_per_pass):
             self._collect()
-            self.iteration, self.num_asked = self.iteration + 1, self.num_asked + self._stream.questions_per_iteration
+            self.iteration, self.num_asked = self.iteration + 1, self._position(self.iteration + 1)
             num_skipped += self._num_steps - len(self._minibatches)
             self.metrics["experience/skipped_steps"] = float(num_skipped)
             if self._minibatches:
@@ -277,32 +280,43 @@ class RolloutDataModule(LightningDataModule):
                 self._first_iterations.look(self.iteration - 1, *found)
                 expect_iteration(self._trainer, len(self._minibatches))
                 return
+        overlong = self.algorithm.overlong
         raise DataError(
             f"A prompt must leave room for a response within {self.engine.max_model_len} tokens, but none of the "
             f"{num_skipped * self._experience_settings.questions_per_step // self._experience_settings.num_epochs} "
             "questions asked last does. Shorten the questions or raise `engine.max_model_len`."
+            f"{_MASKED if overlong and overlong.mask_truncated else ''}"
         )
 
     def _collect(self) -> None:
         start = perf_counter()
         self._take_trees()
         rolled_out = perf_counter()
-        module, (age, oldest) = self._module, staleness(self.trees, self._trainer.global_step)
+        trained = self._rounds.chosen(self.trees)
+        module, (age, oldest) = self._module, staleness(trained, self._trainer.global_step)
         reference = module.score_reference if module.uses_reference else None
         with module.evaluating():
-            self._minibatches = self._experience.build(self.trees, module.score, reference, is_stale=oldest > 0)
+            self._minibatches = self._experience.build(trained, module.score, reference, is_stale=oldest > 0)
         parts = self.sampler.parts
         tally = summarise_trees(self.trees, parts.settings.turn_entropy)
         seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
         self.metrics = describe_iteration(tally, self.trees, seconds, parts.tools) | {"rollout/staleness_steps": age}
+        self.metrics |= self._rounds.metrics(self.trees)
         self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
         if self._publication_check is not None:
             self.metrics |= prefixed("publication", self._publication_check.metrics)
 
     def _take_trees(self) -> None:
         hear_signals(self._trainer)
-        order = self._order(self.iteration)
-        self.trees = self._source.take(self._moment, self.sampler, order, self._next_order, self.publish_weights)
+        first = self._order(self.iteration)
+        self._rounds.begin(len(first.questions))
+        orders = Orders(first=first, further=self._further_order, next=self._next_order)
+        self.trees = self._source.take(self._moment, self.sampler, orders, self.publish_weights)
+
+    def _further_order(self, trees: Sequence[RolloutTree]) -> RolloutOrder | None:
+        hear_signals(self._trainer)
+        ranks = self._trainer.global_rank, self._trainer.world_size
+        return self._rounds.order(trees, self._stream, self.iteration, self._position(self.iteration + 1), *ranks)
 
     @property
     def _moment(self) -> Moment:
@@ -320,8 +334,13 @@ class RolloutDataModule(LightningDataModule):
         return None if is_last else self._order(self.iteration + 1)
 
     def _order(self, iteration: int) -> RolloutOrder:
-        num_asked = self.num_asked + (iteration - self.iteration) * self._stream.questions_per_iteration
-        return self._stream.order(iteration, num_asked, self._trainer.global_rank, self._trainer.world_size)
+        position = self._position(iteration)
+        return self._stream.order(iteration, position, self._trainer.global_rank, self._trainer.world_size)
+
+    def _position(self, iteration: int) -> int:
+        """Return how many questions were asked before an iteration: this one or a later one."""
+        further = self._rounds.num_asked if iteration > self.iteration else 0
+        return self.num_asked + further + (iteration - self.iteration) * self._stream.questions_per_iteration
 
     @property
     def _stream(self) -> QuestionStream:

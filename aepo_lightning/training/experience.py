@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from aepo_lightning.advantages import EntropyShaping, EntropyStatistics
+from aepo_lightning.advantages import EntropyShaping, EntropyStatistics, OverlongPenalty
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit
 from aepo_lightning.contracts.tree import LeafWeighting, RolloutTree
@@ -16,6 +16,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.advantage_checks import check_advantages
 from aepo_lightning.training.batching import Batcher, Row, describe_batches
+from aepo_lightning.training.dynamic_sampling import DynamicSampling
 from aepo_lightning.training.group_rows import GroupRows
 from aepo_lightning.training.step_normalization import token_advantages, whiten
 
@@ -93,6 +94,10 @@ class ExperienceBuilder:
     """Gives each turn its own advantage; None gives every turn that of its trajectory."""
     normalize_over: Literal["group", "step"] = "group"
     """`step`: advantages are whitened over the optimiser step, after the estimator and before shaping."""
+    dynamic_sampling: DynamicSampling | None = None
+    """Says which groups are left out, unless none says anything; a step without any other is left out as well."""
+    overlong: OverlongPenalty | None = None
+    """Changes what the advantages see of long trajectories; with its lengths known."""
     settings: ExperienceSettings = field(default_factory=ExperienceSettings)
     pad_token_id: int = 0
 
@@ -130,7 +135,9 @@ class ExperienceBuilder:
                 f"{self.settings.questions_per_step}."
             )
         own = self.settings.questions_per_step // num_ranks
-        steps = [self._minibatch(trees[i : i + own], i) for i in range(0, len(trees), own)]
+        is_kept = self._is_kept(trees)
+        starts = range(0, len(trees), own)
+        steps = [self._minibatch(trees[i : i + own], i, is_kept[i : i + own]) for i in starts]
         minibatches = [step for step in steps if step.global_num_tokens]
         is_on_policy = len(minibatches) * self.settings.num_epochs == 1 and not is_stale
         for minibatch in minibatches:
@@ -162,8 +169,17 @@ class ExperienceBuilder:
             figures["max_importance_weight"] = math.exp(min(largest, 700.0))  # e^709 is the largest float
         return figures
 
-    def _minibatch(self, trees: Sequence[RolloutTree], first_group: int) -> Minibatch:
-        rows = self._informative([row for i, tree in enumerate(trees) for row in self._rows(tree, first_group + i)])
+    def _is_kept(self, trees: Sequence[RolloutTree]) -> list[bool]:
+        """Return which groups dynamic sampling trains on: the informative ones, or all if no rank has any."""
+        rule = self.dynamic_sampling
+        if rule is None:
+            return [True] * len(trees)
+        found = [rule.is_informative(tree) for tree in trees]
+        return found if all_reduce([sum(found)])[0] else [True] * len(trees)
+
+    def _minibatch(self, trees: Sequence[RolloutTree], first_group: int, is_kept: Sequence[bool]) -> Minibatch:
+        kept = [(first_group + i, tree) for i, tree in enumerate(trees) if is_kept[i]]
+        rows = self._informative([row for group, tree in kept for row in self._rows(tree, group)])
         batcher = Batcher(
             max_tokens=self.settings.max_tokens_per_micro_batch,
             packing=self.settings.packing,
@@ -179,7 +195,10 @@ class ExperienceBuilder:
 
     def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
         return GroupRows(
-            advantage_estimator=self.advantage_estimator, leaf_weights=self.leaf_weights, credit=self.credit
+            advantage_estimator=self.advantage_estimator,
+            leaf_weights=self.leaf_weights,
+            credit=self.credit,
+            overlong=self.overlong,
         )(tree, group)
 
     def _informative(self, rows: list[Row]) -> list[Row]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.contracts.advantage import assign_credit, estimate_advantages
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit, RewardGroup
 from aepo_lightning.contracts.question import SegmentSource
@@ -19,6 +20,8 @@ class GroupRows:
     leaf_weights: LeafWeighting = "uniform"
     credit: Credit | None = None
     """None: every token of a trajectory has its advantage."""
+    overlong: OverlongPenalty | None = None
+    """Changes what estimator and credit see of long trajectories; with its lengths known."""
 
     def __call__(self, tree: RolloutTree, group: int) -> list[Row]:
         """Return the rows of a finished tree.
@@ -31,7 +34,8 @@ class GroupRows:
         is_weighted = self.leaf_weights != "uniform"
         advantages = estimate_advantages(self.advantage_estimator, found, is_weighted=is_weighted)
         turns = None if self.credit is None else assign_credit(self.credit, found, advantages)
-        values = zip(found.leaves, found.rewards.tolist(), found.weights.tolist(), advantages.tolist(), strict=True)
+        rewards = torch.tensor([reward for _, reward in tree.scored_leaves], dtype=torch.float32)
+        values = zip(found.leaves, rewards.tolist(), found.weights.tolist(), advantages.tolist(), strict=True)
         return [
             Row(
                 trajectory=tree.trajectory(leaf),
@@ -42,19 +46,21 @@ class GroupRows:
                 weight=weight,
             )
             for index, (leaf, reward, weight, advantage) in enumerate(values)
+            if self.overlong is None or not self.overlong.is_masked(leaf)
         ]
 
     def group_of(self, tree: RolloutTree) -> RewardGroup:
-        """Return the trajectories of a tree that have a reward, with their weights."""
+        """Return the trajectories of a tree that have a reward, with their weights and any penalty for their length."""
         raw = dict(zip(map(id, tree.leaves), tree.leaf_weights(self.leaf_weights), strict=True))
         scored = tree.scored_leaves  # of a group without any reward, all have the same: no advantage
         weights = torch.tensor([raw[id(leaf)] for leaf, _ in scored], dtype=torch.float64)
         if bool(weights.any()):
             weights = weights / weights.mean()
+        rewards = [reward + (0.0 if self.overlong is None else self.overlong.of(tree, leaf)) for leaf, reward in scored]
         return RewardGroup(
             tree=tree,
             leaves=[leaf for leaf, _ in scored],
-            rewards=torch.tensor([reward for _, reward in scored], dtype=torch.float32),
+            rewards=torch.tensor(rewards, dtype=torch.float32),
             weights=weights.float(),
         )
 

@@ -3,12 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from aepo_lightning.advantages import EntropyShaping
+from aepo_lightning.advantages import EntropyShaping, OverlongPenalty
 from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced, RandomBranching
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.objectives import ClippedSurrogate, LossAggregation
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.training.algorithm import Algorithm
+from aepo_lightning.training.dynamic_sampling import DynamicSampling
 
 
 def AEPO(**changes: Any) -> Algorithm:  # noqa: N802 -- named as the algorithm
@@ -65,8 +66,13 @@ def GRPO(**changes: Any) -> Algorithm:  # noqa: N802
 
 
 def DAPO(**changes: Any) -> Algorithm:  # noqa: N802
-    """Return DAPO (arXiv:2503.14476): clip-higher, groups without information left out (not sampled again)."""
-    preset = Algorithm(name="dapo", objective=ClippedSurrogate(clip_range_high=0.28), drop_zero_variance_groups=True)
+    """Return DAPO (arXiv:2503.14476): clip-higher, dynamic sampling, token mean, soft overlong punishment."""
+    preset = Algorithm(
+        name="dapo",
+        objective=ClippedSurrogate(clip_range_high=0.28),
+        dynamic_sampling=DynamicSampling(),
+        overlong=OverlongPenalty(),
+    )
     return replace(preset, **changes)
 
 

@@ -41,6 +41,8 @@ def build_parts(
             f"`sampling` must be `SamplingSettings`, but got {type(sampling).__name__}. Budget and switches are the "
             "algorithm's: `AEPO(budget=...)`."
         )
+    if algorithm.overlong is not None:
+        algorithm.overlong.within(sampling.max_response_tokens)
     runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
     scored_by = as_reward(reward, scoring.isolation, scoring.deadline_s)
     settings = algorithm.rollout_settings(sampling)
@@ -60,8 +62,14 @@ def build_parts(
     return complete
 
 
-def experience_builder(algorithm: Algorithm, settings: ExperienceSettings, pad_token_id: int) -> ExperienceBuilder:
-    """Return what makes optimiser steps of trees, as an algorithm asks for."""
+def experience_builder(
+    algorithm: Algorithm, settings: ExperienceSettings, pad_token_id: int, max_response_tokens: int
+) -> ExperienceBuilder:
+    """Return what makes optimiser steps of trees, as an algorithm asks for.
+
+    Raises:
+        ConfigError: If the algorithm punishes a length that no trajectory can have.
+    """
     return ExperienceBuilder(
         advantage_estimator=algorithm.advantage_estimator,
         shaping=algorithm.shaping,
@@ -69,6 +77,8 @@ def experience_builder(algorithm: Algorithm, settings: ExperienceSettings, pad_t
         leaf_weights=algorithm.leaf_weights,
         credit=algorithm.credit,
         normalize_over=algorithm.normalize_over,
+        dynamic_sampling=algorithm.dynamic_sampling,
+        overlong=None if algorithm.overlong is None else algorithm.overlong.within(max_response_tokens),
         settings=settings,
         pad_token_id=pad_token_id,
     )

@@ -1,7 +1,7 @@
 """Where the trees of an iteration come from: grown with the present weights or, with overlap, beside the update."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aepo_lightning.contracts.engine import Engine
@@ -37,6 +37,17 @@ class Moment:
     def network(self) -> PolicyNetwork:
         """The network that is trained."""
         return self.module.trained_network()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """Which trees an iteration asks for, round by round, and which the next one does."""
+
+    first: RolloutOrder
+    further: Callable[[Sequence[RolloutTree]], RolloutOrder | None]
+    """Given all trees of the iteration so far, the order of another round, or None. Collective."""
+    next: Callable[[], RolloutOrder | None]
+    """The first of the iteration after; None if the trainer ends before."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,8 +101,7 @@ class TreeSource:
         self,
         moment: Moment,
         sampler: RolloutSampler,
-        order: RolloutOrder,
-        next_order: Callable[[], RolloutOrder | None],
+        orders: Orders,
         publish: Callable[[], None],
     ) -> list[RolloutTree]:
         """Return the trees of an iteration and, with overlap, start those of the next one.
@@ -99,10 +109,10 @@ class TreeSource:
         Args:
             moment: The present.
             sampler: Grows the trees.
-            order: Which trees are due.
-            next_order: Those after them; None if the trainer ends before.
+            orders: Which trees are due.
             publish: Publishes the present weights, as `publish` does.
         """
+        order = orders.first
         ready = None if self.overlap is None else self._take_awaited(self.overlap, moment, sampler, order)
         if self.overlap is not None:
             self.rest()  # prefixes that validation has cached would change the last bits
@@ -110,10 +120,15 @@ class TreeSource:
         self.weights.archive_present(moment.network, moment.step, moment.is_writer)
         with WorkApart(stop_event_loops, self._settle):
             trees = self.rollout(sampler, order) if ready is None else ready
-        if ready is None:
+        has_grown = ready is None
+        while (further := orders.further(trees)) is not None:
+            with WorkApart(stop_event_loops, self._settle):
+                trees = trees + self.rollout(sampler, further)
+            has_grown = True
+        if has_grown:
             self.rest()
         if self.overlap is not None:
-            self._start_next(self.overlap, sampler, next_order(), publish)
+            self._start_next(self.overlap, sampler, orders.next(), publish)
         return trees
 
     def _start_next(
