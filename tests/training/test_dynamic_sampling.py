@@ -206,26 +206,22 @@ def test_data_that_mask_all_say_so(is_masked, monkeypatch):
 # Whole runs ---------------------------------------------------------------------------------------------------------
 
 
-def is_dull(number):
-    """Of the first iteration's questions the first, of the second iteration's all."""
-    return number == 0 or number > 3
+def test_a_run_asks_again_keeps_its_place_and_counts_what_it_discards(tmp_path):
+    run, recorder = resampled_run(tmp_path, lambda number: number == 0, max_epochs=1)
+    run.fit()
+    data = run.datamodule
+    assert [len(trees) for trees in recorder.trees] == [4]
+    assert numbers_of(data.trees) == [0, 1, 2, 3]
+    assert (data.iteration, data.num_asked) == (1, 4)
+    assert data.state_dict()["last_asked"][0] == "trail-train-3"
+    assert numbers_of(data._rounds.chosen(data.trees)) == [1, 2]
+    assert run.logger.values("rollout/num_resampling_rounds") == [1]
+    assert run.logger.values("rollout/discarded_groups_fraction") == [0.5]
+    num_tokens = sum(each.num_generated_tokens for each in data.trees)
+    assert data.metrics["rollout/tokens_per_s"] * data.metrics["time/rollout_s"] == pytest.approx(num_tokens)
+    names = sorted(path.name for path in (tmp_path / "rollouts").iterdir())
+    assert names == ["train-00000-rank0-round1.jsonl", "train-00000-rank0.jsonl"]
 
 
 def numbers_of(trees):
     return [int(each.question.question_id.partition(":")[0]) for each in trees]
-
-
-def test_a_run_asks_again_keeps_its_place_and_counts_what_it_discards(tmp_path):
-    run, recorder = resampled_run(tmp_path, is_dull, max_rounds=1)
-    run.fit()
-    data = run.datamodule
-    assert [len(trees) for trees in recorder.trees] == [4, 4]
-    assert numbers_of(data.trees) == [4, 5, 6, 7]
-    assert (data.iteration, data.num_asked) == (2, 8)
-    assert data.state_dict()["last_asked"][0] == "trail-train-7"
-    assert run.logger.values("rollout/num_resampling_rounds") == [1, 1]
-    assert run.logger.values("rollout/discarded_groups_fraction") == [0.5, 1.0]
-    num_tokens = sum(each.num_generated_tokens for each in data.trees)
-    assert data.metrics["rollout/tokens_per_s"] * data.metrics["time/rollout_s"] == pytest.approx(num_tokens)
-    names = sorted(path.name for path in (tmp_path / "rollouts").iterdir())
-    assert names == [f"train-0000{i}-rank0{end}.jsonl" for i in range(2) for end in ("-round1", "")]
