@@ -3,6 +3,7 @@ r"""Finds the answer that a policy put into `\boxed{...}`."""
 import re
 
 _OPENING = r"\boxed{"
+_SPACED = r"\boxed "
 _BRACE = re.compile("[{}]")
 
 
@@ -27,3 +28,22 @@ def last_boxed(text: str) -> str | None:
         if depth == 0:
             return tail[: brace.start()]
     return None
+
+
+def official_boxed(text: str) -> str | None:
+    r"""Return the answer that the released reward function reads.
+
+    A `\boxed` before a space takes precedence, wherever it stands: the answer is all that follows the last one, up to a
+    `$`. Else the last `\boxed` decides, and must be a `\boxed{...}` whose braces close.
+
+    Args:
+        text: Any text with a `\boxed{` in it, as the format asks for.
+
+    Returns:
+        The answer as written, which may be empty, or None if there is none.
+    """
+    _, spaced, tail = text.rpartition(_SPACED)
+    if spaced:
+        return tail.partition("$")[0]
+    is_opened = text.rfind(_OPENING) == text.rfind(_OPENING[:-1])
+    return last_boxed(text) if is_opened else None

@@ -10,12 +10,17 @@ from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem
-from aepo_lightning.rewards.boxed import last_boxed
+from aepo_lightning.rewards.boxed import last_boxed, official_boxed
 from aepo_lightning.rewards.f1 import exact_match, token_f1
 from aepo_lightning.rewards.typed import typed_f1, typed_match
 
 _EXECUTED = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR, ToolStatus.TIMEOUT})
 _MALFORMED_REWARD = -1.0
+_BOXES = {"strict": last_boxed, "official": official_boxed}
+_NO_BOX = {
+    "strict": r"The braces of the last \boxed{...} do not close inside the answer.",
+    "official": r"The last \boxed in the answer is no \boxed{...} whose braces close.",
+}
 _RULES = {"typed": (typed_f1, typed_match), "words": (token_f1, exact_match)}
 
 
@@ -24,9 +29,9 @@ class PaperReward:
     r"""Score a response: -1 if malformed, else its best F1, plus a bonus if it is positive and both tools were used.
 
     Two properties of the official rule are kept on purpose, because results depend on them. Tool results are part of
-    the checked text, so a result that contains `<answer>` costs the policy its format. And "both tools were used" is
-    read off the text, so the two closing tags earn the bonus without any call; `bonus_from_executed_calls` closes
-    that gap.
+    the checked text; a result that contains `<answer>` costs nothing all the same, because chat formats make tags in
+    results harmless before the policy sees them. And "both tools were used" is read off the text, so the two closing
+    tags earn the bonus without any call; `bonus_from_executed_calls` closes that gap.
 
     Attributes:
         multi_tool_bonus: r_M, added when both tools were used and F1 is positive.
@@ -37,14 +42,17 @@ class PaperReward:
         match: How an answer is compared with the accepted ones. `typed`: numbers as numbers, choices as choices, the
             rest as words. `words`: all as words without punctuation, as the released reward function does it, where 3.5
             accepts 35 and nothing earns the reward of A or +.
+        box: Where the answer is read. `strict`: the last `\boxed{...}`. `official`: as the released reward function
+            does it, where what follows a `\boxed` and a space takes precedence and any other `\boxed` in the last place
+            costs the format. The format asks for a `\boxed{` and a `}` in the answer either way.
 
     Raises:
         ConfigError: If the bonus is negative or not finite, or a tag is not a name, or both tags are the same, or
-            `match` is an unknown word.
+            `match` or `box` is an unknown word.
 
     References:
         AEPO, arXiv:2510.14545, eq. 8. `r_M` and the token F1 as accuracy follow the released reward function.
-        Departure: `match`.
+        Departures: `match` and `box`.
     """
 
     multi_tool_bonus: float = 0.1
@@ -52,6 +60,7 @@ class PaperReward:
     python_tag: str = "python"
     bonus_from_executed_calls: bool = False
     match: Literal["typed", "words"] = "typed"
+    box: Literal["strict", "official"] = "strict"
     is_immediate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -69,8 +78,9 @@ class PaperReward:
             raise ConfigError(
                 f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
             )
-        if self.match not in _RULES:
-            raise ConfigError(f"`match` must be one of {', '.join(_RULES)}, but got {self.match!r}.")
+        for name, known in (("match", _RULES), ("box", _BOXES)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"`{name}` must be one of {', '.join(known)}, but got {getattr(self, name)!r}.")
 
     async def __call__(self, sample: RewardInput) -> RewardOutput:
         """Return what the trajectory is worth; see `score`."""
@@ -84,7 +94,7 @@ class PaperReward:
 
         Returns:
             A reward of -1, or in [0, 1 + `multi_tool_bonus`]. `reason` says why a reward is not positive. A response
-            that passes the format check but whose last `\boxed{` does not close also counts as malformed.
+            that passes the format check but whose last box cannot be read also counts as malformed.
 
         Raises:
             RewardError: If the question has no accepted answers, or there are more tool results than tool calls.
@@ -93,9 +103,9 @@ class PaperReward:
         text = sample.response_text
         if problem := find_format_problem(text, (self.search_tag, self.python_tag)):
             return _malformed(problem)
-        boxed = last_boxed(text[text.find("<answer>") : text.find("</answer>")])
+        boxed = _BOXES[self.box](text[text.find("<answer>") : text.find("</answer>")])
         if boxed is None:
-            return _malformed(r"The braces of the last \boxed{...} do not close inside the answer.")
+            return _malformed(_NO_BOX[self.box])
         measure, is_same = _RULES[self.match]
         f1 = max(measure(boxed, answer) for answer in sample.question.answers)
         bonus = self.multi_tool_bonus if f1 > 0 and self._used_both_tools(sample) else 0.0

@@ -93,6 +93,23 @@ def test_spaces_between_words_and_tags_change_nothing():
     assert (output.reward, output.is_correct, output.answer) == (1.0, True, "e5")
 
 
+@pytest.mark.parametrize(
+    ("written", "strict", "official"),
+    [
+        (r"$\boxed 7$ or \boxed{8}", 0.0, 1.0),
+        (r"\boxed 7 or \boxed{8}", 0.0, 0.5),  # the whole rest is the answer: one word of three
+        (r"\boxed{8} or \boxed7", 0.0, -1.0),
+        (r"\boxed{7} or \boxed7", 1.0, -1.0),
+        (r"\boxed{8} or \boxed{7}", 1.0, 1.0),
+        (r"\boxed 7", -1.0, -1.0),  # the format asks for a box with braces under both
+    ],
+)
+def test_the_box_is_read_as_was_asked_for(written, strict, official):
+    sample = make_sample(f"<think>t</think><answer>{written}</answer>", ("7",))
+    found = [PaperReward(box=box).score(sample).reward for box in ("strict", "official")]
+    assert found == [strict, official]
+
+
 def test_only_the_box_inside_the_answer_counts():
     text = r"<think>\boxed{boston}</think><answer>\boxed{new york city}</answer>\boxed{boston}"
     assert PaperReward().score(make_sample(text)).reward == 1.0
@@ -152,8 +169,10 @@ def test_more_results_than_calls_are_refused():
         pytest.param({"search_tag": "Search"}, "`search_tag` must match", id="upper-case"),
         pytest.param({"python_tag": ""}, "`python_tag` must match", id="empty"),
         pytest.param({"python_tag": "search"}, "must differ", id="same"),
+        pytest.param({"box": "any"}, "`box` must be one of strict, official, but got 'any'", id="box"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_settings_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PaperReward(**settings)
