@@ -24,6 +24,8 @@ class StopReason(StrEnum):
     """The response budget or the context of the model is used up."""
     CALL_LIMIT = "call_limit"
     """The policy asked for one tool call more than allowed."""
+    MALFORMED_CALL = "malformed_call"
+    """A tool call could not be read, and the algorithm ends a trajectory there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

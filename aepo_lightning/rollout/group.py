@@ -187,6 +187,8 @@ class GroupRollout:
             return StopReason.LENGTH
         chat_format = self._parts.chat_format
         calls = chat_format.parse_calls(chat_format.decode(generation.token_ids), generation.finish_reason)
+        if self._settings.on_malformed_call == "stop" and any(call.problem for call in calls):
+            return StopReason.MALFORMED_CALL
         return await self._answer_calls(chain, calls) if calls else StopReason.EOS
 
     def _append(self, chain: Chain, generation: Generation) -> None:

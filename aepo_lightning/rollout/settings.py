@@ -65,6 +65,8 @@ class RolloutSettings(SamplingSettings):
     """Count consecutive branches per chain, or (released code) per question."""
     branch_baseline: Literal["root", "own"] = "root"
     """A branch inherits the initial entropy of its trajectory, or (released code) takes its own first turn."""
+    on_malformed_call: Literal["tell", "stop"] = "tell"
+    """Answer a call that cannot be read with what is wrong, or (released code) end the trajectory there."""
 
     @property
     def measured_entropy(self) -> TurnEntropy:

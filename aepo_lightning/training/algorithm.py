@@ -52,6 +52,7 @@ class Algorithm:
     branch_signal: Literal["after_tool", "before_tool", "prefix"] = "after_tool"
     penalty_scope: Literal["chain", "question"] = "chain"
     branch_baseline: Literal["root", "own"] = "root"
+    on_malformed_call: Literal["tell", "stop"] = "tell"
     leaf_weights: LeafWeighting = "uniform"
     """How much each trajectory counts in baseline, deviation and loss: all alike, or those of a root chain together as
     much as one chain without branches (`inverse_fan_out`)."""
@@ -85,4 +86,5 @@ class Algorithm:
             branch_signal=self.branch_signal,
             penalty_scope=self.penalty_scope,
             branch_baseline=self.branch_baseline,
+            on_malformed_call=self.on_malformed_call,
         )

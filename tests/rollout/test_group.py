@@ -259,6 +259,14 @@ def test_tags_in_the_prompt_are_not_parsed():
     assert "</search> without <search> before it" in result.text
 
 
+def test_a_malformed_call_ends_the_trajectory_if_the_algorithm_says_so():
+    (tree,) = grow(ScriptedEngine(lambda *_: Turn(text="e1 </search>")), budget=1, on_malformed_call="stop")
+    assert tree.leaves[0].stop_reason is StopReason.MALFORMED_CALL
+    assert not [segment for segment in tree.segments if segment.tool_result]
+    (tree,) = grow(ScriptedEngine(calls_then_answer(1)), budget=1, on_malformed_call="stop")
+    assert tree.leaves[0].stop_reason is StopReason.EOS
+
+
 def test_a_call_to_a_tool_that_the_run_does_not_offer_is_answered():
     engine = ScriptedEngine(lambda text, _: Turn(text=ANSWER, ends=True) if "result" in text else Turn(text=browse))
     browse = "<browse> e1 </browse>"

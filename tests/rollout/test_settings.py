@@ -22,7 +22,9 @@ def test_numbers_without_meaning_are_refused(fields, match):
         RolloutSettings(**fields)
 
 
-@pytest.mark.parametrize("name", ["on_call_limit", "top_up", "branch_signal", "penalty_scope", "branch_baseline"])
+@pytest.mark.parametrize(
+    "name", ["on_call_limit", "on_malformed_call", "top_up", "branch_signal", "penalty_scope", "branch_baseline"]
+)
 def test_a_switch_with_a_misspelt_value_is_refused(name):
     settings = RolloutSettings()
     object.__setattr__(settings, name, "paralel")  # past the type checker that runs in tests
