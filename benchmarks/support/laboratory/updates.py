@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import mul
 from typing import TypeAlias
 
 import torch
@@ -56,6 +57,12 @@ class Updates:
     """Tool calls, likewise."""
     values: Float[Tensor, " steps"]
     """Estimate of the expected reward: the mean of the leaves."""
+
+
+def joined(found: Sequence[Updates]) -> Updates:
+    """Return the steps of several calls as those of one."""
+    columns = {name: torch.cat([getattr(each, name) for each in found]) for name in Updates.__slots__}
+    return Updates(**columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +120,7 @@ class Bench:
         """
         chunk = _CHUNK - _CHUNK % self.groups_per_step
         counts = [min(chunk, left) for left in range(num_steps * self.groups_per_step, 0, -chunk)]
-        found = [self._updates(self.grow(quest, count, seed + at)) for at, count in enumerate(counts)]
-        columns = [torch.cat([getattr(each, name) for each in found]) for name in Updates.__slots__]
-        return Updates(**dict(zip(Updates.__slots__, columns, strict=True)))
+        return joined([self._updates(self.grow(quest, count, seed + at)) for at, count in enumerate(counts)])
 
     def _updates(self, trees: list[RolloutTree]) -> Updates:
         size = self.groups_per_step
@@ -131,8 +136,9 @@ class Bench:
         )
 
     def estimate(self, tree: RolloutTree) -> float:
-        """Return a tree's estimate of the expected reward."""
-        return sum(tree.rewards) / len(tree.rewards)
+        """Return a tree's estimate of the expected reward: the mean of its leaves, as the algorithm weighs them."""
+        weights = tree.leaf_weights(self.algorithm.leaf_weights)
+        return sum(map(mul, weights, tree.rewards)) / sum(weights)
 
     def _score(self, batch: TrajectoryBatch) -> TokenScores:
         with torch.no_grad():

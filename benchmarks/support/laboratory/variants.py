@@ -69,3 +69,20 @@ def one_on() -> Mapping[str, Algorithm]:
         "branches with pre-monitoring": unbiased_parts(allocator=aepo.allocator, **branching),
         "pre-monitoring, no branches": unbiased_parts(allocator=aepo.allocator),
     }
+
+
+def branching() -> Mapping[str, Algorithm]:
+    """Return the right parts with branches: by when they are decided on and how leaves count, half and all of it."""
+    aepo, half = AEPO(), RootShare(share=0.5)
+    found = {}
+    for signal in ("after_tool", "prefix"):
+        for weights in ("uniform", "inverse_fan_out"):
+            found[f"{signal}, {weights}"] = unbiased_parts(
+                allocator=half, branch_policy=aepo.branch_policy, branch_signal=signal, leaf_weights=weights
+            )
+    both = found["prefix, inverse_fan_out"]
+    found["prefix, inverse_fan_out, pre-monitoring"] = replace(both, allocator=aepo.allocator)
+    found["prefix, inverse_fan_out, pre-monitoring, probe discarded"] = replace(
+        both, allocator=aepo.allocator, keep_probe=False
+    )
+    return found
