@@ -16,12 +16,16 @@ from aepo_lightning.lazy_names import importer as _importer
 if TYPE_CHECKING:
     from aepo_lightning.advantages import (
         AnchorState,
+        ClipCov,
+        EntropyModulation,
         EntropyShaping,
         FirstBranch,
         GroupZScore,
+        KLCov,
         LeaveOneOut,
         NoBaseline,
         NodeValue,
+        TopEntropyMask,
         TurnReturn,
     )
     from aepo_lightning.branching import EntropyBalanced, NeverBranch, OfficialEntropyBalanced, RandomBranching
@@ -77,7 +81,8 @@ if (_checkout / "pyproject.toml").is_file() and (_checkout / "callbacks").is_dir
 __version__ = "0.1.0"
 
 _PLACES = {
-    "advantages": "AnchorState EntropyShaping FirstBranch GroupZScore LeaveOneOut NoBaseline NodeValue TurnReturn",
+    "advantages": "AnchorState ClipCov EntropyModulation EntropyShaping FirstBranch GroupZScore KLCov LeaveOneOut "
+    "NoBaseline NodeValue TopEntropyMask TurnReturn",
     "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",

@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from aepo_lightning.advantages.entropy_statistics import EntropyStatistics
+from aepo_lightning.contracts.batch import TrajectoryBatch
+from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.masked import zero_outside
 
@@ -61,9 +64,34 @@ class EntropyShaping:
             pooled[key] = pooled[key] + statistics
         return [pooled[key] for key in keys]
 
-    def __call__(
+    def __call__(self, batches: Sequence[TrajectoryBatch]) -> list[Float[Tensor, "_ _"]]:
+        """Return the shaped advantages of an optimiser step. Collective with the scope `minibatch`.
+
+        Args:
+            batches: All micro-batches of this rank, with `advantages` and `old_entropies`. A group is on one rank.
+        """
+        entropies = [batch.old_entropies for batch in batches if batch.old_entropies is not None]
+        rows = [
+            EntropyStatistics.from_tokens(row[None], mask[None])
+            for batch, values in zip(batches, entropies, strict=True)
+            for row, mask in zip(values, batch.response_mask, strict=True)
+        ]
+        if self.scope == "minibatch":
+            total = sum(rows, EntropyStatistics())
+            count, first, second = all_reduce([total.count, total.total, total.total_squares])
+            pooled = [EntropyStatistics(count=count, total=first, total_squares=second)] * len(rows)
+        else:
+            pooled = self.pool(rows, torch.cat([batch.group_index for batch in batches]))
+        found = iter(pooled)
+        return [
+            self.shape(batch.advantages, values, batch.response_mask, [next(found) for _ in batch.lengths])
+            for batch, values in zip(batches, entropies, strict=True)
+            if batch.advantages is not None
+        ]
+
+    def shape(
         self,
-        advantages: Float[Tensor, " batch"] | Float[Tensor, "batch response"],
+        advantages: Float[Tensor, "batch response"],
         token_entropy: Float[Tensor, "batch response"],
         response_mask: Bool[Tensor, "batch response"],
         statistics: EntropyStatistics | Sequence[EntropyStatistics],
@@ -71,7 +99,7 @@ class EntropyShaping:
         """Return the advantage of every token.
 
         Args:
-            advantages: One per trajectory or one per token.
+            advantages: One per token, finite.
             token_entropy: Shannon entropy of each token's distribution, in nats. No gradient flows into it.
             response_mask: True where the token is trained.
             statistics: Mean and standard deviation of the scope, one for all rows or one for each row.
@@ -91,5 +119,4 @@ class EntropyShaping:
         factor = 1 + self.weight * (entropy - mean) / std
         if self.guard:
             factor = factor.clamp(min=0.0)
-        by_token = advantages if advantages.ndim == 2 else advantages[:, None]
-        return zero_outside(by_token * factor, response_mask)
+        return zero_outside(advantages * factor, response_mask)

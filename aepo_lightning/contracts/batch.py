@@ -78,6 +78,8 @@ class TrajectoryBatch:
     old_entropies: Float[Tensor, "batch response"] | None = None
     ref_logprobs: Float[Tensor, "batch response"] | None = None
     advantages: Float[Tensor, "batch response"] | None = None
+    kl_coefficients: Float[Tensor, "batch response"] | None = None
+    """Weight of |log pi - log pi_old| in the loss of each token; None: there is no such penalty."""
     packed: PackedTokens | None = None
     """The same tokens without padding or repetition, if that is how they are to be scored."""
 

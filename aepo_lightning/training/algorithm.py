@@ -6,11 +6,12 @@ Module and datamodule take the same `Algorithm`, so what both depend on is writt
 from dataclasses import dataclass, field
 from typing import Literal
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore, OverlongPenalty
+from aepo_lightning.advantages import GroupZScore, KLCov, OverlongPenalty
 from aepo_lightning.branching import NeverBranch
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit, Objective
+from aepo_lightning.contracts.shaping import AdvantageShaping
 from aepo_lightning.contracts.tree import LeafWeighting
 from aepo_lightning.objectives import ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
@@ -40,8 +41,12 @@ class Algorithm:
     aggregation: LossAggregation = field(default_factory=LossAggregation)
     kl_penalty: KLPenalty = field(default_factory=KLPenalty)
     advantage_estimator: AdvantageEstimator = field(default_factory=GroupZScore)
-    shaping: EntropyShaping | None = None
-    """Entropy-aware advantage; None leaves one advantage per trajectory."""
+    shaping: AdvantageShaping | None = None
+    """Advantages of single tokens, such as the entropy-aware one; None leaves one advantage per trajectory."""
+    token_mask: AdvantageShaping | None = None
+    """Which tokens keep their advantage, after shaping: `TopEntropyMask`, `ClipCov`. None keeps all."""
+    kl_cov: KLCov | None = None
+    """Penalty on leaving the old policy, for the tokens that would lower the entropy most."""
     drop_zero_variance_groups: bool = False
     """Leave out questions whose trajectories all have the same reward, and ask no others in their place: the cheap
     variant of `dynamic_sampling`."""

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
-from aepo_lightning.advantages import EntropyShaping, EntropyStatistics, OverlongPenalty
+from aepo_lightning.advantages import KLCov, OverlongPenalty
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit
+from aepo_lightning.contracts.shaping import AdvantageShaping, shape_advantages
 from aepo_lightning.contracts.tree import LeafWeighting, RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.errors import ConfigError
@@ -44,7 +43,7 @@ class ExperienceSettings:
     old_logprobs: Literal["recompute", "sampler", "auto"] = "recompute"
     """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
     as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
-    optimiser step, its rollouts are those of the present weights, and no entropy shaping needs entropies before."""
+    optimiser step, its rollouts are those of the present weights, and no shaping, mask or penalty looks at it."""
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
@@ -84,8 +83,12 @@ class ExperienceBuilder:
     """
 
     advantage_estimator: AdvantageEstimator
-    shaping: EntropyShaping | None = None
-    """Entropy-aware advantage; None leaves one advantage per trajectory."""
+    shaping: AdvantageShaping | None = None
+    """Advantages of single tokens, such as the entropy-aware one; None leaves one advantage per trajectory."""
+    token_mask: AdvantageShaping | None = None
+    """Which tokens keep their advantage, after shaping; None keeps all."""
+    kl_cov: KLCov | None = None
+    """Penalty on leaving the old policy, for a few tokens; None penalises none."""
     drop_zero_variance_groups: bool = False
     """Leave out questions whose trajectories all have the same reward; a step without any other keeps them."""
     leaf_weights: LeafWeighting = "uniform"
@@ -212,40 +215,21 @@ class ExperienceBuilder:
 
     def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
         """Fill in old log-probs, old entropies and the advantage of every token."""
-        is_skipped = self.settings.old_logprobs == "auto" and is_on_policy and self.shaping is None
+        looks_at_scores = any(part is not None for part in (self.shaping, self.token_mask, self.kl_cov))
+        is_skipped = self.settings.old_logprobs == "auto" and is_on_policy and not looks_at_scores
         for batch in batches:
             if self.settings.old_logprobs == "sampler":
                 batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
             elif not is_skipped:
                 scores = score(batch)
                 batch.old_logprobs, batch.old_entropies = scores.logprobs.cpu(), scores.entropies.cpu()
-        for batch, statistics in zip(batches, self._entropy_statistics(batches), strict=True):
-            if self.shaping is None:
-                batch.advantages = token_advantages(batch)
-            else:
-                assert batch.old_entropies is not None, "filled in above"
-                given = batch.sequence_advantages if batch.token_advantages is None else batch.token_advantages
-                batch.advantages = self.shaping(given, batch.old_entropies, batch.response_mask, statistics)
-
-    def _entropy_statistics(self, batches: Sequence[TrajectoryBatch]) -> list[list[EntropyStatistics]]:
-        """Return, for every row of every batch, the entropy statistics of its group or of the whole step."""
-        shaping = self.shaping
-        if shaping is None:
-            return [[] for _ in batches]
-        rows = [
-            EntropyStatistics.from_tokens(entropies[None], mask[None])
-            for batch in batches
-            if batch.old_entropies is not None
-            for entropies, mask in zip(batch.old_entropies, batch.response_mask, strict=True)
-        ]
-        if shaping.scope == "minibatch":
-            total = sum(rows, EntropyStatistics())
-            count, first, second = all_reduce([total.count, total.total, total.total_squares])
-            pooled = [EntropyStatistics(count=count, total=first, total_squares=second)] * len(rows)
-        else:
-            pooled = shaping.pool(rows, torch.cat([batch.group_index for batch in batches]))
-        found = iter(pooled)
-        return [[next(found) for _ in range(len(batch.lengths))] for batch in batches]
+            batch.advantages = token_advantages(batch)
+        for shaping in (part for part in (self.shaping, self.token_mask) if part is not None):
+            for batch, advantages in zip(batches, shape_advantages(shaping, batches), strict=True):
+                batch.advantages = advantages
+        if self.kl_cov is not None:
+            for batch, coefficients in zip(batches, self.kl_cov(batches), strict=True):
+                batch.kl_coefficients = coefficients
 
 
 def _temperature(trees: Sequence[RolloutTree]) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import Objective, ObjectiveInput, WeightedMean, evaluate_objective
 from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
-from aepo_lightning.ops.masked import weighted_mean
+from aepo_lightning.ops.masked import weighted_mean, zero_outside
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 
 
@@ -54,6 +54,9 @@ class PolicyLoss:
         token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
         if batch.ref_logprobs is not None:
             token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+        if batch.kl_coefficients is not None:
+            distance = zero_outside(scores.logprobs - corrected.old_logprobs, mask).abs()
+            token_losses = token_losses + batch.kl_coefficients * distance
         if batch.weights is not None:
             token_losses = token_losses * batch.weights[:, None]
         loss = self.aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)

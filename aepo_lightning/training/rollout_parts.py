@@ -73,6 +73,8 @@ def experience_builder(
     return ExperienceBuilder(
         advantage_estimator=algorithm.advantage_estimator,
         shaping=algorithm.shaping,
+        token_mask=algorithm.token_mask,
+        kl_cov=algorithm.kl_cov,
         drop_zero_variance_groups=algorithm.drop_zero_variance_groups,
         leaf_weights=algorithm.leaf_weights,
         credit=algorithm.credit,

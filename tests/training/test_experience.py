@@ -6,7 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore
+from aepo_lightning.advantages import (
+    ClipCov,
+    EntropyModulation,
+    EntropyShaping,
+    GroupZScore,
+    KLCov,
+    TopEntropyMask,
+)
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.experience import ExperienceSettings
 from tests.support.packing import branched_trees
@@ -43,9 +50,10 @@ def rows_of(minibatch):
         for row, length in enumerate(batch.lengths.tolist()):
             if length:
                 mask = batch.response_mask[row]
-                names = ("old_logprobs", "old_entropies", "advantages", "sampler_logprobs")
+                names = ("old_logprobs", "old_entropies", "advantages", "sampler_logprobs", "kl_coefficients")
                 key = (int(batch.group_index[row]), tuple(batch.input_ids[row, :length].tolist()))
-                found[key] = {name: getattr(batch, name)[row][mask] for name in names}
+                numbers = {name: getattr(batch, name) for name in names}
+                found[key] = {name: values[row][mask] for name, values in numbers.items() if values is not None}
     return found
 
 
@@ -112,11 +120,24 @@ def test_a_larger_budget_needs_no_more_micro_batches():
     assert counts[-1] == 1
 
 
-@pytest.mark.parametrize("shaping", [None, EntropyShaping(), EntropyShaping(scope="minibatch")])
-def test_numbers_of_a_token_do_not_depend_on_the_micro_batches(shaping):
+PARTS = {
+    "none": {},
+    "entropy, group": {"shaping": EntropyShaping()},
+    "entropy, step": {"shaping": EntropyShaping(scope="minibatch")},
+    "modulation, mask, penalty": {
+        "shaping": EntropyModulation(),
+        "token_mask": TopEntropyMask(fraction=0.3),
+        "kl_cov": KLCov(fraction=0.1),
+    },
+    "clip-cov": {"token_mask": ClipCov(fraction=0.2, lowest=0.1, highest=9.0)},
+}
+with_parts = pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+
+
+@with_parts
+def test_numbers_of_a_token_do_not_depend_on_the_micro_batches(parts):
     results = [
-        rows_of(build(random_trees(3), shaping=shaping, max_tokens_per_micro_batch=budget)[0])
-        for budget in (10_000, 50, 1)
+        rows_of(build(random_trees(3), max_tokens_per_micro_batch=budget, **parts)[0]) for budget in (10_000, 50, 1)
     ]
     for other in results[1:]:
         assert other.keys() == results[0].keys()
@@ -152,6 +173,17 @@ def test_shaping_scales_a_hand_worked_token():
     first, second = found[0, (3, 4, 7, 10)]["advantages"], found[0, (3, 4, 10, 7)]["advantages"]
     torch.testing.assert_close(first, torch.tensor([0.584632, 0.829581]), atol=2e-6, rtol=0)
     torch.testing.assert_close(second, torch.tensor([-0.829581, -0.584632]), atol=2e-6, rtol=0)
+
+
+def test_the_mask_sees_shaped_advantages_and_the_penalty_those_that_are_left():
+    trees = random_trees(2)
+    parts = {"shaping": EntropyShaping(weight=0.9), "token_mask": TopEntropyMask(fraction=0.4)}
+    (step,), (shaped,) = build(trees, kl_cov=KLCov(fraction=0.2), **parts), build(trees, shaping=parts["shaping"])
+    masked = parts["token_mask"](shaped.micro_batches)
+    for batch, expected in zip(step.micro_batches, masked, strict=True):
+        assert torch.equal(batch.advantages, expected)
+    for batch, expected in zip(step.micro_batches, KLCov(fraction=0.2)(step.micro_batches), strict=True):
+        assert torch.equal(batch.kl_coefficients, expected)
 
 
 def test_old_log_probs_are_the_trainers_or_the_engines():
@@ -192,6 +224,8 @@ ON_POLICY = {
     "two passes": ({"num_epochs": 2}, False),
     "stale rollouts": ({"is_stale": True}, False),
     "entropy shaping": ({"shaping": EntropyShaping()}, False),
+    "token mask": ({"token_mask": TopEntropyMask()}, False),
+    "penalty": ({"kl_cov": KLCov()}, False),
 }
 
 
@@ -308,9 +342,9 @@ def test_packed_micro_batches_keep_the_token_budget_and_hold_every_trajectory_on
 
 
 @pytest.mark.parametrize("packing", ["flat", "tree"])
-@pytest.mark.parametrize("shaping", [None, EntropyShaping(), EntropyShaping(scope="minibatch")])
-def test_packing_changes_no_number_of_a_trajectory(packing, shaping):
-    options = {"shaping": shaping, "max_tokens_per_micro_batch": 60}
+@with_parts
+def test_packing_changes_no_number_of_a_trajectory(packing, parts):
+    options = {"max_tokens_per_micro_batch": 60, **parts}
     expected = rows_of(build(branched_trees(), **options)[0])
     found = rows_of(build(branched_trees(), packing=packing, **options)[0])
     assert found.keys() == expected.keys()

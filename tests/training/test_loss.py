@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from aepo_lightning.advantages import KLCov
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty
 from tests.support.training import build_experience, built_module, flat, perturb, random_trees, relative_l2
 
@@ -85,6 +86,26 @@ def test_weights_multiply_the_objective_and_neither_penalty_nor_bonus():
     for batch in step.micro_batches:
         batch.advantages = torch.zeros_like(batch.advantages)
     assert relative_l2(found, update(module, step)[0]) < 1e-6
+
+
+def test_the_penalty_of_chosen_tokens_is_their_distance_from_the_old_policy():
+    module = built_module()
+    (step,) = build_experience(module, random_trees(2), kl_cov=KLCov(fraction=0.2, coefficient=0.7))
+    on_policy = update(module, step)[0]
+    perturb(module.network)
+    found = update(module, step)[0]
+    module.zero_grad()
+    for batch in step.micro_batches:
+        logprobs = module.network(batch.input_ids, batch.response_mask).logprobs
+        distance = (logprobs - batch.old_logprobs)[batch.kl_coefficients > 0].abs()
+        (0.7 * distance.sum() / step.global_num_tokens).backward()
+        batch.kl_coefficients = None
+    penalty = flat(parameter.grad for parameter in module.network.parameters())
+    assert penalty.norm() > 1e-3
+    assert relative_l2(found - penalty, update(module, step)[0]) < 1e-5
+    # Before the first step the distance is 0, and so is its gradient.
+    plain = built_module()
+    assert torch.equal(on_policy, update(plain, build_experience(plain, random_trees(2))[0])[0])
 
 
 def test_a_constant_weight_scales_the_gradient():
