@@ -66,7 +66,9 @@ if TYPE_CHECKING:
         AEPO,
         ARPO,
         CEGPPO,
+        CISPO,
         DAPO,
+        EMPG,
         GPPO,
         GRPO,
         GSPO,
@@ -110,7 +112,7 @@ _PLACES = {
     "training.demonstrations": "DemonstrationDataModule",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
-    "training.presets": "AEPO AEPOOfficial AEPORandomBranching ARPO CEGPPO DAPO GPPO GRPO GSPO",
+    "training.presets": "AEPO AEPOOfficial AEPORandomBranching ARPO CEGPPO CISPO DAPO EMPG GPPO GRPO GSPO",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

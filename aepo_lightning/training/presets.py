@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from aepo_lightning.advantages import EntropyShaping, OverlongPenalty
+from aepo_lightning.advantages import EntropyModulation, EntropyShaping, OverlongPenalty
 from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced, RandomBranching
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.objectives import ClippedSurrogate, LossAggregation
+from aepo_lightning.objectives import Cispo, ClippedSurrogate, LossAggregation
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.dynamic_sampling import DynamicSampling
@@ -98,3 +98,13 @@ def GSPO(**changes: Any) -> Algorithm:  # noqa: N802
 def AEPORandomBranching(**changes: Any) -> Algorithm:  # noqa: N802
     """Return a control, of no paper: `AEPO` with branches at a constant rate instead of where the entropy says."""
     return replace(AEPO(name="random_branching", branch_policy=RandomBranching(rate=0.5)), **changes)
+
+
+def CISPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return CISPO (MiniMax-M1, arXiv:2506.13585): a clipped, detached importance weight in place of the clip."""
+    return replace(Algorithm(name="cispo", objective=Cispo()), **changes)
+
+
+def EMPG(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return EMPG (arXiv:2509.09265) on GRPO: certain turns count more, the opposite sign of AEPO's shaping."""
+    return replace(Algorithm(name="empg", shaping=EntropyModulation()), **changes)

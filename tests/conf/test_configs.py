@@ -12,6 +12,8 @@ from aepo_lightning.app.plan.from_config import plan_input
 from aepo_lightning.contracts.question import Message, Task
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.objectives import Cispo, ClippedSurrogate
+from aepo_lightning.training.presets import ARPO
 from tests.support.composed import composed
 from tests.support.paths import CONF
 
@@ -154,11 +156,21 @@ def test_algorithms_set_the_coefficients_of_the_one_surrogate():
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("clipped_surrogate", ClippedSurrogate(preserve_high=1.0)), ("cispo", Cispo())]
+)
+def test_an_objective_is_chosen_for_any_algorithm(name, expected):
+    own = ["algorithm.objective.preserve_high=1.0"] if name == "clipped_surrogate" else []
+    algorithm = build(composed("algorithm=arpo", f"algorithm/objective={name}", *own).algorithm)
+    assert algorithm == ARPO(objective=expected)
+
+
 def test_every_yaml_file_is_reached_by_a_test():
     reached = {f"{group}/{option}.yaml" for group, option in all_options()}
     reached |= {f"experiment/{name}.yaml" for name in options("experiment")} | {"train.yaml"}
     bases = {path for path in CONF.rglob("_*.yaml") if any(f"- {path.stem}\n" in text for text in beside(path))}
     reached |= {str(path.relative_to(CONF)) for path in bases}
+    reached |= {f"algorithm/objective/{name}.yaml" for name in options("algorithm/objective")}
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
 
 
