@@ -41,16 +41,12 @@ from aepo_lightning.training.lightning_settings import expect_iteration, hear_si
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, is_last_iteration, staleness
-from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through
+from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through, no_response_problem
 from aepo_lightning.training.question_stream import QuestionStream, RolloutOrder
 from aepo_lightning.training.rollout_parts import ChatFormatFactory, build_parts, experience_builder
 from aepo_lightning.training.round_trip import make_round_trip
 from aepo_lightning.training.trained_policy import TrainedPolicy, as_trained_policy
 from aepo_lightning.training.tree_source import Moment, Orders, TreeSource
-
-_MASKED = (
-    " Or all trajectories were cut off, and masked: raise `max_response_tokens`, or unset `overlong.mask_truncated`."
-)
 
 
 class RolloutDataModule(LightningDataModule):
@@ -280,13 +276,9 @@ class RolloutDataModule(LightningDataModule):
                 self._first_iterations.look(self.iteration - 1, *found)
                 expect_iteration(self._trainer, len(self._minibatches))
                 return
-        overlong = self.algorithm.overlong
-        raise DataError(
-            f"A prompt must leave room for a response within {self.engine.max_model_len} tokens, but none of the "
-            f"{num_skipped * self._experience_settings.questions_per_step // self._experience_settings.num_epochs} "
-            "questions asked last does. Shorten the questions or raise `engine.max_model_len`."
-            f"{_MASKED if overlong and overlong.mask_truncated else ''}"
-        )
+        settings = self._experience_settings
+        num_asked = num_skipped * settings.questions_per_step // settings.num_epochs
+        raise DataError(no_response_problem(num_asked, self.engine.max_model_len, self.algorithm.overlong))
 
     def _collect(self) -> None:
         start = perf_counter()

@@ -1,4 +1,4 @@
-"""What is checked of all questions before the first rollout, where a task knows them: golds, lengths, the report."""
+"""What is wrong with questions: before the first rollout, where a task knows them all, or if none has a response."""
 
 import logging
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.question import Objection, Question, StoredTask, Task
 from aepo_lightning.contracts.reward import ChecksGolds
@@ -98,3 +99,20 @@ def look_through(
     """Check the lengths of all prompts (`check_lengths`), then say what is left of each file (`announce`)."""
     check_lengths(task, chat_format, max_prompt_tokens, on_long_prompt)
     announce(task)
+
+
+def no_response_problem(num_asked: int, max_model_len: int, overlong: OverlongPenalty | None) -> str:
+    """Return why nothing can be trained on, after a whole pass over the questions.
+
+    Args:
+        num_asked: Questions of that pass.
+        max_model_len: Context of the engine.
+        overlong: May mask what was cut off.
+    """
+    masked = ""
+    if overlong is not None and overlong.mask_truncated:
+        masked = " Or all trajectories were cut off: raise `max_response_tokens`, or unset `overlong.mask_truncated`."
+    return (
+        f"A prompt must leave room for a response within {max_model_len} tokens, but none of the {num_asked} questions "
+        f"asked last does. Shorten the questions or raise `engine.max_model_len`.{masked}"
+    )
