@@ -1,0 +1,138 @@
+"""What AEPO and every other algorithm are worth at equal generated tokens and equal tool calls.
+
+    python -m benchmarks.algorithms --out runs/algorithms [--jobs 2] [--beds stability,sparse] [--algorithms aepo,grpo]
+    python -m benchmarks.algorithms --table [FILE] [--docs]
+
+Every preset of `conf/algorithm` and every cell of AEPO's factorial is run on three test beds, from cold starts that all
+algorithms share. docs/faithfulness.md has the claims, the analysis and its results. The letters of a cell say which of
+AEPO's parts are on: M pre-monitoring, P branch penalty, S stop-gradient, A entropy-aware advantage. `aepo` is MPSA, and
+`arpo` the cell without any of them.
+
+Each finished run is a line of OUT/results.jsonl. The same command goes on after an interrupt, and makes again what was
+in flight, damaged, failed or of another configuration. At its end it writes OUT/algorithms.jsonl.gz, a table and
+pictures, which `--table` makes from the committed file alone.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers.models.qwen3 import modeling_qwen3  # noqa: F401 -- a run's imports, made once for all of them
+
+from aepo_lightning.app.plan import print_plan  # noqa: F401 -- likewise
+from benchmarks.support.common import describe_machine
+from benchmarks.support.comparison import figures, table
+from benchmarks.support.comparison.claims import PASS, PASS_K
+from benchmarks.support.comparison.results import load, write_compact
+from benchmarks.support.comparison.session import Session
+from benchmarks.support.comparison.settings import BEDS, Bed, Job, algorithms, jobs
+from benchmarks.support.comparison.verdicts import Results, judge
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMITTED = ROOT / "docs" / "data" / "algorithms.jsonl.gz"
+DOCUMENT = ROOT / "docs" / "faithfulness.md"
+COLUMNS = {
+    "iterations": (
+        "step",
+        "rollout/num_generated_tokens",
+        "rollout/num_answered_calls",
+        "rollout/reward",
+        "train/old_entropy",
+        "train/entropy_beyond_high",
+        *table.MEASURED.values(),
+    ),
+    "held_out": ("step", PASS, PASS_K, "val/reward", "val/entropy"),
+}
+"""Of the committed results."""
+
+
+def main() -> None:
+    """Make what is missing, or only the table."""
+    arguments = _parser().parse_args()
+    if arguments.table is not None:
+        _show(load(arguments.table)[0], BEDS, arguments.docs, arguments.out)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and with it every run
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    torch.set_num_threads(1)
+    print(describe_machine(), flush=True)
+    beds = {name: _with_words(BEDS[name], arguments) for name in arguments.beds}
+    session = Session(
+        out=arguments.out.resolve(),
+        beds=beds,
+        num_side_by_side=arguments.jobs,
+        budget_s=arguments.budget,
+        say=lambda line: print(line, flush=True),
+    )
+    chosen = [name for name in algorithms() if arguments.algorithms is None or name in arguments.algorithms]
+    try:
+        is_complete = session.run(jobs(arguments.beds, chosen, arguments.seeds))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command goes on from here.")
+    _show(load(session.results_path)[0], beds, arguments.docs, session.out)
+    if not is_complete:
+        sys.exit("Not all runs are there. The same command goes on from here.")
+
+
+def _show(records: Mapping[Job, dict], beds: Mapping[str, Bed], docs: bool, out: Path) -> None:
+    """Print the verdicts, and write table, figures and compact results."""
+    results = Results(records, beds)
+    findings = judge(results)
+    print(table.summary(findings))
+    out.mkdir(parents=True, exist_ok=True)
+    text = table.summary(findings) + "\n" + table.details(results, findings)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    figures.draw(results, DOCUMENT.parent / "figures" if docs else out)
+    target = COMMITTED if docs else out / COMMITTED.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_compact(target, records.values(), COLUMNS)
+    if docs:
+        table.write_into(DOCUMENT, results)
+
+
+def _with_words(bed: Bed, arguments: argparse.Namespace) -> Bed:
+    return replace(
+        bed,
+        num_generated_tokens=arguments.tokens or bed.num_generated_tokens,
+        num_answered_calls=bed.num_answered_calls if arguments.calls is None else arguments.calls,
+        words=(*bed.words, *arguments.words),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/algorithms"), help="folder of everything that is made")
+    parser.add_argument("--beds", type=_names(BEDS), default=list(BEDS), help=f"of {','.join(BEDS)}")
+    parser.add_argument("--algorithms", type=_names(algorithms()), help="default: all")
+    parser.add_argument(
+        "--seeds", type=int, help="of every algorithm; default: ten of those that claims are about, else five"
+    )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs side by side, of one thread each")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds for the whole command")
+    parser.add_argument("--tokens", type=int, help="budget of generated tokens of a run, in place of the bed's")
+    parser.add_argument("--calls", type=int, help="budget of tool calls of a run, in place of the bed's")
+    parser.add_argument(
+        "--table", type=Path, nargs="?", const=COMMITTED, help="only analyse results (default: committed)"
+    )
+    parser.add_argument("--docs", action="store_true", help="write table, figures and compact results into docs/")
+    parser.add_argument("words", nargs="*", help="further words for train.py, such as data.num_val_questions=16")
+    return parser
+
+
+def _names(known: Mapping[str, object]):  # noqa: ANN202
+    def read(text: str) -> list[str]:
+        names = [name for name in text.split(",") if name]
+        if unknown := sorted(set(names) - {*known}):
+            raise argparse.ArgumentTypeError(f"must be among {', '.join(known)}, but got {', '.join(unknown)}.")
+        return names
+
+    return read
+
+
+if __name__ == "__main__":
+    main()
