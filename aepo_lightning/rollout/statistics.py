@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolStatus
-from aepo_lightning.contracts.tree import BranchDecision, LeafOrigin, RolloutTree
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
 from aepo_lightning.rollout.spread import (
     NEAR_ALPHA,
     NUM_BUSIEST,
@@ -142,12 +142,20 @@ def _in_high_entropy_runs(decisions: Sequence[BranchDecision]) -> set[tuple[tupl
     return found
 
 
+def _actions(tree: RolloutTree, leaf: Leaf) -> tuple[str, ...]:
+    """Return what a trajectory did: its tool calls, then its answer."""
+    calls = (segment.tool_call for segment in tree.path(leaf.segment_id))
+    answer = "" if leaf.reward is None else leaf.reward.answer
+    return (*(f"{call.tool}: {call.text}" for call in calls if call is not None), answer)
+
+
 def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
     paths = [tree.trajectory(leaf) for leaf in tree.leaves]
     in_trajectories = sum(sum(path.is_sampled) for path in paths)
     tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
     tally.share("prefix_cache_hit_fraction", tree.num_cached_tokens, tree.num_prompt_tokens)
     tally.add("num_distinct_trajectories", len({tuple(path.token_ids) for path in paths}))
+    tally.add("num_distinct_actions", len({_actions(tree, leaf) for leaf in tree.leaves}))
     for path in paths:
         tally.add("response_length", len(path.token_ids) - path.prompt_length)
     for segment in tree.segments:

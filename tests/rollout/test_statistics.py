@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,12 @@ def hand_tree():
     return tree
 
 
+def test_trajectories_with_the_same_calls_and_other_answers_act_differently():
+    tree = hand_tree()
+    tree.leaves[1].reward = replace(tree.leaves[1].reward, answer="other")
+    assert summarise_trees([tree]).means()["num_distinct_actions"] == 3
+
+
 def test_a_tree_counted_by_hand():
     means = summarise_trees([hand_tree()]).means()
     assert means == pytest.approx(
@@ -111,6 +118,7 @@ def test_a_tree_counted_by_hand():
             "branch_rate": 1.0,
             # (1 - 0.5)^2 / 2 = 0.125 below the branch point; 1, 0.5 and -1 have the unbiased variance 13 / 12
             "sibling_reward_spread": 0.125 / (13 / 12),
+            "num_distinct_actions": 2,  # one call and no answer, twice; no call
             "num_distinct_trajectories": 3,
             "branch_depth": 1.0,
             "branches_at_depth_1_fraction": 1.0,

@@ -54,6 +54,12 @@ def budget_of(bed: Bed, unit: curves.Unit) -> float:
     return float(bed.num_generated_tokens if unit == "tokens" else bed.num_answered_calls)
 
 
+def _concentration_over_chance(record: Record, bed: Bed) -> float:
+    ends, found = curves.iteration_curve(record, "rollout/branch_concentration", "tokens")
+    by_chance = curves.iteration_curve(record, "rollout/expected_branch_concentration", "tokens")[1]
+    return curves.step_mean_up_to(ends, found - by_chance, budget_of(bed, "tokens"))
+
+
 def _entropy_beyond_the_bound(record: Record, bed: Bed) -> float:
     """Return the mean entropy of the tokens beyond the bound over that of all, iterations weighted by their number."""
     beyond, everywhere, share = (
@@ -100,13 +106,14 @@ OUTCOMES: Mapping[str, Outcome] = {
         smallest=0.02,
     ),
     "distinct": Outcome(
-        title="distinct trajectories of a group, as a share of k",
-        read=_of_iterations("rollout/distinct_fraction", curves.step_mean_up_to),
-        smallest=0.02,
+        title="trajectories of a group that differ in a tool call or the answer",
+        read=_of_iterations("rollout/num_distinct_actions", curves.step_mean_up_to),
+        smallest=0.05,
+        is_relative=True,
     ),
     "concentration": Outcome(
-        title="share of branches on the three root chains with the most",
-        read=_of_iterations("rollout/branch_concentration", curves.step_mean_up_to),
+        title="share of branches on the three root chains with the most, less what chance would give",
+        read=_concentration_over_chance,
         smallest=0.02,
     ),
     "entropy beyond the bound": Outcome(

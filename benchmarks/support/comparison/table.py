@@ -29,7 +29,9 @@ MEASURED: Mapping[str, str] = {
     "gradient kept there": "train/gradient_mass_preserved_fraction",
     "policy entropy": "train/entropy",
     "branch concentration": "rollout/branch_concentration",
-    "distinct trajectories": "rollout/distinct_fraction",
+    "by chance": "rollout/expected_branch_concentration",
+    "reward spread of siblings": "rollout/sibling_reward_spread",
+    "distinct trajectories": "rollout/num_distinct_actions",
 }
 """Means over the token budget that say whether the terms act."""
 
