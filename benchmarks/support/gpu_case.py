@@ -1,5 +1,6 @@
 """One measurement of `benchmarks.gpu`: a process of its own with a time limit, whose figures are kept as they come."""
 
+import ctypes
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ Goal = tuple[float, str, float]
 """A figure, `<=` or `>=`, and its bound."""
 Status = Literal["done", "failed", "out of time", "no time left"]
 Method = Literal["fork", "spawn"]
+_PR_SET_PDEATHSIG = 1
 MOST_LOG = 100_000
 """Characters of a case's output that are kept: the last ones."""
 
@@ -154,10 +156,21 @@ def process_age_s() -> float:
 def _run(case: Case, setting: Setting, report: CaseReport, log: Path) -> None:
     """Run a case in its own process; what it raises is printed, and is its exit status."""
     os.setsid()
+    _end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     # Whatever Python wrote to before, as where tests are run, is not this.
     sys.stdout = sys.stderr = open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     case.run(setting, report)
+
+
+def _end_with_parent() -> None:
+    """Have the system end this process when the one that started it ends, however that happens."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit("The process that started this one is gone.")

@@ -1,12 +1,10 @@
 """One run or one cold start, in a process of its own that was forked from one with everything imported."""
 
 import csv
-import ctypes
 import json
 import os
 import runpy
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,6 @@ from benchmarks.support.comparison.commands import configuration_of
 from benchmarks.support.gpu_case import CaseReport, Setting
 
 ROOT = Path(__file__).resolve().parents[3]
-_PR_SET_PDEATHSIG = 1
 _OF_COLD_START = ("coldstart", "evaluation_before.json")
 _NOT_KEPT = ("time/", "experience/", "rollout/tool_", "rollout/branches_", "rollout/tokens_per_s")
 """Columns of the curve that no comparison is about."""
@@ -41,7 +38,6 @@ def make_cold_start(words: Sequence[str], folder: Path, setting: Setting, report
         report: Of the process; nothing is reported.
     """
     del setting, report
-    _end_with_parent()
     quieten_libraries()
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -67,7 +63,6 @@ def make_run(words: Sequence[str], folder: Path, cold_start: Path, setting: Sett
         report: Gets the figures.
     """
     del setting
-    _end_with_parent()
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(cold_start, folder)
     own_words = [*words, f"run_dir={folder}", "ckpt_path=last"]
@@ -86,15 +81,6 @@ def train(words: Sequence[str]) -> None:
     except SystemExit as error:
         if error.code:
             raise
-
-
-def _end_with_parent() -> None:
-    """Have the system end this process when the one that started it ends, however that happens."""
-    if sys.platform == "linux":
-        parent = os.getppid()
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            sys.exit("the process that started this one is gone")
 
 
 def read_run(folder: Path) -> Record:
