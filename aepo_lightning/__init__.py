@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LeaveOneOut,
         NoBaseline,
         NodeValue,
+        OverlongPenalty,
         TopEntropyMask,
         TurnReturn,
     )
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from aepo_lightning.training.coldstart import ColdStartModule
     from aepo_lightning.training.datamodule import RolloutDataModule
     from aepo_lightning.training.demonstrations import DemonstrationDataModule
+    from aepo_lightning.training.dynamic_sampling import DynamicSampling
     from aepo_lightning.training.experience import ExperienceBuilder, ExperienceSettings
     from aepo_lightning.training.module import AEPOModule
     from aepo_lightning.training.presets import (
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
         GSPO,
         AEPOOfficial,
         AEPORandomBranching,
+        AEPOReleased,
     )
 
 _checkout = _Path(__file__).resolve().parent.parent
@@ -84,7 +87,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "advantages": "AnchorState ClipCov EntropyModulation EntropyShaping FirstBranch GroupZScore KLCov LeaveOneOut "
-    "NoBaseline NodeValue TopEntropyMask TurnReturn",
+    "NoBaseline NodeValue OverlongPenalty TopEntropyMask TurnReturn",
     "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",
@@ -110,9 +113,10 @@ _PLACES = {
     "training.coldstart": "ColdStartModule",
     "training.datamodule": "RolloutDataModule",
     "training.demonstrations": "DemonstrationDataModule",
+    "training.dynamic_sampling": "DynamicSampling",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
-    "training.presets": "AEPO AEPOOfficial AEPORandomBranching ARPO CEGPPO CISPO DAPO EMPG GPPO GRPO GSPO",
+    "training.presets": "AEPO AEPOOfficial AEPORandomBranching AEPOReleased ARPO CEGPPO CISPO DAPO EMPG GPPO GRPO GSPO",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

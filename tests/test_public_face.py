@@ -190,6 +190,7 @@ def test_what_the_readme_imports_is_there(module, name):
 PRESETS = {
     "aepo": presets.AEPO,
     "aepo_official": presets.AEPOOfficial,
+    "aepo_released": presets.AEPOReleased,
     "arpo": presets.ARPO,
     "ce_gppo": presets.CEGPPO,
     "cispo": presets.CISPO,

@@ -108,3 +108,23 @@ def CISPO(**changes: Any) -> Algorithm:  # noqa: N802
 def EMPG(**changes: Any) -> Algorithm:  # noqa: N802
     """Return EMPG (arXiv:2509.09265) on GRPO: certain turns count more, the opposite sign of AEPO's shaping."""
     return replace(Algorithm(name="empg", shaping=EntropyModulation()), **changes)
+
+
+def AEPOReleased(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return the released AEPO run: half of the budget at the root, no entropy-aware advantage; not the released code.
+
+    References:
+        The 14B launch script of AEPO's repository, with what its rollouts do that the paper does not (`AEPOOfficial`).
+    """
+    preset = Algorithm(
+        name="aepo_released",
+        allocator=RootShare(share=0.5),
+        branch_policy=OfficialEntropyBalanced(gamma=0.2, tau=0.5, penalty_per_step=0.05, branch_width=1),
+        objective=ClippedSurrogate(preserve_high=1.0, dual_clip=3.0),
+        turn_entropy=TurnEntropy(aggregate="sum", estimator="top_k"),
+        top_up="sequential",
+        branch_signal="before_tool",
+        branch_baseline="own",
+        on_malformed_call="stop",
+    )
+    return replace(preset, **changes)
