@@ -7,6 +7,7 @@ node_value.py          one advantage per turn: what the trajectories below it ar
 first_branch.py        the same: a shared turn is trained by the chain that sampled it
 anchor_state.py        the same: turns taken in the same state are compared
 turn_return.py         the same: returns-to-go against a baseline that does not know when a trajectory stops
+root_baseline.py       the same on a tree of branches: its reward less the value of the other root chains
 entropy_statistics.py  mean and standard deviation of token entropies, mergeable over trajectories and ranks
 overlong.py            what is taken off the reward of trajectories near the limit of their length
 entropy_shaping.py     one advantage per token: the trajectory's, weighted by how uncertain the token was
@@ -29,6 +30,7 @@ from aepo_lightning.advantages.leave_one_out import LeaveOneOut
 from aepo_lightning.advantages.no_baseline import NoBaseline
 from aepo_lightning.advantages.node_value import NodeValue
 from aepo_lightning.advantages.overlong import OverlongPenalty
+from aepo_lightning.advantages.root_baseline import RootBaseline
 from aepo_lightning.advantages.top_entropy_mask import TopEntropyMask
 from aepo_lightning.advantages.turn_return import TurnReturn
 
@@ -45,6 +47,7 @@ __all__ = [
     "NoBaseline",
     "NodeValue",
     "OverlongPenalty",
+    "RootBaseline",
     "TopEntropyMask",
     "TurnReturn",
 ]
