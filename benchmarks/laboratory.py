@@ -1,10 +1,11 @@
 """The first update of every algorithm against the true gradient, in a world small enough to enumerate.
 
     python -m benchmarks.laboratory [--budget SECONDS | --steps N] [--presets aepo,grpo] [--entropies 0.9,0.6,0.3]
-                                    [--tables presets,off,on,branching,exact] [--write]
+                                    [--tables presets,off,on,branching,credit,exact] [--write]
 
-Five kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a known
-factor with one of AEPO's put in; the same with branches; and independent samples without chance. docs/laboratory.md
+Six kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a known
+factor with one of AEPO's put in; the same with branches, and with another credit of
+turns; and independent samples without chance. docs/laboratory.md
 says what the columns mean. `--write` puts the figures into docs/figures/laboratory.json, where those of other cases
 stay, and makes the tables of the guide from that file.
 """
@@ -25,11 +26,12 @@ from benchmarks.support.laboratory.world import World
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIGURES = DOCS / "figures" / "laboratory.json"
-TABLES = ("presets", "off", "on", "branching", "exact")
+TABLES = ("presets", "off", "on", "branching", "credit", "exact")
 TITLES = {
     "off": "AEPO with one part taken out",
     "on": "Right parts with one of AEPO's put in",
     "branching": "Right parts with branches",
+    "credit": "Right parts with another credit",
 }
 MIN_STEPS_PER_CPU_S = 200.0
 
@@ -47,7 +49,12 @@ def plan(tables: list[str], names: list[str], entropies: list[float]) -> list[Ca
             for setting in settings
             for name, algorithm in presets.items()
         ]
-    kinds = {"off": variants.one_off, "on": variants.one_on, "branching": variants.branching}
+    kinds = {
+        "off": variants.one_off,
+        "on": variants.one_on,
+        "branching": variants.branching,
+        "credit": variants.credits,
+    }
     for table, make in kinds.items():
         if table in tables:
             cases += [

@@ -7,7 +7,15 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 
-from aepo_lightning.advantages import GroupZScore
+from aepo_lightning.advantages import (
+    AnchorState,
+    FirstBranch,
+    GroupZScore,
+    LeaveOneOut,
+    NoBaseline,
+    NodeValue,
+    TurnReturn,
+)
 from aepo_lightning.app.build import build
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
 from aepo_lightning.budgets import RootShare
@@ -81,8 +89,30 @@ def branching() -> Mapping[str, Algorithm]:
                 allocator=half, branch_policy=aepo.branch_policy, branch_signal=signal, leaf_weights=weights
             )
     both = found["prefix, inverse_fan_out"]
-    found["prefix, inverse_fan_out, pre-monitoring"] = replace(both, allocator=aepo.allocator)
-    found["prefix, inverse_fan_out, pre-monitoring, probe discarded"] = replace(
-        both, allocator=aepo.allocator, keep_probe=False
-    )
+    apart = replace(both, advantage_estimator=LeaveOneOut(unit="root"))
+    found["prefix, inverse_fan_out, other root chains as baseline"] = apart
+    found["the same with pre-monitoring"] = replace(apart, allocator=aepo.allocator)
+    found["the same with pre-monitoring, probe discarded"] = replace(apart, allocator=aepo.allocator, keep_probe=False)
     return found
+
+
+def credits() -> Mapping[str, Algorithm]:
+    """Return unbiased branches with the credit of each turn given in another way, and independent samples likewise."""
+    tree = branching()["prefix, inverse_fan_out, other root chains as baseline"]
+    raw = {"advantage_estimator": NoBaseline()}
+    return {
+        "copies": tree,
+        "mean of the leaves (NodeValue)": replace(tree, credit=NodeValue()),
+        "mean of the children": replace(tree, credit=NodeValue(average="children")),
+        "mean of the children, less the parent's": replace(
+            tree, credit=NodeValue(average="children", baseline="parent")
+        ),
+        "children by entropy": replace(tree, credit=NodeValue(average="entropy")),
+        "the first branch (FirstBranch)": replace(tree, credit=FirstBranch()),
+        "return-to-go, discount 1 (TurnReturn)": replace(tree, credit=TurnReturn(discount=1.0), **raw),
+        "return-to-go, discount 0.95": replace(tree, credit=TurnReturn(), **raw),
+        "independent, copies": unbiased_parts(),
+        "independent, leave one out": unbiased_parts(advantage_estimator=LeaveOneOut()),
+        "independent, anchor states, discount 1": unbiased_parts(credit=AnchorState(discount=1.0)),
+        "independent, anchor states, deviation": unbiased_parts(credit=AnchorState(normalize_by_std=True)),
+    }
