@@ -2,6 +2,7 @@
 
     atomic_checkpoint.py  `AtomicCheckpoint`: saves the run so that a crash at any moment cannot spoil it
     branch_penalty.py     `BranchPenalty`: steers the penalty for branches in a row; schedules, hence changes rollouts
+    branch_places.py      `BranchPlaces`: how often chains branch where the next step matters, and where it does not
     entropy_monitor.py    `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
     entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
     learning_curve.py     `LearningCurve`: a table and a picture of the run, complete after every iteration
@@ -19,6 +20,7 @@ Each uses the public Trainer API only. `BranchPenalty` with a target is the one 
 
 from aepo_lightning.callbacks.atomic_checkpoint import AtomicCheckpoint
 from aepo_lightning.callbacks.branch_penalty import BranchPenalty
+from aepo_lightning.callbacks.branch_places import BranchPlaces
 from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
 from aepo_lightning.callbacks.learning_curve import LearningCurve
@@ -31,6 +33,7 @@ from aepo_lightning.callbacks.throughput import Throughput
 __all__ = [
     "AtomicCheckpoint",
     "BranchPenalty",
+    "BranchPlaces",
     "EntropyGuard",
     "EntropyMonitor",
     "LearningCurve",

@@ -1,6 +1,6 @@
 """What is asked: questions, the tasks that they come from, and worked demonstrations for the cold start."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -111,4 +111,14 @@ class DemonstrationSource(Protocol):
 
     def demonstration(self, index: int) -> Demonstration:
         """Return demonstration `index`. The same index gives the same demonstration."""
+        ...
+
+
+@runtime_checkable
+class ClosedVocabulary(Protocol):
+    """A task whose prompts, results and demonstrations are made of few words, separated by spaces."""
+
+    @property
+    def words(self) -> Sequence[str]:
+        """Every word, once."""
         ...

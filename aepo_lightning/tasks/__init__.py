@@ -1,5 +1,6 @@
 """Where questions come from. Every source is a `Task`; the procedural ones also give demonstrations.
 
+cave.py         stay or go on and risk it, at every chamber of a cave; closed vocabulary of words
 trail.py        follow a rule through a small random world, one search per step; closed vocabulary of words
 arithmetic.py   chained arithmetic, one python call per operation; plain ASCII for a byte-level tokenizer
 deep_search/    find pages of an invented world and follow them to an answer; natural language
@@ -27,6 +28,7 @@ from aepo_lightning.lazy_names import importer as _importer
 
 if TYPE_CHECKING:
     from aepo_lightning.tasks.arithmetic import ArithmeticTask
+    from aepo_lightning.tasks.cave import CaveTask
     from aepo_lightning.tasks.deep_search import DeepSearchTask, DeepSearchWorld, Imperfection, deep_search_pages
     from aepo_lightning.tasks.file_report import FileReport
     from aepo_lightning.tasks.jsonl import JsonlQuestions
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "arithmetic": "ArithmeticTask",
+    "cave": "CaveTask",
     "deep_search": "DeepSearchTask DeepSearchWorld Imperfection deep_search_pages",
     "file_report": "FileReport",
     "jsonl": "JsonlQuestions",
@@ -54,6 +57,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "ArithmeticTask",
+    "CaveTask",
     "DeepSearchTask",
     "DeepSearchWorld",
     "FileReport",

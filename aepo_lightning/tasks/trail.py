@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 from aepo_lightning.contracts.question import (
+    ClosedVocabulary,
     Demonstration,
     DemonstrationTurn,
     Message,
@@ -186,9 +187,9 @@ def vocabulary(task: Task) -> list[str]:
     Raises:
         ConfigError: If the task has no closed vocabulary.
     """
-    if not isinstance(task, TrailTask):
+    if not isinstance(task, ClosedVocabulary):
         raise ConfigError(
             f"`model` must have a tokenizer for any text to go with {type(task).__name__}, but got one that is made of "
-            "the words of a TrailTask. Write model=hf model.name_or_path=FOLDER_OR_HUB_NAME, or model=tiny_qwen3_bytes."
+            "the words of a task. Write model=hf model.name_or_path=FOLDER_OR_HUB_NAME, or model=tiny_qwen3_bytes."
         )
     return list(task.words)

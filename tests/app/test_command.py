@@ -48,7 +48,7 @@ def test_a_wrong_override_names_the_key_and_the_nearest_valid_ones(override, nam
 
 
 def test_right_overrides_have_no_problem():
-    assert explain_bad_overrides(["algorithm=grpo", "+experiment=collapse", "seed=3"]) is None
+    assert explain_bad_overrides(["algorithm=grpo", "+experiment=stability", "seed=3"]) is None
 
 
 @pytest.mark.parametrize(

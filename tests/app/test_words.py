@@ -92,7 +92,7 @@ def loader():
     ("word", "some"),
     [
         ("algorithm=glob(*)", {"aepo", "grpo"}),
-        ("+experiment=glob(*)", {"collapse"}),
+        ("+experiment=glob(*)", {"stability"}),
         ("algorithm=glob([a*,g*],exclude=aepo*)", {"arpo", "grpo", "gppo", "gspo"}),
     ],
 )

@@ -7,6 +7,7 @@ import torch
 from aepo_lightning.callbacks import (
     AtomicCheckpoint,
     BranchPenalty,
+    BranchPlaces,
     EntropyGuard,
     EntropyMonitor,
     RolloutLogger,
@@ -38,7 +39,15 @@ def read_table():
 @pytest.fixture
 def logged(make_run, tmp_path):
     saver = AtomicCheckpoint(tmp_path / "atomic")
-    callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), Throughput(), saver]
+    callbacks = [
+        BranchPenalty(),
+        BranchPlaces(choice="", noise="e[0-3]"),
+        EntropyMonitor(),
+        EntropyGuard(),
+        RolloutLogger(),
+        Throughput(),
+        saver,
+    ]
     return make_run(callbacks).fit().logger.names
 
 

@@ -2,6 +2,7 @@ import torch
 
 from aepo_lightning.callbacks import (
     BranchPenalty,
+    BranchPlaces,
     EntropyGuard,
     EntropyMonitor,
     LearningCurve,
@@ -13,7 +14,7 @@ from aepo_lightning.callbacks import (
 
 def test_training_is_the_same_with_and_without_callbacks(make_run):
     callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), RunLog(), Throughput()]
-    callbacks.append(LearningCurve())
+    callbacks += [LearningCurve(), BranchPlaces(choice="", noise="e1")]
     plain = make_run(max_epochs=2).fit()
     watched = make_run(callbacks, max_epochs=2, enable_progress_bar=True).fit()
     initial = plain.module.policy.build_model().state_dict()

@@ -19,6 +19,7 @@ from tests.support.paths import CONF
 
 REQUIRED = {
     ("model", "hf"): ["model.name_or_path=a-folder"],
+    ("model", "tiny_saved"): ["model.name_or_path=a-folder"],
     ("data", "jsonl"): ["data.task.path=a.jsonl"],
     ("data", "parquet"): ["data.task.path=a.parquet"],
     ("reward", "own"): ["reward._target_=my_rewards.contains"],
@@ -67,7 +68,7 @@ def test_every_set_of_callbacks_builds_a_trainer(name, tmp_path):
     assert str(run.trainer.checkpoint_callback.dirpath) == str(tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("name", ["trail", "arithmetic", "deep_search"])
+@pytest.mark.parametrize("name", ["trail", "cave", "arithmetic", "deep_search"])
 def test_procedural_tasks_instantiate(name):
     task = build(composed(f"data={name}").data.task)
     assert isinstance(task, Task)
@@ -194,7 +195,17 @@ def test_a_pretrained_model_brings_what_suits_it(name):
 @pytest.mark.parametrize("name", options("model"))
 def test_every_pretrained_model_brings_the_defaults_of_one(name):
     text = (CONF / "model" / f"{name}.yaml").read_text()
-    assert ("- _pretrained" in text) == ("source.PretrainedPolicy" in text)
+    is_large = "source.PretrainedPolicy" in text and name != "tiny_saved"
+    assert ("- _pretrained" in text) == is_large
+
+
+def test_a_small_policy_that_was_saved_brings_nothing_but_itself():
+    made, saved = (
+        composed("+experiment=stability", f"model={name}", *REQUIRED.get(("model", name), []))
+        for name in ("tiny_qwen3", "tiny_saved")
+    )
+    made.model = saved.model = None
+    assert made == saved
 
 
 def test_what_a_model_brings_gives_way_to_the_command_line_and_to_having_no_cold_start():
