@@ -17,7 +17,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from benchmarks.support.comparison import figures, table
 from benchmarks.support.comparison.claims import PASS, PASS_K
 from benchmarks.support.comparison.results import load, write_compact
 from benchmarks.support.comparison.session import Session
-from benchmarks.support.comparison.settings import BEDS, Bed, Job, algorithms, jobs
+from benchmarks.support.comparison.settings import BEDS, TRIAL, Bed, Job, algorithms, jobs
 from benchmarks.support.comparison.verdicts import Results, judge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
     print(describe_machine(), flush=True)
-    beds = {name: _with_words(BEDS[name], arguments) for name in arguments.beds}
+    beds = {name: _with_words({**BEDS, **TRIAL}[name], arguments) for name in arguments.beds}
     session = Session(
         out=arguments.out.resolve(),
         beds=beds,
@@ -107,7 +107,12 @@ def _with_words(bed: Bed, arguments: argparse.Namespace) -> Bed:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/algorithms"), help="folder of everything that is made")
-    parser.add_argument("--beds", type=_names(BEDS), default=list(BEDS), help=f"of {','.join(BEDS)}")
+    parser.add_argument(
+        "--beds",
+        type=_names([*BEDS, *TRIAL]),
+        default=list(BEDS),
+        help=f"of {','.join([*BEDS, *TRIAL])}; default: the first three",
+    )
     parser.add_argument("--algorithms", type=_names(algorithms()), help="default: all")
     parser.add_argument(
         "--seeds", type=int, help="of every algorithm; default: ten of those that claims are about, else five"
@@ -124,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(known: Mapping[str, object]):  # noqa: ANN202
+def _names(known: Collection[str]):  # noqa: ANN202
     def read(text: str) -> list[str]:
         names = [name for name in text.split(",") if name]
         if unknown := sorted(set(names) - {*known}):

@@ -42,9 +42,9 @@ def summary(findings: Sequence[Finding]) -> str:
     rows = []
     for claim, text in CLAIMS.items():
         own = [each for each in findings if each.comparison.claim == claim]
-        effects = "; ".join(f"{each.comparison.name.partition(' ')[2]} {_shown(each.effect)}" for each in own)
-        verdict = verdicts[claim]
-        rows.append((claim, text, f"**{NOT_RUN if verdict == 'too few runs' else verdict}**", effects))
+        effects = "; ".join(f"{each.comparison.name.partition(' ')[2]} {_effect(each)}" for each in own if each.effect)
+        verdict = verdicts[claim] if effects else NOT_RUN
+        rows.append((claim, text, f"**{verdict}**", effects or "-"))
     return _table(("", "Claim", "Verdict", "Effects, with 95 % intervals"), rows)
 
 
@@ -55,12 +55,12 @@ def details(results: Results, findings: Sequence[Finding]) -> str:
         _comparisons(results, findings),
         "\n### Every algorithm\n",
         "Interquartile means over seeds with 95 % bootstrap intervals.\n",
-        *(_algorithms(results, bed) for bed in results.beds),
+        *(_algorithms(results, bed) for bed in results.beds if results.seeds(bed)),
         "\n### AEPO's factorial\n",
         _factorial(results),
         "\n### Whether the terms act\n",
         "Medians over seeds of means up to the token budget.\n",
-        *(_measured(results, bed) for bed in results.beds),
+        *(_measured(results, bed) for bed in results.beds if results.seeds(bed)),
         "\n### Runs\n",
         _runs(results),
     ]
@@ -76,7 +76,7 @@ def _comparisons(results: Results, findings: Iterable[Finding]) -> str:
             (
                 own.name,
                 "more" if own.direction == 1 else "less",
-                _shown(each.effect),
+                _effect(each),
                 f"{each.improvement:.2f}" if each.effect else "-",
                 _unpaired(results, own),
                 f"{each.p:.2g}" if each.effect else "-",
@@ -171,6 +171,15 @@ def _runs(results: Results) -> str:
         "Versions of the code",
     )
     return _table(heads, rows)
+
+
+def _effect(finding: Finding) -> str:
+    """Return an effect as a difference, or as a change in percent."""
+    found = finding.effect
+    if found is None or not OUTCOMES[finding.comparison.outcome].is_relative:
+        return _shown(found)
+    value, low, high = (100 * (np.exp(each) - 1) for each in (found.value, found.low, found.high))
+    return f"{value:+.0f} % [{low:+.0f}, {high:+.0f}]"
 
 
 def _shown(estimate: Estimate | None) -> str:
