@@ -29,6 +29,7 @@ from benchmarks.support.common import describe_machine
 from benchmarks.support.comparison import figures, table
 from benchmarks.support.comparison.claims import PASS, PASS_K
 from benchmarks.support.comparison.results import load, write_compact
+from benchmarks.support.comparison.runs import Record
 from benchmarks.support.comparison.session import Session
 from benchmarks.support.comparison.settings import BEDS, TRIAL, Bed, Job, algorithms, jobs
 from benchmarks.support.comparison.verdicts import Results, judge
@@ -55,7 +56,8 @@ def main() -> None:
     """Make what is missing, or only the table."""
     arguments = _parser().parse_args()
     if arguments.table is not None:
-        _show(load(arguments.table)[0], BEDS, arguments.docs, arguments.out)
+        records = load(arguments.table)[0]
+        _show(records, {name: _with_budgets(bed, name, records) for name, bed in BEDS.items()}, arguments)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and with it every run
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -70,18 +72,19 @@ def main() -> None:
         say=lambda line: print(line, flush=True),
     )
     chosen = [name for name in algorithms() if arguments.algorithms is None or name in arguments.algorithms]
+    wanted = jobs(arguments.beds, chosen, arguments.seeds)
     try:
-        is_complete = session.run(jobs(arguments.beds, chosen, arguments.seeds))
+        is_complete = session.run(wanted)
     except KeyboardInterrupt:
         sys.exit("Interrupted. The same command goes on from here.")
-    _show(load(session.results_path)[0], beds, arguments.docs, session.out)
+    _show(session.present(wanted), beds, arguments)
     if not is_complete:
         sys.exit("Not all runs are there. The same command goes on from here.")
 
 
-def _show(records: Mapping[Job, dict], beds: Mapping[str, Bed], docs: bool, out: Path) -> None:
+def _show(records: Mapping[Job, Record], beds: Mapping[str, Bed], arguments: argparse.Namespace) -> None:
     """Print the verdicts, and write table, figures and compact results."""
-    results = Results(records, beds)
+    results, docs, out = Results(records, beds), arguments.docs, arguments.out
     findings = judge(results)
     print(table.summary(findings))
     out.mkdir(parents=True, exist_ok=True)
@@ -93,6 +96,14 @@ def _show(records: Mapping[Job, dict], beds: Mapping[str, Bed], docs: bool, out:
     write_compact(target, records.values(), COLUMNS)
     if docs:
         table.write_into(DOCUMENT, results)
+
+
+def _with_budgets(bed: Bed, name: str, records: Mapping[Job, Record]) -> Bed:
+    """Return a bed with the budgets that its runs had."""
+    found = {(each["budgets"]["tokens"], each["budgets"]["calls"]) for job, each in records.items() if job.bed == name}
+    if len(found) > 1:
+        sys.exit(f"All runs on {name} must have the same budgets, but have {sorted(found)}. Analyse them one by one.")
+    return bed if not found else replace(bed, num_generated_tokens=min(found)[0], num_answered_calls=min(found)[1])
 
 
 def _with_words(bed: Bed, arguments: argparse.Namespace) -> Bed:
@@ -111,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         "--beds",
         type=_names([*BEDS, *TRIAL]),
         default=list(BEDS),
-        help=f"of {','.join([*BEDS, *TRIAL])}; default: the first three",
+        help=f"of {','.join([*BEDS, *TRIAL])}; default: the three of the claims",
     )
     parser.add_argument("--algorithms", type=_names(algorithms()), help="default: all")
     parser.add_argument(

@@ -26,7 +26,8 @@ def make_record(job, start=0.2, end=0.5, entropies=(1.0, 0.9), calls=(10, 10), *
     }
     held_out = {"step": [0, 2], "val/pass@1": [start, end], "val/pass@4": [start, min(1.0, end + 0.2)]}
     whole = {"bed": job.bed, "algorithm": job.algorithm, "seed": job.seed, "status": "done", "configuration": "c"}
-    return whole | {"code": "d", "seconds": 36.0, "iterations": iterations, "held_out": held_out} | changes
+    whole |= {"code": "d", "budgets": {"tokens": 100, "calls": 20}}
+    return whole | {"seconds": 36.0, "iterations": iterations, "held_out": held_out} | changes
 
 
 def noise(job):

@@ -10,7 +10,7 @@ from benchmarks.support.comparison.runs import Record
 from benchmarks.support.comparison.settings import Job
 
 DONE, FAILED = "done", "failed"
-_NEEDED = ("bed", "algorithm", "seed", "status", "configuration", "code")
+_NEEDED = ("bed", "algorithm", "seed", "status", "configuration", "code", "budgets")
 _OF_DONE = ("iterations", "held_out")
 
 

@@ -60,6 +60,12 @@ class Session:
             self.say(f"{self.results_path} has {num_damaged} damaged lines: what they were about is made again.")
         return [job for job in jobs if not self._is_there(found.get(job), job)]
 
+    def present(self, jobs: Sequence[Job]) -> dict[Job, Record]:
+        """Return the results of the present configuration, and of those runs that have none, how they failed."""
+        found, _ = load(self.results_path)
+        known = {job: found[job] for job in jobs if job in found}
+        return {job: each for job, each in known.items() if self._is_there(each, job) or each["status"] == FAILED}
+
     def _is_there(self, record: Record | None, job: Job) -> bool:
         if record is None or record["status"] != DONE:
             return False
@@ -158,6 +164,7 @@ class Session:
             "status": DONE if is_done else FAILED,
             "configuration": configuration_digest(job.bed, bed, job.algorithm),
             "code": code_digest(job.bed, bed),
+            "budgets": {"tokens": bed.num_generated_tokens, "calls": bed.num_answered_calls},
             "seconds": round(outcome.seconds, 1),
         }
         return found | (dict(outcome.figures) if is_done else {"problem": _last_lines(outcome)})

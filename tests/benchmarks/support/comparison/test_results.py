@@ -10,6 +10,7 @@ from benchmarks.support.comparison.settings import Job
 
 def record(algorithm="aepo", seed=0, **changes):
     whole = {"bed": "bed", "algorithm": algorithm, "seed": seed, "status": "done", "configuration": "c", "code": "d"}
+    whole |= {"budgets": {"tokens": 10, "calls": 1}}
     return whole | {"iterations": {"step": [0], "a": [1.0]}, "held_out": {"step": [0]}} | changes
 
 
