@@ -9,7 +9,10 @@ import jaxtyping
 import pytest
 import torch
 
+from tests.support import type_checks
+
 torch.set_num_threads(1)
+type_checks.install()
 gc.disable()  # until all files are imported: half a million objects that stay would be looked at again and again
 
 WITH_VLLM = (
