@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         NoBaseline,
         NodeValue,
         OverlongPenalty,
+        RootBaseline,
         TopEntropyMask,
         TurnReturn,
     )
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
         AEPOOfficial,
         AEPORandomBranching,
         AEPOReleased,
+        AEPOUnbiased,
     )
 
 _checkout = _Path(__file__).resolve().parent.parent
@@ -88,6 +90,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "advantages": "AnchorState ClipCov EntropyModulation EntropyShaping FirstBranch GroupZScore KLCov LeaveOneOut "
     "NoBaseline NodeValue OverlongPenalty TopEntropyMask TurnReturn",
+    "NoBaseline NodeValue RootBaseline TopEntropyMask TurnReturn",
     "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",
@@ -116,7 +119,8 @@ _PLACES = {
     "training.dynamic_sampling": "DynamicSampling",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
-    "training.presets": "AEPO AEPOOfficial AEPORandomBranching AEPOReleased ARPO CEGPPO CISPO DAPO EMPG GPPO GRPO GSPO",
+    "training.presets": "AEPO AEPOOfficial AEPORandomBranching AEPOReleased AEPOUnbiased ARPO CEGPPO CISPO DAPO EMPG GPPO "
+    "GRPO GSPO",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

@@ -191,6 +191,7 @@ PRESETS = {
     "aepo": presets.AEPO,
     "aepo_official": presets.AEPOOfficial,
     "aepo_released": presets.AEPOReleased,
+    "aepo_unbiased": presets.AEPOUnbiased,
     "arpo": presets.ARPO,
     "ce_gppo": presets.CEGPPO,
     "cispo": presets.CISPO,

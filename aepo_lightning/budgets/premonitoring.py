@@ -24,6 +24,7 @@ class PreMonitoring:
         includes_root_turn: If True, the average runs over the turn before the first tool call as well, with
             `root_entropy` as its entropy, as in the released code. That shrinks the difference by N / (N + 1) for
             N tool calls.
+        min_global_budget: Least m, at least 1. With 2 every chain from the root has another one to be compared with.
 
     References:
         AEPO, arXiv:2510.14545, entropy pre-monitoring. beta = 0.5, `floor_plus_one` and `includes_root_turn` are the
@@ -33,6 +34,7 @@ class PreMonitoring:
     beta: float = 0.5
     rounding: Literal["nearest", "floor_plus_one"] = "nearest"
     includes_root_turn: bool = False
+    min_global_budget: int = 1
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
@@ -40,6 +42,8 @@ class PreMonitoring:
             raise ConfigError(f"`beta` must be finite and at least 0, but got {self.beta}. 0 halves the budget.")
         if self.rounding not in ("nearest", "floor_plus_one"):
             raise ConfigError(f"`rounding` must be 'nearest' or 'floor_plus_one', but got {self.rounding!r}.")
+        if self.min_global_budget < 1:
+            raise ConfigError(f"`min_global_budget` must be at least 1, but got {self.min_global_budget}.")
 
     @property
     def needs_probe(self) -> bool:
@@ -70,7 +74,7 @@ class PreMonitoring:
         if not turns:
             return total
         share = _sigmoid(self.beta * (root_entropy - math.fsum(turns) / len(turns)))
-        return min(max(self._round(total * share), 1), total)
+        return min(max(self._round(total * share), self.min_global_budget), total)
 
     def _round(self, value: float) -> int:
         """Turn a positive real number of trajectories into a whole one."""

@@ -3,7 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from aepo_lightning.advantages import EntropyModulation, EntropyShaping, OverlongPenalty
+from aepo_lightning.advantages import (
+    EntropyModulation,
+    EntropyShaping,
+    GroupZScore,
+    OverlongPenalty,
+    RootBaseline,
+)
 from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced, RandomBranching
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, LossAggregation
@@ -126,5 +132,31 @@ def AEPOReleased(**changes: Any) -> Algorithm:  # noqa: N802
         branch_signal="before_tool",
         branch_baseline="own",
         on_malformed_call="stop",
+    )
+    return replace(preset, **changes)
+
+
+def AEPOUnbiased(norm_length: int = 96, **changes: Any) -> Algorithm:  # noqa: N802
+    """Return AEPO with branches that bias neither the value of a question nor the direction of its gradient.
+
+    Args:
+        norm_length: The constant that the token sum of a trajectory is divided by, such as the response budget.
+        changes: Fields of `Algorithm` that differ.
+
+    References:
+        AEPO, arXiv:2510.14545, for pre-monitoring, penalised branches and EBPO. The rest is this library's:
+        docs/unbiased_branching.md has the proof.
+    """
+    preset = Algorithm(
+        name="aepo_unbiased",
+        allocator=PreMonitoring(beta=10.0, min_global_budget=2),
+        branch_policy=EntropyBalanced(gamma=4.0),
+        objective=ClippedSurrogate(preserve_high=1.0),
+        aggregation=LossAggregation(mode="seq-mean-token-sum-norm", norm_length=norm_length),
+        advantage_estimator=GroupZScore(normalize_by_std=False),
+        leaf_weights="inverse_fan_out",
+        credit=RootBaseline(),
+        branch_signal="prefix",
+        keep_probe=False,
     )
     return replace(preset, **changes)

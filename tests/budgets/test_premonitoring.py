@@ -145,3 +145,16 @@ def test_refuses_entropies_that_are_not_finite(root_entropy, tool_entropies):
 def test_refuses_settings_without_meaning(settings, message):
     with pytest.raises(ConfigError, match=message):
         PreMonitoring(**settings)
+
+
+@pytest.mark.parametrize(("total", "expected"), [(8, 2), (2, 2), (1, 1)])
+def test_m_is_at_least_what_is_asked_for_as_far_as_the_budget_goes(total, expected):
+    # sigmoid(10 * (0 - 5)) is 0 up to rounding: everything would go to branches.
+    assert PreMonitoring(beta=10.0, min_global_budget=2).global_budget(total, 0.0, [5.0]) == expected
+    assert PreMonitoring(beta=10.0).global_budget(total, 0.0, [5.0]) == 1
+    assert PreMonitoring(beta=10.0, min_global_budget=2).global_budget(total, 5.0, [0.0]) == total
+
+
+def test_a_least_m_below_one_is_refused():
+    with pytest.raises(ConfigError, match="`min_global_budget` must be at least 1, but got 0"):
+        PreMonitoring(min_global_budget=0)
