@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from aepo_lightning.training.presets import (
         AEPO,
         ARPO,
+        AT2PO,
         CEGPPO,
         CISPO,
         DAPO,
@@ -75,10 +76,15 @@ if TYPE_CHECKING:
         GPPO,
         GRPO,
         GSPO,
+        RLOO,
         AEPOOfficial,
         AEPORandomBranching,
         AEPOReleased,
         AEPOUnbiased,
+        DrGRPO,
+        GiGPO,
+        ReinforcePP,
+        ReinforcePPBaseline,
     )
 
 _checkout = _Path(__file__).resolve().parent.parent
@@ -89,8 +95,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "advantages": "AnchorState ClipCov EntropyModulation EntropyShaping FirstBranch GroupZScore KLCov LeaveOneOut "
-    "NoBaseline NodeValue OverlongPenalty TopEntropyMask TurnReturn",
-    "NoBaseline NodeValue RootBaseline TopEntropyMask TurnReturn",
+    "NoBaseline NodeValue OverlongPenalty RootBaseline TopEntropyMask TurnReturn",
     "branching": "EntropyBalanced NeverBranch OfficialEntropyBalanced RandomBranching",
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",
@@ -119,8 +124,8 @@ _PLACES = {
     "training.dynamic_sampling": "DynamicSampling",
     "training.experience": "ExperienceBuilder ExperienceSettings",
     "training.module": "AEPOModule",
-    "training.presets": "AEPO AEPOOfficial AEPORandomBranching AEPOReleased AEPOUnbiased ARPO CEGPPO CISPO DAPO EMPG GPPO "
-    "GRPO GSPO",
+    "training.presets": "AEPO AEPOOfficial AEPORandomBranching AEPOReleased AEPOUnbiased ARPO AT2PO CEGPPO CISPO DAPO "
+    "DrGRPO EMPG GPPO GRPO GSPO GiGPO RLOO ReinforcePP ReinforcePPBaseline",
 }
 _MODULE_OF = _homes(_PLACES)
 __getattr__ = _importer(__name__, __name__, _MODULE_OF, globals())

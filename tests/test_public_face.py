@@ -189,6 +189,12 @@ def test_what_the_readme_imports_is_there(module, name):
 
 PRESETS = {
     "aepo": presets.AEPO,
+    "at2po": presets.AT2PO,
+    "dr_grpo": presets.DrGRPO,
+    "gigpo": presets.GiGPO,
+    "reinforce_pp": presets.ReinforcePP,
+    "reinforce_pp_baseline": presets.ReinforcePPBaseline,
+    "rloo": presets.RLOO,
     "aepo_official": presets.AEPOOfficial,
     "aepo_released": presets.AEPOReleased,
     "aepo_unbiased": presets.AEPOUnbiased,

@@ -19,7 +19,7 @@ class LeaveOneOut:
     chain share turns, so the reward of one depends on what another did; `unit="root"` leaves out the whole chain.
 
     References:
-        RLOO, arXiv:2402.14740, eq. 8. Departure: where there are no others, the advantage is 0.
+        RLOO, arXiv:2402.14740. Departure: where there are no others, the advantage is 0.
     """
 
     unit: Literal["trajectory", "root"] = "trajectory"

@@ -14,7 +14,7 @@ from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput, 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives.clip_metrics import ClippedTokens, clip_metrics, clippable_fraction, entropy_metrics
 from aepo_lightning.objectives.ratio_metrics import ratio_metrics
-from aepo_lightning.ops.masked import importance_ratio, zero_outside
+from aepo_lightning.ops.masked import importance_ratio, row_means, turn_means, zero_outside
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,7 @@ class ClippedSurrogate:
     | GPPO | 1 | 1 | |
     | CE-GPPO | 0.75 | 1 | clip_range_high = 0.28, dual_clip = 3 |
     | GSPO | 0 | 0 | ratio_level = "sequence", clip ranges 3e-4 and 4e-4 |
+    | AT2PO | 0 | 0 | ratio_level = "turn", clip ranges 3e-3 and 4e-3 |
 
     The value is that of PPO-clip for every choice of the coefficients: a clipped token is worth (1 +- range) A, the
     limit at the bound, so the loss is continuous in r and comparable between algorithms. CE-GPPO's formula,
@@ -45,8 +46,8 @@ class ClippedSurrogate:
 
     References:
         EBPO: AEPO, arXiv:2510.14545, the clipping-balanced objective. GPPO: arXiv:2508.07629. CE-GPPO:
-        arXiv:2509.20712. GSPO: arXiv:2507.18071. Dual clip: arXiv:1912.09729. Departure: log-ratios are
-        clamped to +-20, beyond which tokens in the region "otherwise" have no gradient.
+        arXiv:2509.20712. GSPO: arXiv:2507.18071. AT2PO: arXiv:2601.04767. Dual clip: arXiv:1912.09729. Departure:
+        log-ratios are clamped to +-20, beyond which tokens in the region "otherwise" have no gradient.
     """
 
     clip_range_low: float = 0.2
@@ -59,8 +60,8 @@ class ClippedSurrogate:
     """Share of the gradient that tokens above the range keep. 0 is PPO's hard clip."""
     dual_clip: float | None = None
     """Largest ratio for a negative advantage. None leaves it unbounded; the released AEPO code uses 3."""
-    ratio_level: Literal["token", "sequence"] = "token"
-    """`sequence`: every token has the geometric mean of the ratios of its trajectory."""
+    ratio_level: Literal["token", "turn", "sequence"] = "token"
+    """`sequence`: every token has the geometric mean of the ratios of its trajectory. `turn`: of its turn."""
 
     def __post_init__(self) -> None:
         """Refuse settings that have no meaning."""
@@ -74,8 +75,8 @@ class ClippedSurrogate:
             raise ConfigError(f"`preserve_high` must not be negative, but got {self.preserve_high}.")
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ConfigError(f"`dual_clip` must be None (off) or above 1, but got {self.dual_clip}.")
-        if self.ratio_level not in ("token", "sequence"):
-            raise ConfigError(f"`ratio_level` must be 'token' or 'sequence', but got {self.ratio_level!r}.")
+        if self.ratio_level not in ("token", "turn", "sequence"):
+            raise ConfigError(f"`ratio_level` must be 'token', 'turn' or 'sequence', but got {self.ratio_level!r}.")
 
     def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
         """Return the loss of every token.
@@ -117,10 +118,8 @@ class ClippedSurrogate:
         high, low = self.preserve_high * (1 + self.clip_range_high), self.preserve_low * (1 - self.clip_range_low)
         metrics = clip_metrics(regions, ratio, advantages, mask, preserved_high=high, preserved_low=low)
         metrics |= entropy_metrics(regions, inputs.old_entropies, mask)
-        if self.ratio_level == "sequence":
-            old_logprobs = (old_logprobs.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)).expand_as(
-                mask
-            )
+        if self.ratio_level != "token":
+            old_logprobs = self._mean(old_logprobs, mask)
         fraction = clippable_fraction(old_logprobs, advantages > 0, mask, self.clip_range_high)
         return metrics | {"clippable_fraction": fraction}
 
@@ -135,8 +134,12 @@ class ClippedSurrogate:
         if self.ratio_level == "token":
             return log_ratio
         # GSPO-token (arXiv:2507.18071): the value of the sequence, the gradient of the token.
-        mean = log_ratio.detach().sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
-        return carrier + mean
+        return carrier + self._mean(log_ratio.detach(), mask)
+
+    def _mean(
+        self, values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batch response"]
+    ) -> Float[Tensor, "batch response"]:
+        return row_means(values, mask) if self.ratio_level == "sequence" else turn_means(values, mask)
 
     def _regions(
         self, ratio: Float[Tensor, "batch response"], advantages: Float[Tensor, "batch response"]

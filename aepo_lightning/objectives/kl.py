@@ -54,16 +54,20 @@ def kl_estimate(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KLPenalty:
-    """A penalty on the distance from the reference policy, to be added to the token losses of an objective.
+    """A penalty on the distance from the reference policy, in the loss or in the reward.
 
     References:
         AEPO and ARPO train with coefficient 0 (arXiv:2507.19849, appendix C.2). verl clamps the log-ratio of k3 to
-        +-20 and its estimate to +-10: `max_estimate=10`.
+        +-20 and its estimate to +-10: `max_estimate=10`. In the reward: REINFORCE++, arXiv:2501.03262, eqs. 8 and 9,
+        with k1.
     """
 
     coefficient: float = 0.0
     """0 turns the penalty off; no reference log-probs are read then."""
     estimator: KLEstimator = "k3"
+    place: Literal["loss", "reward"] = "loss"
+    """`loss`: added to the token losses, with its gradient. `reward`: what a token and those after it in its trajectory
+    are penalised for is subtracted from its advantage, under the policy before the update and without a gradient."""
     max_log_ratio: float = MAX_LOG_RATIO
     """For k3, the log-ratio of a token is clamped to plus or minus this, in nats; beyond it there is no gradient."""
     max_estimate: float | None = None
@@ -75,6 +79,8 @@ class KLPenalty:
             raise ConfigError(f"`coefficient` must be 0 (off) or positive, but got {self.coefficient}.")
         if self.estimator not in ("k1", "k2", "k3"):
             raise ConfigError(f"`estimator` must be 'k1', 'k2' or 'k3', but got {self.estimator!r}.")
+        if self.place not in ("loss", "reward"):
+            raise ConfigError(f"`place` must be 'loss' or 'reward', but got {self.place!r}.")
         # e^80 is close to the largest number of float32.
         if not 0 < self.max_log_ratio <= 80:
             raise ConfigError(f"`max_log_ratio` must be positive and at most 80, but got {self.max_log_ratio}.")
@@ -90,7 +96,7 @@ class KLPenalty:
         """Return coefficient * KL estimate for each token.
 
         Args:
-            logprobs: Of the policy that is trained, in nats.
+            logprobs: Of the policy that is penalised, in nats.
             ref_logprobs: Of the reference policy, in nats. No gradient flows into it.
             response_mask: True where the token is trained.
 

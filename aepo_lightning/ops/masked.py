@@ -57,6 +57,35 @@ def weighted_mean(values: Float[Tensor, "batch response"], mask: Bool[Tensor, "b
     return WeightedMean(total=total, weight=mask.sum().to(total.dtype))
 
 
+def row_means(
+    values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batch response"]
+) -> Float[Tensor, "batch response"]:
+    """Return, for every token, the mean over the mask of its row; 0 for a row without any."""
+    means = zero_outside(values, mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+    return means.expand_as(values)
+
+
+def turn_means(
+    values: Float[Tensor, "batch response"], mask: Bool[Tensor, "batch response"]
+) -> Float[Tensor, "batch response"]:
+    """Return, for every token of the mask, the mean over its turn: the run of the mask that it stands in.
+
+    Args:
+        values: One number per token.
+        mask: True where the policy sampled the token; what is read between two turns parts their runs.
+
+    Returns:
+        The same shape; 0 outside the mask.
+    """
+    starts = mask.clone()
+    starts[:, 1:] &= ~mask[:, :-1]
+    turns = starts.cumsum(-1) * mask  # 0 outside
+    empty = values.new_zeros(len(values), values.shape[1] + 1)
+    totals = empty.scatter_add(-1, turns, zero_outside(values, mask))
+    counts = empty.scatter_add(-1, turns, mask.to(values.dtype))
+    return zero_outside((totals / counts.clamp(min=1)).gather(-1, turns), mask)
+
+
 def importance_ratio(log_importance_ratio: Float[Tensor, "batch response"]) -> Float[Tensor, "batch response"]:
     """Return exp(log pi_new - log pi_old), with the logarithm clamped to +-`MAX_LOG_RATIO`.
 

@@ -12,11 +12,13 @@ from aepo_lightning.contracts.shaping import AdvantageShaping, shape_advantages
 from aepo_lightning.contracts.tree import LeafWeighting, RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce, world_size
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.objectives import KLPenalty
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.advantage_checks import check_advantages
 from aepo_lightning.training.batching import Batcher, Row, describe_batches
 from aepo_lightning.training.dynamic_sampling import DynamicSampling
 from aepo_lightning.training.group_rows import GroupRows
+from aepo_lightning.training.kl_in_reward import penalise
 from aepo_lightning.training.step_normalization import token_advantages, whiten
 
 Scorer = Callable[[TrajectoryBatch], TokenScores]
@@ -43,7 +45,7 @@ class ExperienceSettings:
     old_logprobs: Literal["recompute", "sampler", "auto"] = "recompute"
     """`recompute`: the trainer scores the tokens before the first update. `sampler`: the engine's log-probs are taken
     as is. `auto`: as `recompute`, but without the pass where it could not make a difference: the iteration is one
-    optimiser step, its rollouts are those of the present weights, and no shaping, mask or penalty looks at it."""
+    optimiser step, its rollouts are those of the present weights, and no shaping, mask or penalty looks at scores."""
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning."""
@@ -101,6 +103,8 @@ class ExperienceBuilder:
     """Says which groups are left out, unless none says anything; a step without any other is left out as well."""
     overlong: OverlongPenalty | None = None
     """Changes what the advantages see of long trajectories; with its lengths known."""
+    kl_penalty: KLPenalty = field(default_factory=KLPenalty)
+    """Subtracted from advantages if its place is the reward."""
     settings: ExperienceSettings = field(default_factory=ExperienceSettings)
     pad_token_id: int = 0
 
@@ -143,11 +147,11 @@ class ExperienceBuilder:
         steps = [self._minibatch(trees[i : i + own], i, is_kept[i : i + own]) for i in starts]
         minibatches = [step for step in steps if step.global_num_tokens]
         is_on_policy = len(minibatches) * self.settings.num_epochs == 1 and not is_stale
-        for minibatch in minibatches:
-            self._annotate(minibatch.micro_batches, score, is_on_policy)
         if score_reference is not None:
             for batch in (batch for minibatch in minibatches for batch in minibatch.micro_batches):
                 batch.ref_logprobs = score_reference(batch).logprobs.cpu()
+        for minibatch in minibatches:
+            self._annotate(minibatch.micro_batches, score, is_on_policy)
         return minibatches * self.settings.num_epochs
 
     def describe(self, minibatches: Sequence[Minibatch]) -> dict[str, float]:
@@ -190,13 +194,13 @@ class ExperienceBuilder:
             temperature=_temperature(trees),
         )
         batches = batcher.micro_batches(rows)
-        if self.normalize_over == "step":
-            whiten(batches)
         tokens = sum(row.weight * sum(row.trajectory.is_sampled[1:]) for row in rows)
         global_tokens, global_rows = all_reduce([tokens, sum(row.weight for row in rows)])
         return Minibatch(micro_batches=batches, global_num_tokens=global_tokens, global_num_sequences=global_rows)
 
     def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
+        if self.normalize_over == "step" and not any(leaf.is_scored for leaf in tree.leaves):
+            return []  # whitening would give an advantage to what has none
         return GroupRows(
             advantage_estimator=self.advantage_estimator,
             leaf_weights=self.leaf_weights,
@@ -213,16 +217,26 @@ class ExperienceBuilder:
         kept = [row for row in rows if len(rewards[row.group]) > 1]
         return kept if all_reduce([len(kept)])[0] else rows
 
-    def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
-        """Fill in old log-probs, old entropies and the advantage of every token."""
-        looks_at_scores = any(part is not None for part in (self.shaping, self.token_mask, self.kl_cov))
-        is_skipped = self.settings.old_logprobs == "auto" and is_on_policy and not looks_at_scores
+    def _score_old(self, batches: Sequence[TrajectoryBatch], score: Scorer) -> None:
+        """Fill in old log-probs and old entropies, of the sampler or of the trainer."""
         for batch in batches:
             if self.settings.old_logprobs == "sampler":
                 batch.old_logprobs, batch.old_entropies = batch.sampler_logprobs, batch.sampler_entropies
-            elif not is_skipped:
+            else:
                 scores = score(batch)
                 batch.old_logprobs, batch.old_entropies = scores.logprobs.cpu(), scores.entropies.cpu()
+
+    def _annotate(self, batches: Sequence[TrajectoryBatch], score: Scorer, is_on_policy: bool) -> None:
+        """Fill in old log-probs, old entropies and the advantage of every token."""
+        is_penalised = self.kl_penalty.place == "reward" and self.kl_penalty.coefficient > 0
+        looks_at_scores = any(part is not None for part in (self.shaping, self.token_mask, self.kl_cov)) or is_penalised
+        if self.settings.old_logprobs != "auto" or looks_at_scores or not is_on_policy:
+            self._score_old(batches, score)
+        if is_penalised:
+            penalise(batches, self.kl_penalty)
+        if self.normalize_over == "step":
+            whiten(batches)
+        for batch in batches:
             batch.advantages = token_advantages(batch)
         for shaping in (part for part in (self.shaping, self.token_mask) if part is not None):
             for batch, advantages in zip(batches, shape_advantages(shaping, batches), strict=True):

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 _ALL = 1 - 1e-9
 """A share over all ranks, up to rounding."""
 _MAX_QUOTED = 200
+_ROUNDING = 1e-6
+"""What the mean of equal rewards may be away from them."""
 _FEW = 16
 """Decisions; fewer may well be alike by chance."""
 _OWN_SPELLING = "a model with a spelling of its own for calls may need `rollout=hermes`."
@@ -67,9 +69,10 @@ def _say(iteration: int, line: str) -> None:
 
 
 def _strength(minibatches: Iterable[Minibatch]) -> float:
-    """Return the sum of the absolute advantages of all response tokens."""
+    """Return the sum of the absolute advantages of all response tokens, those that are rounding errors left out."""
     batches = (batch for minibatch in minibatches for batch in minibatch.micro_batches)
-    return sum(float(batch.advantages.abs().sum()) for batch in batches if batch.advantages is not None)
+    sizes = (batch.advantages.abs() for batch in batches if batch.advantages is not None)
+    return sum(float(size[size > _ROUNDING].sum()) for size in sizes)
 
 
 def _decisions(trees: Iterable[RolloutTree]) -> tuple[int, int]:
@@ -111,6 +114,8 @@ def _in_advantages(
     trees: Sequence[RolloutTree], found: Mapping[str, float], strength: float
 ) -> Iterator[tuple[str, str]]:
     """Yield a name and a line if nothing can be learned from the rewards."""
+    if strength > 0:  # whatever the groups are like: advantages may be relative to other groups
+        return
     if trees and all(len(tree.leaves) == 1 for tree in trees):
         yield (
             "group",
@@ -125,7 +130,7 @@ def _in_advantages(
             f"all trajectories of each question earn the same ({shown}), so that every advantage is zero. Ask easier "
             "or harder questions, or look into the reward.",
         )
-    elif strength == 0:
+    else:
         yield (
             "trained",
             "no token has an advantage, so that nothing is trained. See if prompts leave room to answer.",

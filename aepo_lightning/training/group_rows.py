@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.contracts.advantage import assign_credit, estimate_advantages
@@ -27,13 +28,12 @@ class GroupRows:
         """Return the rows of a finished tree.
 
         Args:
-            tree: Every leaf is scored. Those without a reward are left out, unless none has one.
+            tree: Every leaf is scored. Those without a reward are left out; if none has one, no advantage is known,
+                and all are 0.
             group: Which question of the iteration it is.
         """
         found = self.group_of(tree)
-        is_weighted = self.leaf_weights != "uniform"
-        advantages = estimate_advantages(self.advantage_estimator, found, is_weighted=is_weighted)
-        turns = None if self.credit is None else assign_credit(self.credit, found, advantages)
+        advantages, turns = self._advantages(found)
         rewards = torch.tensor([reward for _, reward in tree.scored_leaves], dtype=torch.float32)
         values = zip(found.leaves, rewards.tolist(), found.weights.tolist(), advantages.tolist(), strict=True)
         return [
@@ -49,10 +49,18 @@ class GroupRows:
             if self.overlong is None or not self.overlong.is_masked(leaf)
         ]
 
+    def _advantages(self, group: RewardGroup) -> tuple[Tensor, list[list[float]] | None]:
+        """Return the advantages of trajectories, and of their turns if there is credit."""
+        if not any(leaf.is_scored for leaf in group.leaves):
+            return torch.zeros_like(group.rewards), None
+        is_weighted = self.leaf_weights != "uniform"
+        advantages = estimate_advantages(self.advantage_estimator, group, is_weighted=is_weighted)
+        return advantages, None if self.credit is None else assign_credit(self.credit, group, advantages)
+
     def group_of(self, tree: RolloutTree) -> RewardGroup:
         """Return the trajectories of a tree that have a reward, with their weights and any penalty for their length."""
         raw = dict(zip(map(id, tree.leaves), tree.leaf_weights(self.leaf_weights), strict=True))
-        scored = tree.scored_leaves  # of a group without any reward, all have the same: no advantage
+        scored = tree.scored_leaves
         weights = torch.tensor([raw[id(leaf)] for leaf, _ in scored], dtype=torch.float64)
         if bool(weights.any()):
             weights = weights / weights.mean()

@@ -52,7 +52,7 @@ class PolicyLoss:
         )
         output = evaluate_objective(self.objective, inputs)
         token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
-        if batch.ref_logprobs is not None:
+        if batch.ref_logprobs is not None and self.kl_penalty.place == "loss":
             token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
         if batch.kl_coefficients is not None:
             distance = zero_outside(scores.logprobs - corrected.old_logprobs, mask).abs()

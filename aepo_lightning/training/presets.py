@@ -4,15 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 from aepo_lightning.advantages import (
+    AnchorState,
     EntropyModulation,
     EntropyShaping,
     GroupZScore,
+    LeaveOneOut,
+    NoBaseline,
+    NodeValue,
     OverlongPenalty,
     RootBaseline,
 )
 from aepo_lightning.branching import EntropyBalanced, OfficialEntropyBalanced, RandomBranching
 from aepo_lightning.budgets import PreMonitoring, RootShare
-from aepo_lightning.objectives import Cispo, ClippedSurrogate, LossAggregation
+from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.dynamic_sampling import DynamicSampling
@@ -158,5 +162,69 @@ def AEPOUnbiased(norm_length: int = 96, **changes: Any) -> Algorithm:  # noqa: N
         credit=RootBaseline(),
         branch_signal="prefix",
         keep_probe=False,
+    )
+    return replace(preset, **changes)
+
+
+def DrGRPO(norm_length: int = 96, **changes: Any) -> Algorithm:  # noqa: N802
+    """Return Dr. GRPO (arXiv:2503.20783): no division by the deviation, nor by the length of a response.
+
+    Args:
+        norm_length: The constant that the token sum of a trajectory is divided by, such as the response budget.
+        changes: Fields of `Algorithm` that differ.
+    """
+    aggregation = LossAggregation(mode="seq-mean-token-sum-norm", norm_length=norm_length)
+    preset = Algorithm(name="dr_grpo", advantage_estimator=GroupZScore(normalize_by_std=False), aggregation=aggregation)
+    return replace(preset, **changes)
+
+
+def RLOO(norm_length: int = 96, **changes: Any) -> Algorithm:  # noqa: N802
+    """Return RLOO (arXiv:2402.14740): each reward against the mean of the others, a response as one action.
+
+    Args:
+        norm_length: The constant that the token sum of a trajectory is divided by; it scales the loss only.
+        changes: Fields of `Algorithm` that differ.
+    """
+    aggregation = LossAggregation(mode="seq-mean-token-sum-norm", norm_length=norm_length)
+    return replace(Algorithm(name="rloo", advantage_estimator=LeaveOneOut(), aggregation=aggregation), **changes)
+
+
+def ReinforcePP(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return REINFORCE++ (arXiv:2501.03262): no baseline, advantages whitened over the tokens of a step."""
+    preset = Algorithm(
+        name="reinforce_pp",
+        advantage_estimator=NoBaseline(),
+        normalize_over="step",
+        kl_penalty=KLPenalty(place="reward", estimator="k1"),
+    )
+    return replace(preset, **changes)
+
+
+def ReinforcePPBaseline(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return REINFORCE++ with baseline (arXiv:2501.03262): the group's mean is subtracted before whitening."""
+    preset = Algorithm(
+        name="reinforce_pp_baseline",
+        advantage_estimator=GroupZScore(normalize_by_std=False),
+        normalize_over="step",
+        kl_penalty=KLPenalty(estimator="k2"),
+    )
+    return replace(preset, **changes)
+
+
+def GiGPO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return GiGPO (arXiv:2505.10978): turns taken in the same state are compared, beside whole trajectories."""
+    preset = Algorithm(name="gigpo", advantage_estimator=GroupZScore(normalize_by_std=False), credit=AnchorState())
+    return replace(preset, **changes)
+
+
+def AT2PO(**changes: Any) -> Algorithm:  # noqa: N802
+    """Return AT2PO (arXiv:2601.04767): values of tree nodes as advantages of turns, importance ratios of turns."""
+    preset = Algorithm(
+        name="at2po",
+        allocator=RootShare(share=0.4545),
+        branch_policy=EntropyBalanced(gamma=4.0),
+        objective=ClippedSurrogate(ratio_level="turn", clip_range_low=3.0e-3, clip_range_high=4.0e-3),
+        aggregation=LossAggregation(mode="seq-mean-token-mean"),
+        credit=NodeValue(average="entropy"),
     )
     return replace(preset, **changes)

@@ -81,6 +81,7 @@ def experience_builder(
         normalize_over=algorithm.normalize_over,
         dynamic_sampling=algorithm.dynamic_sampling,
         overlong=None if algorithm.overlong is None else algorithm.overlong.within(max_response_tokens),
+        kl_penalty=algorithm.kl_penalty,
         settings=settings,
         pad_token_id=pad_token_id,
     )

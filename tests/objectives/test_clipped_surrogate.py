@@ -253,6 +253,27 @@ def test_sequence_ratio_is_the_geometric_mean_and_its_gradient_that_of_the_seque
     torch.testing.assert_close(grad, expected, rtol=1e-13, atol=0)
 
 
+def test_turn_ratio_is_the_geometric_mean_of_each_turn_and_its_gradient_that_of_the_turn():
+    # Turns of ratios (2, 1/2, 8) and (3), a result between them: exp(mean ln) is 2 and 3; 3 is beyond 2.5.
+    objective = ClippedSurrogate(clip_range_high=1.5, ratio_level="turn")
+    inputs = make_inputs([2.0, 0.5, 8.0, 77.0, 3.0], 1.5, [True, True, True, False, True])
+    out = objective(inputs)
+    torch.testing.assert_close(out.token_losses.detach()[0], torch.tensor([-3.0, -3.0, -3.0, 0.0, -3.75]).double())
+    (grad,) = torch.autograd.grad(out.token_losses.sum() / 3, inputs.logprobs)
+    log_ratio = (inputs.logprobs - inputs.old_logprobs)[0, :3]
+    (expected,) = torch.autograd.grad(-log_ratio.mean().exp() * 1.5, inputs.logprobs)
+    torch.testing.assert_close(grad, expected, rtol=1e-13, atol=0)
+    assert out.metrics["clip_fraction_high"].value() == pytest.approx(0.25)
+
+
+def test_one_turn_is_the_sequence_and_turns_of_one_token_are_tokens():
+    whole = make_inputs([2.0, 0.5, 1.3], -1.0)
+    parted = make_inputs([2.0, 9.0, 0.5, 9.0, 1.3], -1.0, [True, False, True, False, True])
+    turn, sequence, token = (ClippedSurrogate(ratio_level=level) for level in ("turn", "sequence", "token"))
+    torch.testing.assert_close(turn(whole).token_losses, sequence(whole).token_losses)
+    torch.testing.assert_close(turn(parted).token_losses, token(parted).token_losses)
+
+
 def test_sequence_ratio_clips_whole_sequences():
     objective = ClippedSurrogate(clip_range_low=3e-4, clip_range_high=4e-4, ratio_level="sequence")
     out = objective(make_inputs([2.0, 0.9], 1.0))

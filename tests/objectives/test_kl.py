@@ -122,3 +122,10 @@ def test_bounds_of_a_token(options, expected, gradient):
 def test_refuses_settings_without_meaning(options, message):
     with pytest.raises(ValueError, match=message):
         KLPenalty(**options)
+
+
+def test_an_unknown_place_is_refused():
+    penalty = KLPenalty()
+    object.__setattr__(penalty, "place", "advantage")
+    with pytest.raises(ValueError, match="`place` must be 'loss' or 'reward', but got 'advantage'"):
+        penalty.__post_init__()

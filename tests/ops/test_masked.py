@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.ops.masked import importance_ratio, masked_sum, weighted_mean, zero_outside
+from aepo_lightning.ops.masked import importance_ratio, masked_sum, row_means, turn_means, weighted_mean, zero_outside
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 
@@ -67,3 +67,11 @@ def test_importance_ratio_is_clamped_at_log_ratio_20_without_gradient(extreme):
 
 def test_importance_ratio_keeps_nan():
     assert importance_ratio(torch.tensor([[math.nan]])).isnan().all()
+
+
+@pytest.mark.parametrize("outside", [5.0, math.nan])
+def test_means_of_rows_and_of_turns(outside):
+    mask = torch.tensor([[True, True, False, False, True], [False, True, True, True, False], [False] * 5])
+    values = torch.tensor([[1.0, 2.0, 0.0, 0.0, 6.0], [0.0, 1.0, 2.0, 6.0, 0.0], [0.0] * 5]).masked_fill(~mask, outside)
+    assert row_means(values, mask).tolist() == [[3.0] * 5, [3.0] * 5, [0.0] * 5]
+    assert turn_means(values, mask).tolist() == [[1.5, 1.5, 0.0, 0.0, 6.0], [0.0, 3.0, 3.0, 3.0, 0.0], [0.0] * 5]

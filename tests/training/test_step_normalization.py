@@ -2,6 +2,7 @@
 
 import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier, local
 
 import pytest
@@ -94,6 +95,24 @@ def test_equal_advantages_become_exact_zeros(module):
     trees = [make_tree([[policy_turn(5, 6)], [policy_turn(7)]], (0.1, 0.1))]
     (step,) = build_experience(module, trees, advantage_estimator=lambda rewards: rewards, normalize_over="step")
     assert set(by_token(step).values()) == {0.0}
+
+
+def unscored(tree):
+    for leaf in tree.leaves:
+        leaf.reward = replace(leaf.reward, is_scored=False)
+    return tree
+
+
+def test_groups_without_a_reward_have_no_advantage(module):
+    first, second = (make_tree(*each, f"q{number}") for number, each in enumerate(TREES))
+    (alone,) = build_experience(module, [first], **CENTERED)
+    (both,) = build_experience(module, [first, unscored(second)], **CENTERED)
+    assert by_token(both) == by_token(alone)
+    assert both.global_num_tokens == alone.global_num_tokens
+    plain = {"advantage_estimator": lambda rewards: rewards + 1, "credit": lambda *_: [[1.0]]}
+    (step,) = build_experience(module, [unscored(make_tree(*TREES[1]))], **plain)
+    assert by_token(step) == {11: 0.0, 12: 0.0}
+    assert step.global_num_tokens == 3
 
 
 def test_tokens_count_with_the_weight_of_their_trajectory(module):
