@@ -97,6 +97,10 @@ def test_equal_advantages_become_exact_zeros(module):
     assert set(by_token(step).values()) == {0.0}
 
 
+def by_hand(group, advantages):
+    return [[float(len(turns))] for turns, _ in zip(group.turns, advantages, strict=True)]
+
+
 def unscored(tree):
     for leaf in tree.leaves:
         leaf.reward = replace(leaf.reward, is_scored=False)
@@ -109,7 +113,7 @@ def test_groups_without_a_reward_have_no_advantage(module):
     (both,) = build_experience(module, [first, unscored(second)], **CENTERED)
     assert by_token(both) == by_token(alone)
     assert both.global_num_tokens == alone.global_num_tokens
-    plain = {"advantage_estimator": lambda rewards: rewards + 1, "credit": lambda *_: [[1.0]]}
+    plain = {"advantage_estimator": lambda rewards: rewards + 1, "credit": by_hand}
     (step,) = build_experience(module, [unscored(make_tree(*TREES[1]))], **plain)
     assert by_token(step) == {11: 0.0, 12: 0.0}
     assert step.global_num_tokens == 3
