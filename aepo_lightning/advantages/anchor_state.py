@@ -1,7 +1,7 @@
 """GiGPO's credit: turns taken in the same state are compared with each other."""
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,9 +58,14 @@ class AnchorState:
         for index in range(len(group.leaves)):
             for turn, state in enumerate(self._states(group, index)):
                 sets[state].append((index, turn))
-        credit = [[value] * len(turns) for value, turns in zip(advantages.tolist(), group.turns, strict=True)]
+        lengths, roots = list(map(len, group.turns)), group.roots
+        credit = [[value] * length for value, length in zip(advantages.tolist(), lengths, strict=True)]
         for places in sets.values():
-            for (index, turn), value in zip(places, self._compared(group, places), strict=True):
+            returns = [
+                float(group.rewards[index]) * self.discount ** (lengths[index] - 1 - turn) for index, turn in places
+            ]
+            values = self._compared(returns, [index for index, _ in places], group.weights, roots)
+            for (index, turn), value in zip(places, values, strict=True):
                 credit[index][turn] += self.weight * value
         return credit
 
@@ -77,10 +82,10 @@ class AnchorState:
                 read += ((call, tuple(segment.token_ids)),)
         return states
 
-    def _compared(self, group: RewardGroup, places: list[tuple[int, int]]) -> list[float]:
-        rewards, weights, roots, turns = group.rewards.tolist(), group.weights, group.roots, group.turns
-        returns = [rewards[index] * self.discount ** (len(turns[index]) - 1 - turn) for index, turn in places]
-        members = [index for index, _ in places]
+    def _compared(
+        self, returns: Sequence[float], members: list[int], weights: Float[Tensor, " group"], roots: Sequence[int]
+    ) -> list[float]:
+        """Return how each return of a set compares with the others, whose trajectories are `members`."""
         is_weighted = bool((weights != 1).any())
         zscore = GroupZScore(normalize_by_std=self.normalize_by_std)
         return zscore(

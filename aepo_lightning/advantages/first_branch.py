@@ -25,12 +25,13 @@ class FirstBranch:
             advantages: Of the trajectories.
         """
         first: dict[int, int] = {}
+        paths = group.turns
         order = sorted(range(len(group.leaves)), key=lambda index: len(group.leaves[index].seed_path))
         for index in order:
-            for turn in group.turns[index]:
+            for turn in paths[index]:
                 first.setdefault(turn.segment_id, index)
         values = advantages.tolist()
         return [
             [values[index] if first[turn.segment_id] == index else 0.0 for turn in turns]
-            for index, turns in enumerate(group.turns)
+            for index, turns in enumerate(paths)
         ]

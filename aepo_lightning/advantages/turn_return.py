@@ -50,10 +50,13 @@ class TurnReturn:
         def to_go(index: int, turn: int) -> float:
             return float(given[index] * self.discount ** max(0, lengths[index] - 1 - turn))
 
-        def advantage(index: int, turn: int) -> float:
-            others = [other for other, root in enumerate(roots) if root != roots[index]]
-            total = sum(weights[other] for other in others)
-            own = to_go(index, turn)
-            return sum(weights[other] * (own - to_go(other, turn)) for other in others) / total if total else 0.0
-
-        return [[advantage(index, turn) for turn in range(length)] for index, length in enumerate(lengths)]
+        credit = []
+        for index, length in enumerate(lengths):
+            others = [(other, weights[other]) for other, root in enumerate(roots) if root != roots[index]]
+            total = sum(weight for _, weight in others) or 1.0
+            gaps = (
+                sum(weight * (to_go(index, turn) - to_go(other, turn)) for other, weight in others)
+                for turn in range(length)
+            )
+            credit.append([gap / total for gap in gaps])
+        return credit
