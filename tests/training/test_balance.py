@@ -6,11 +6,12 @@ import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
-from aepo_lightning.advantages import EntropyShaping, GroupZScore
+from aepo_lightning.advantages import EntropyShaping, GroupZScore, LeaveOneOut, NodeValue
 from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.policy.publishing.gather import named_weights
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.batching import Batcher, describe_batches
+from tests.support.groups import random_group
 from tests.support.packing import num_tokens
 from tests.support.ranks import run_ranks
 from tests.support.training import (
@@ -66,11 +67,11 @@ class BuiltData(FixedData):
         return super().train_dataloader()
 
 
-def step(rank, folder, trees_by_rank, packing, is_sharded=True, is_dropped=False):
+def step(rank, folder, trees_by_rank, packing, is_sharded=True, is_dropped=False, **parts):
     """One optimiser step on the rank's own trees: what it ran, and the gradient of all ranks."""
     strategy = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1) if is_sharded else "auto"
     trees = trees_by_rank[rank] if is_sharded else [tree for trees in trees_by_rank for tree in trees]
-    data = BuiltData(trees, packing=packing, drop_zero_variance_groups=is_dropped, shaping=EntropyShaping())
+    data = BuiltData(trees, packing=packing, drop_zero_variance_groups=is_dropped, shaping=EntropyShaping(), **parts)
     # A rate of 1 without clipping: the weights move by the gradient.
     module = make_module(optimizer=partial(torch.optim.SGD, lr=1.0), max_grad_norm=1e9)
     run = make_run(folder, module, data, devices=2 if is_sharded else 1, strategy=strategy).fit()
@@ -105,6 +106,28 @@ def test_unequal_ranks_run_as_many_micro_batches_and_have_the_gradient_of_one_pr
         # The rank with little to do spreads it instead of running out: its largest micro-batch is small.
         assert max(second["tokens"]) < 90 / 2
         assert second["tokens"].count(0) < len(second["tokens"]) - 1
+
+
+PARTS = {
+    "leaf_weights": "inverse_fan_out",
+    "advantage_estimator": LeaveOneOut(unit="root"),
+    "credit": NodeValue(average="entropy"),
+    "normalize_over": "step",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", ["padded", "tree"])
+def test_weights_credit_and_whitening_are_the_same_over_ranks(tmp_path, packing):
+    trees = [[random_group(seed).tree for seed in seeds] for seeds in ((1, 3), (2, 7))]
+    single = step(0, tmp_path, trees, packing, is_sharded=False, **PARTS)
+    plain = step(0, tmp_path, trees, packing, is_sharded=False)
+    first, second = run_ranks(partial(step, **PARTS), tmp_path, trees, packing)
+    assert first["totals"] == second["totals"] == pytest.approx(single["totals"])
+    assert first["loss"] == pytest.approx(single["loss"], rel=1e-5, abs=1e-6)
+    for each in (first, second):
+        torch.testing.assert_close(each["gradient"], single["gradient"], atol=1e-6, rtol=1e-5)
+    assert (single["gradient"] - plain["gradient"]).norm() > 1e-2
 
 
 def test_the_figures_are_those_of_all_ranks(tmp_path):
