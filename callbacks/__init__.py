@@ -5,6 +5,7 @@
     branch_places.py      `BranchPlaces`: how often chains branch where the next step matters, and where it does not
     entropy_monitor.py    `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
     entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
+    entropy_target.py     `EntropyTarget`: steers the weight of the entropy bonus; schedules, hence changes updates
     learning_curve.py     `LearningCurve`: a table and a picture of the run, complete after every iteration
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
@@ -13,7 +14,7 @@
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
     trainer_parts.py      what they ask of the trainer
 
-Each uses the public Trainer API only. `BranchPenalty` with a target is the one that changes what is trained, and
+Each uses the public Trainer API only. `BranchPenalty` and `EntropyTarget` with a target change what is trained, and
 `SampleBudget` for how long; without any of the others a run computes the same numbers. The names that they log stand in
 `docs/metrics.md`.
 """
@@ -23,6 +24,7 @@ from aepo_lightning.callbacks.branch_penalty import BranchPenalty
 from aepo_lightning.callbacks.branch_places import BranchPlaces
 from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
+from aepo_lightning.callbacks.entropy_target import EntropyTarget
 from aepo_lightning.callbacks.learning_curve import LearningCurve
 from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
@@ -36,6 +38,7 @@ __all__ = [
     "BranchPlaces",
     "EntropyGuard",
     "EntropyMonitor",
+    "EntropyTarget",
     "LearningCurve",
     "RankGuard",
     "RolloutLogger",

@@ -13,7 +13,7 @@ from aepo_lightning.errors import ConfigError
 _ADVICE = (
     "Its trajectories are nearly the same, so their advantages are nearly zero. Go back to an earlier checkpoint and "
     "try a lower learning rate, a larger `clip_range_high`, `preserve_high=1` (EBPO), the entropy-aware advantage "
-    "(`shaping`), or a small `entropy_coefficient`."
+    "(`shaping`), or an entropy bonus (`entropy_coefficient`, `EntropyTarget`)."
 )
 
 

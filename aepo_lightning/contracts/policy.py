@@ -1,4 +1,4 @@
-"""Where the policy comes from: architecture, tokenizer, weights."""
+"""Where the policy comes from: architecture, tokenizer, weights; and what may be steered while it is trained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,3 +44,10 @@ class PolicySource(Protocol):
             DataError: If there are no such files.
         """
         ...
+
+
+@runtime_checkable
+class EntropyRegularised(Protocol):
+    """What trains a policy with a bonus for its entropy, whose weight may be set between optimiser steps."""
+
+    entropy_coefficient: float

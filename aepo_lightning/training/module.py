@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,15 @@ class AEPOModule(LightningModule):
         self._val_batches: list[TreeBatch] = []
         self.network: PolicyNetwork | None = None
         self._reference: list[PolicyNetwork] = []
+
+    @property
+    def entropy_coefficient(self) -> float:
+        """Weight of the entropy bonus, which may be set between optimiser steps, alike on all ranks."""
+        return self.policy_loss.entropy_coefficient
+
+    @entropy_coefficient.setter
+    def entropy_coefficient(self, value: float) -> None:
+        self.policy_loss = replace(self.policy_loss, entropy_coefficient=value)
 
     @property
     def uses_reference(self) -> bool:

@@ -10,6 +10,7 @@ from aepo_lightning.callbacks import (
     BranchPlaces,
     EntropyGuard,
     EntropyMonitor,
+    EntropyTarget,
     RolloutLogger,
     Throughput,
 )
@@ -44,6 +45,7 @@ def logged(make_run, tmp_path):
         BranchPlaces(choice="", noise="e[0-3]"),
         EntropyMonitor(),
         EntropyGuard(),
+        EntropyTarget(0.2),
         RolloutLogger(),
         Throughput(),
         saver,

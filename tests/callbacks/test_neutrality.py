@@ -5,6 +5,7 @@ from aepo_lightning.callbacks import (
     BranchPlaces,
     EntropyGuard,
     EntropyMonitor,
+    EntropyTarget,
     LearningCurve,
     RolloutLogger,
     RunLog,
@@ -14,7 +15,7 @@ from aepo_lightning.callbacks import (
 
 def test_training_is_the_same_with_and_without_callbacks(make_run):
     callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), RunLog(), Throughput()]
-    callbacks += [LearningCurve(), BranchPlaces(choice="", noise="e1")]
+    callbacks += [LearningCurve(), BranchPlaces(choice="", noise="e1"), EntropyTarget()]
     plain = make_run(max_epochs=2).fit()
     watched = make_run(callbacks, max_epochs=2, enable_progress_bar=True).fit()
     initial = plain.module.policy.build_model().state_dict()

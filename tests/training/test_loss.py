@@ -108,6 +108,16 @@ def test_the_penalty_of_chosen_tokens_is_their_distance_from_the_old_policy():
     assert torch.equal(on_policy, update(plain, build_experience(plain, random_trees(2))[0])[0])
 
 
+def test_the_weight_of_the_entropy_bonus_may_be_set_between_steps():
+    module, expected = built_module(), built_module(entropy_coefficient=0.1)
+    (step,) = build_experience(module, random_trees(2))
+    before = update(module, step)[0]
+    module.entropy_coefficient = 0.1
+    found = update(module, step)[0]
+    assert torch.equal(found, update(expected, step)[0])
+    assert relative_l2(found, before) > 1e-3
+
+
 def test_a_constant_weight_scales_the_gradient():
     module = built_module(importance_correction=ImportanceCorrection(mode="truncated", cap=4.0))
     (step,) = build_experience(module, random_trees(2))
