@@ -3,6 +3,7 @@
 They share the value of the PPO-clip loss. They differ in the gradient that tokens beyond the clip range keep.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,7 +54,7 @@ class ClippedSurrogate:
     clip_range_low: float = 0.2
     """The ratio is clipped below 1 - clip_range_low where the advantage is negative."""
     clip_range_high: float = 0.2
-    """The ratio is clipped above 1 + clip_range_high where the advantage is positive."""
+    """The ratio is clipped above 1 + clip_range_high where the advantage is positive. Infinite: it is not."""
     preserve_low: float = 0.0
     """Share of the gradient that tokens below the range keep. 0 is PPO's hard clip."""
     preserve_high: float = 0.0
@@ -115,7 +116,9 @@ class ClippedSurrogate:
         advantages: Float[Tensor, "batch response"],
     ) -> dict[str, WeightedMean]:
         mask = inputs.response_mask
-        high, low = self.preserve_high * (1 + self.clip_range_high), self.preserve_low * (1 - self.clip_range_low)
+        # Beyond an infinite bound there is nothing.
+        high = self.preserve_high * (1 + self.clip_range_high) if self.clip_range_high < math.inf else 0.0
+        low = self.preserve_low * (1 - self.clip_range_low)
         metrics = clip_metrics(regions, ratio, advantages, mask, preserved_high=high, preserved_low=low)
         metrics |= entropy_metrics(regions, inputs.old_entropies, mask)
         if self.ratio_level != "token":
@@ -155,5 +158,6 @@ class ClippedSurrogate:
         bound: float, preserve: float, carrier: Float[Tensor, "batch response"]
     ) -> Float[Tensor, "batch response"]:
         """Return a weight of value `bound` whose gradient is preserve * bound * grad(log pi)."""
-        # A constant for 0, since 0 * carrier is NaN for a log-prob of -inf.
-        return bound * (1 + preserve * carrier) if preserve > 0 else torch.full_like(carrier, bound)
+        # A constant for 0, since 0 * carrier is NaN for a log-prob of -inf, and for a bound that nothing is beyond.
+        is_kept = preserve > 0 and bound < math.inf
+        return bound * (1 + preserve * carrier) if is_kept else torch.full_like(carrier, bound)

@@ -84,6 +84,11 @@ class ImportanceCorrection:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"`{name}` must be one of {allowed}, but got {getattr(self, name)!r}.")
+        if (self.old_logprobs, self.mode, self.level) == ("sampler", "truncated", "sequence_product"):
+            raise ConfigError(
+                "`level` must be 'token' or 'sequence' for mode 'truncated' with the sampler's `old_logprobs`: the "
+                "bound would divide ratios of tokens by a product of them. But got 'sequence_product'. Use 'recompute'."
+            )
         if not self.cap >= 1:
             raise ConfigError(f"`cap` must be at least 1, the weight of equal policies, but got {self.cap}.")
         if not 0 <= self.low <= 1 <= self.high:

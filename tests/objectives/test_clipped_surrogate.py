@@ -141,6 +141,15 @@ def test_gradcheck_of_the_hard_clip(objective):
     assert torch.autograd.gradcheck(losses, inputs.logprobs)
 
 
+@pytest.mark.parametrize("preserve_high", [0.0, 1.0])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_without_bounds_the_gradient_is_that_of_the_ratio(advantage, preserve_high):
+    unclipped = ClippedSurrogate(clip_range_low=1.0, clip_range_high=math.inf, preserve_high=preserve_high)
+    assert gradient_weights(unclipped, make_inputs(RATIOS, advantage)) == pytest.approx(RATIOS)
+    values = {name: metric.value() for name, metric in unclipped(make_inputs(RATIOS, advantage)).metrics.items()}
+    assert not any(value for name, value in values.items() if "clip" in name or "gradient" in name)
+
+
 @every_algorithm
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("outside", [math.nan, math.inf, -math.inf])

@@ -1,11 +1,13 @@
 """Weights between sampler and trainer: their values, what they leave alone, and where they enter the loss."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from aepo_lightning.contracts.objective import ObjectiveInput
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection
 
 MASK = torch.tensor([[True, True, True, False], [True, False, True, True]])
@@ -17,6 +19,12 @@ OBJECTIVES = {
 }
 MODES = ("none", "truncated", "masked")
 LEVELS = ("token", "sequence", "sequence_product")
+
+
+def combinations(*sources):
+    """Every mode, level and source of old log-probs that may stand together."""
+    found = itertools.product(MODES, LEVELS, sources)
+    return [each for each in found if each != ("truncated", "sequence_product", "sampler")]
 
 
 def correction(mode="truncated", **options):
@@ -117,9 +125,7 @@ def reference(settings, current, old, sampler):
     return ratios, factors
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("source", ["recompute", "auto", "sampler"])
+@pytest.mark.parametrize(("mode", "level", "source"), combinations("recompute", "auto", "sampler"))
 def test_ratios_and_factors_are_those_of_the_formulas(mode, level, source):
     settings = correction(mode, level=level, old_logprobs=source)
     for seed in range(20):
@@ -134,9 +140,7 @@ def test_ratios_and_factors_are_those_of_the_formulas(mode, level, source):
 # Laws ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("source", ["recompute", "sampler"])
+@pytest.mark.parametrize(("mode", "level", "source"), combinations("recompute", "sampler"))
 def test_nothing_changes_where_sampler_and_trainer_agree(mode, level, source):
     current, _, sampler = random_logprobs()
     if source == "sampler":
@@ -292,3 +296,8 @@ def test_only_the_product_of_the_sequence_gives_the_mean_under_the_other_policy(
         for level in LEVELS
     }
     assert estimates == pytest.approx({"token": 0.35, "sequence": 0.35, "sequence_product": 0.49})
+
+
+def test_a_bound_on_the_product_is_refused_where_it_would_scale_the_ratios_of_tokens():
+    with pytest.raises(ConfigError, match="`level` must be 'token' or 'sequence' for mode 'truncated'"):
+        correction(level="sequence_product", old_logprobs="sampler")
