@@ -1,7 +1,7 @@
 """First optimiser steps, as a user's run takes them: trees from the sampler, minibatches, loss, gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import mul
 from typing import TypeAlias
@@ -95,10 +95,18 @@ class Bench:
         return self.sampler.rollout(questions, seed)
 
     def steps(self, trees: list[RolloutTree]) -> Steps:
-        """Return the optimiser steps that the trees make."""
+        """Return the optimiser steps that the trees make.
+
+        Groups that dynamic sampling would ask anew are steps without an update here: that changes how long the mean of
+        all steps is, not where it points, and the cost of such groups is counted.
+        """
         tokenizer = self.policy.world.tokenizer
+        is_resampled = self.algorithm.dynamic_sampling is not None
+        changes = {"dynamic_sampling": None, "drop_zero_variance_groups": True} if is_resampled else {}
         settings = ExperienceSettings(questions_per_step=self.groups_per_step, max_tokens_per_micro_batch=1 << 20)
-        return experience_builder(self.algorithm, settings, tokenizer.pad_token_id).build(trees, self._score)
+        limit = self.sampling.max_response_tokens
+        builder = experience_builder(replace(self.algorithm, **changes), settings, tokenizer.pad_token_id, limit)
+        return builder.build(trees, self._score)
 
     def loss(self, step: Minibatch) -> Float[Tensor, ""]:
         """Return the loss of a step, all of whose ratios are 1."""

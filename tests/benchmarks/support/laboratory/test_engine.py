@@ -11,7 +11,7 @@ from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.errors import EngineError
-from aepo_lightning.training.presets import AEPO
+from aepo_lightning.training.presets import AEPO, DAPO
 from benchmarks.support.laboratory import truth
 from benchmarks.support.laboratory.engine import TabularEngine
 from benchmarks.support.laboratory.policy import TabularPolicy
@@ -75,3 +75,11 @@ def test_the_network_scores_what_the_engine_reported():
     # Float32 keeps the engine's numbers in the batch.
     torch.testing.assert_close(batch.old_logprobs.float(), batch.sampler_logprobs, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(batch.old_entropies.float(), batch.sampler_entropies, rtol=1e-6, atol=1e-7)
+
+
+def test_groups_that_would_be_asked_anew_are_steps_without_an_update():
+    found = Bench(algorithm=DAPO(budget=2), policy=POLICY).updates(quest=0, num_steps=12, seed=1)
+    moves = found.gradients.abs().sum(dim=1)
+    assert len(moves) == 12
+    assert 0 < int((moves == 0).sum()) < 12
+    assert (found.num_tokens > 0).all()
