@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from aepo_lightning.advantages import GroupZScore, OverlongPenalty
 from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.tasks import ListedQuestions
 from aepo_lightning.training import dynamic_sampling
 from aepo_lightning.training.dynamic_sampling import DynamicSampling, SamplingRounds
 from aepo_lightning.training.question_stream import QuestionStream
@@ -97,6 +98,14 @@ def test_rounds_have_names_and_follow_in_the_stream():
     assert (found.num_rounds, found.num_asked) == (2, 8)
     found.begin(4)
     assert (found.num_rounds, found.num_asked) == (0, 0)
+
+
+def test_a_round_goes_on_into_the_next_epoch_of_finite_data():
+    rows = [{"question": f"{number}?", "answer": str(number)} for number in range(6)]
+    stream = QuestionStream(task=ListedQuestions(rows), questions_per_iteration=4)
+    order = rounds().order([DULL] * 4, stream, 0, 4, 0, 1)
+    assert [question.question_id.endswith("@1") for question in order.questions] == [False, False, True, True]
+    assert len({question.question_id for question in order.questions}) == 4
 
 
 def test_without_a_rule_there_are_no_rounds():
