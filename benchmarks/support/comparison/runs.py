@@ -21,7 +21,7 @@ from benchmarks.support.gpu_case import CaseReport, Setting
 
 ROOT = Path(__file__).resolve().parents[3]
 _OF_COLD_START = ("coldstart", "evaluation_before.json")
-_NOT_KEPT = ("time/", "experience/", "rollout/tool_", "rollout/branches_", "rollout/tokens_per_s")
+_NOT_KEPT = ("time/", "experience/", "rollout/tool_", "rollout/branches_at_", "rollout/tokens_per_s")
 """Columns of the curve that no comparison is about."""
 
 Record = dict[str, Any]

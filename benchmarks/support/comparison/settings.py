@@ -28,8 +28,8 @@ LONGER = 2
 
 
 def _bed(experiment: str, num_iterations: int, num_generated_tokens: int, num_answered_calls: int) -> Bed:
-    """Return a bed on which GRPO spends the budgets within a number of iterations, validated eight times until then."""
-    every = max(1, num_iterations // 8)
+    """Return a bed on which GRPO spends the budgets within a number of iterations, validated five times until then."""
+    every = max(1, num_iterations // 5)
     lengths = (f"trainer.max_epochs={LONGER * num_iterations}", f"trainer.check_val_every_n_epoch={every}")
     return Bed(
         experiment=experiment,

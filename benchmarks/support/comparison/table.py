@@ -30,6 +30,8 @@ MEASURED: Mapping[str, str] = {
     "policy entropy": "train/entropy",
     "branch concentration": "rollout/branch_concentration",
     "by chance": "rollout/expected_branch_concentration",
+    "branches on noise": "rollout/branches_on_noise_fraction",
+    "decisions there": "rollout/decisions_on_noise_fraction",
     "reward spread of siblings": "rollout/sibling_reward_spread",
     "distinct trajectories": "rollout/num_distinct_actions",
 }
