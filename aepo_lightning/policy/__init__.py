@@ -9,6 +9,7 @@ network.py          the network that is trained: log-probs and entropies of toke
 output_head.py      scale and cap of a model's logits, found by trying
 rounding.py         how far two computations of the same hidden states may be apart
 packed.py           the backbone on packed trees
+fused_norms.py      RMS norms as one kernel each
 tiled_mlp.py        gated MLPs tile by tile on a CPU
 lora.py             low-rank adapters
 skeleton.py         a model without memory

@@ -16,6 +16,7 @@ from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.ops.logit_blocks import AUTO, ChunkSize
 from aepo_lightning.ops.logprob import EntropyMode, chunked_logprob
 from aepo_lightning.ops.tree_attention import BackEnd
+from aepo_lightning.policy.fused_norms import fuse_norms
 from aepo_lightning.policy.output_head import measure_logit_map
 from aepo_lightning.policy.packed import (
     BackEndChoice,
@@ -53,6 +54,8 @@ class PolicyNetwork(nn.Module):
         chunk_size: ChunkSize = AUTO,
         gradient_checkpointing: bool = False,
         packed_attention: BackEnd | None = None,
+        *,
+        fused_norms: bool = False,
     ) -> None:
         """Wrap a Hugging Face model.
 
@@ -62,6 +65,7 @@ class PolicyNetwork(nn.Module):
             chunk_size: Rows of logits that exist at once, or `auto`: 256 MiB of them.
             gradient_checkpointing: Recompute activations in the backward pass.
             packed_attention: Back end of packed batches. None picks the fastest for each.
+            fused_norms: Compute RMS norms with one kernel each; those of 16 bits are then rounded once, not twice.
 
         Raises:
             ConfigError: If the model does anything else between its last hidden states and its logits.
@@ -74,6 +78,8 @@ class PolicyNetwork(nn.Module):
         self._has_checked_packing = False
         self._attention = exact_attention(model)
         model.config.use_cache = False
+        if fused_norms:
+            fuse_norms(model)
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.train(model.training)

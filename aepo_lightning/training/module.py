@@ -83,6 +83,7 @@ class AEPOModule(LightningModule):
         reshard_after_forward: bool = True,
         adapter: LoRA | None = None,
         defer_gradient_sync: bool = False,
+        fused_norms: bool = False,
     ) -> None:
         """Keep the parts; the model is built in `configure_model`, once the strategy is known.
 
@@ -106,6 +107,7 @@ class AEPOModule(LightningModule):
                 without it, and no frozen copy is kept.
             defer_gradient_sync: Under FSDP, reduce gradients once per step instead of after every micro-batch. Saves
                 traffic, but keeps whole float32 gradients on every GPU.
+            fused_norms: Compute RMS norms with one kernel each instead of eight.
 
         Raises:
             ConfigError: If `max_grad_norm`, `logprob_chunk_size` or `lr` is not positive, `lr` stands beside
@@ -128,6 +130,7 @@ class AEPOModule(LightningModule):
             policy=policy,
             gradient_checkpointing=gradient_checkpointing,
             logprob_chunk_size=logprob_chunk_size,
+            fused_norms=fused_norms,
             sharding=ShardingOptions(
                 mixed_precision=mixed_precision, cpu_offload=cpu_offload, reshard_after_forward=reshard_after_forward
             ),

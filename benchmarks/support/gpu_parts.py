@@ -46,6 +46,12 @@ CASES = (
     Case(part="update", name="0.6B fp32 weights", limit_s=40, run=partial(measure_update, shape="0.6B", dtype=FP32)),
     Case(
         part="update",
+        name="0.6B fused norms",
+        limit_s=40,
+        run=partial(measure_update, shape="0.6B", has_fused_norms=True),
+    ),
+    Case(
+        part="update",
         name="0.6B compiled",
         limit_s=70,
         run=partial(measure_update, shape="0.6B", is_compiled=True),

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.engines.transformers.fused_norms import fuse_norms
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.policy.fused_norms import fuse_norms
 
 _GPU_CACHE_GIB, _CPU_CACHE_GIB = 16.0, 2.0
 """Of keys and values, where no bound is chosen: a CPU shares its memory with the update and everything else."""

@@ -64,6 +64,8 @@ class NetworkBuilder:
     """Rows of logits that exist at once, or `auto`: 256 MiB of them."""
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     """How to shard where the strategy does."""
+    fused_norms: bool = False
+    """Compute RMS norms with one kernel each."""
     adapter: LoRA | None = None
     """Train this beside the weights instead of the weights."""
 
@@ -120,4 +122,4 @@ class NetworkBuilder:
         model = self.policy.build_model() if stored is None else build_skeleton(self.policy.config, stored.dtype)
         if adapter is not None:
             adapter.inject(model)
-        return PolicyNetwork(model, self.logprob_chunk_size, self.gradient_checkpointing)
+        return PolicyNetwork(model, self.logprob_chunk_size, self.gradient_checkpointing, fused_norms=self.fused_norms)
