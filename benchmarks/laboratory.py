@@ -4,10 +4,9 @@
                                     [--tables presets,off,on,branching,credit,exact] [--write]
 
 Six kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a known
-factor with one of AEPO's put in; the same with branches, and with another credit of
-turns; and independent samples without chance. docs/laboratory.md
-says what the columns mean. `--write` puts the figures into docs/figures/laboratory.json, where those of other cases
-stay, and makes the tables of the guide from that file.
+factor with one of AEPO's put in; the same with branches, and with another credit of turns; and independent samples
+without chance. docs/laboratory.md says what the columns mean. `--write` puts the figures into
+docs/figures/laboratory.json, where those of other cases stay, and makes the tables of the guide from that file.
 """
 
 import argparse

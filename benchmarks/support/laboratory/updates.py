@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import mul
-from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -25,7 +24,6 @@ from benchmarks.support.laboratory.engine import TabularEngine
 from benchmarks.support.laboratory.policy import TabularPolicy
 from benchmarks.support.laboratory.world import ExitSearch, QuestReward
 
-Steps: TypeAlias = list[Minibatch]
 _CHUNK = 128
 """Trees that are held at once."""
 
@@ -94,19 +92,14 @@ class Bench:
         questions = [self.policy.world.question(quest, index) for index in range(count)]
         return self.sampler.rollout(questions, seed)
 
-    def steps(self, trees: list[RolloutTree]) -> Steps:
-        """Return the optimiser steps that the trees make.
-
-        Groups that dynamic sampling would ask anew are steps without an update here: that changes how long the mean of
-        all steps is, not where it points, and the cost of such groups is counted.
-        """
-        tokenizer = self.policy.world.tokenizer
-        is_resampled = self.algorithm.dynamic_sampling is not None
-        changes = {"dynamic_sampling": None, "drop_zero_variance_groups": True} if is_resampled else {}
-        settings = ExperienceSettings(questions_per_step=self.groups_per_step, max_tokens_per_micro_batch=1 << 20)
+    def steps(self, trees: list[RolloutTree]) -> list[Minibatch]:
+        """Return the optimiser steps that the trees make, each built alone, so that none is left out for others."""
+        tokenizer, size = self.policy.world.tokenizer, self.groups_per_step
+        settings = ExperienceSettings(questions_per_step=size, max_tokens_per_micro_batch=1 << 20)
         limit = self.sampling.max_response_tokens
-        builder = experience_builder(replace(self.algorithm, **changes), settings, tokenizer.pad_token_id, limit)
-        return builder.build(trees, self._score)
+        builder = experience_builder(self.algorithm, settings, tokenizer.pad_token_id, limit)
+        parts = [trees[at : at + size] for at in range(0, len(trees), size)]
+        return [step for part in parts for step in builder.build(part, self._score)]
 
     def loss(self, step: Minibatch) -> Float[Tensor, ""]:
         """Return the loss of a step, all of whose ratios are 1."""

@@ -30,8 +30,8 @@ TOKEN_SUM = LossAggregation(mode="seq-mean-token-sum-norm", norm_length=1)
 
 def preset_names() -> list[str]:
     """Return the names of the presets."""
-    found = [each.name for each in files("aepo_lightning.conf").joinpath("algorithm").iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and name[0] not in "_.")
+    found = (each.name for each in files("aepo_lightning.conf").joinpath("algorithm").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml") and not name.startswith("_"))
 
 
 def preset(name: str) -> Algorithm:
