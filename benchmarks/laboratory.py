@@ -1,6 +1,6 @@
 """The first update of every algorithm against the true gradient, in a world small enough to enumerate.
 
-    python -m benchmarks.laboratory [--budget SECONDS | --steps N] [--presets aepo,grpo] [--entropies 0.9,0.6,0.3]
+    python -m benchmarks.laboratory [--budget SECONDS | --groups N] [--presets aepo,grpo] [--entropies 0.9,0.6,0.3]
                                     [--tables presets,off,on,branching,credit,exact] [--write]
 
 Six kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a known
@@ -32,7 +32,7 @@ TITLES = {
     "branching": "Right parts with branches",
     "credit": "Right parts with another credit",
 }
-MIN_STEPS_PER_CPU_S = 200.0
+MIN_GROUPS_PER_CPU_S = 200.0
 
 
 def plan(tables: list[str], names: list[str], entropies: list[float]) -> list[Case]:
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     cases = plan(options.tables, options.presets or variants.preset_names(), options.entropies)
     measured = []
     for case in cases:
-        found = measure(case, seconds=options.budget / len(cases), num_steps=options.steps)
+        found = measure(case, seconds=options.budget / len(cases), num_groups=options.groups)
         measured.append(found)
         error = found["cosine"]["error"]
         print(f"{case.table}, {case.setting.entropy:g}, {case.name}: {found['cosine']['value']:.4f} ± {error:.4f}")
@@ -91,8 +91,8 @@ def _goals(measured: list[dict[str, Any]], exact: list[dict[str, Any]]) -> dict[
     """Return what must hold: speed, and no bias where theory says that there is none."""
     goals: dict[str, tuple[float, str, float]] = {}
     if measured:
-        speeds = sorted(case["steps_per_cpu_s"] for case in measured)
-        goals["steps_per_cpu_s"] = (speeds[len(speeds) // 2], ">=", MIN_STEPS_PER_CPU_S)
+        speeds = sorted(case["groups_per_cpu_s"] for case in measured)
+        goals["groups_per_cpu_s"] = (speeds[len(speeds) // 2], ">=", MIN_GROUPS_PER_CPU_S)
     for case in measured:
         if case["table"] == TITLES["on"] and case["name"] == "nothing":
             square = case["squared_bias"]
@@ -108,7 +108,7 @@ def _goals(measured: list[dict[str, Any]], exact: list[dict[str, Any]]) -> dict[
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", type=float, default=300.0, help="seconds for all sampled tables together")
-    parser.add_argument("--steps", type=int, help="steps of each quest in every case, in place of a budget")
+    parser.add_argument("--groups", type=int, help="groups of each quest in every case, in place of a budget")
     parser.add_argument("--presets", type=lambda text: text.split(","), help="names, all by default")
     parser.add_argument(
         "--entropies", type=lambda text: [float(each) for each in text.split(",")], default="0.9,0.6,0.3"

@@ -32,9 +32,9 @@ def test_what_is_not_there_is_refused(arguments, message, capsys):
 
 @pytest.mark.slow
 def test_the_last_line_has_the_figures_and_whether_the_control_is_unbiased(capsys):
-    main(["--steps", "40", "--presets", "grpo", "--entropies", "0.6", "--tables", "presets,on,exact"])
+    main(["--groups", "40", "--presets", "grpo", "--entropies", "0.6", "--tables", "presets,on,exact"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["name"] == "laboratory"
     assert result["figures"]["cases"][0]["name"] == "grpo"
     assert {"known_factor_gap_k2", "known_factor_gap_k3"} <= set(result["goals"])
-    assert [goal for goal in result["goals_missed"] if goal != "steps_per_cpu_s"] == []
+    assert [goal for goal in result["goals_missed"] if goal != "groups_per_cpu_s"] == []

@@ -24,7 +24,9 @@ a branch rule which looks at the one can bias an estimate of the other."""
 GROUPS_PER_STEP = 8
 """Of algorithms that normalise over the step. All others take steps of one group."""
 CHUNK = 128
-"""Steps of each quest that are taken before the clock is looked at."""
+"""Groups of each quest that are grown before the clock is looked at."""
+MIN_STEPS = 40
+"""Of each quest in any case: two for each part that the jackknife leaves out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +68,22 @@ class Case:
     setting: Setting
 
 
-def measure(case: Case, *, seconds: float, num_steps: int | None) -> dict[str, Any]:
+def measure(case: Case, *, seconds: float, num_groups: int | None) -> dict[str, Any]:
     """Return the figures of a case.
 
     Args:
         case: What is measured.
         seconds: Steps are taken in chunks until this time is over, at least one chunk of each quest.
-        num_steps: Steps of each quest, in place of the time.
+        num_groups: Groups of each quest, in place of the time.
     """
     setting = case.setting
-    size = GROUPS_PER_STEP if case.algorithm.normalize_over == "step" else 1
-    bench = Bench(algorithm=case.algorithm, policy=setting.policy, groups_per_step=size)
+    groups = GROUPS_PER_STEP if case.algorithm.normalize_over == "step" else 1
+    bench = Bench(algorithm=case.algorithm, policy=setting.policy, groups_per_step=groups)
     found: list[list[Updates]] = [[] for _ in setting.quests]
+    wanted = None if num_groups is None else max(MIN_STEPS, num_groups // groups)
     begin, begin_cpu, taken = perf_counter(), process_time(), 0
-    while not taken or (perf_counter() - begin < seconds if num_steps is None else taken < num_steps):
-        size = CHUNK if num_steps is None else min(CHUNK, num_steps - taken)
+    while not taken or (perf_counter() - begin < seconds if wanted is None else taken < wanted):
+        size = max(MIN_STEPS, CHUNK // groups) if wanted is None else min(CHUNK, wanted - taken)
         for quest in setting.quests:
             found[quest].append(bench.updates(quest, size, seed=taken))
         taken += size
@@ -90,7 +93,7 @@ def measure(case: Case, *, seconds: float, num_steps: int | None) -> dict[str, A
         "name": case.name,
         "entropy": setting.entropy,
         "num_steps": taken,
-        "steps_per_cpu_s": taken * len(found) / (process_time() - begin_cpu),
+        "groups_per_cpu_s": groups * taken * len(found) / (process_time() - begin_cpu),
         "bias": figures.bias,
         "bias_within": figures.bias_within,
         **asdict(figures),
