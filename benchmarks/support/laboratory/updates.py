@@ -1,7 +1,7 @@
 """First optimiser steps, as a user's run takes them: trees from the sampler, minibatches, loss, gradient."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import mul
 
