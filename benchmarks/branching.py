@@ -100,6 +100,10 @@ def measure(trees: Sequence[RolloutTree], cluster: Callable[[RolloutTree, Leaf],
     bests = [max(tree.rewards) for tree in trees]
     return {
         "concentration": means.get("branch_concentration", 0.0),
+        "expected_concentration": means.get("expected_branch_concentration", 0.0),
+        "branch_rate": means.get("branch_rate", 0.0),
+        "near_alpha_fraction": means.get("near_alpha_fraction", 0.0),
+        "sibling_reward_spread": means.get("sibling_reward_spread", 0.0),
         "distinct": statistics.mean(len({cluster(tree, leaf) for leaf in tree.leaves}) for tree in trees),
         "reward": means["reward"],
         "best": statistics.mean(bests),
