@@ -8,7 +8,7 @@ import pytest
 from aepo_lightning.contracts.objective import ObjectiveInput
 from aepo_lightning.policy.network import TokenScores
 from aepo_lightning.training.experience import ExperienceSettings
-from aepo_lightning.training.presets import AT2PO, RLOO, DrGRPO, GiGPO, ReinforcePP, ReinforcePPBaseline
+from aepo_lightning.training.presets import AT2PO, CISPO, EMPG, RLOO, DrGRPO, GiGPO, ReinforcePP, ReinforcePPBaseline
 from aepo_lightning.training.rollout_parts import experience_builder
 from tests.support.branched import grow
 from tests.support.training import policy_turn, tool_turn
@@ -114,3 +114,29 @@ def test_at2po():
         6: -good / 3 / 3, 8: -good / 3 / 3, 10: -bad / 2 / 3, 11: -alone / 3,
     }  # fmt: skip
     assert token_gradients(AT2PO(), [tree]) == pytest.approx(expected, rel=1e-5)
+
+
+def z_scores():
+    mean, std = statistics.fmean(REWARDS), statistics.stdev(REWARDS)
+    return [(reward - mean) / (std + 1e-6) for reward in REWARDS]
+
+
+def test_cispo():
+    # Eq. 4 at ratio 1: the mean over all tokens of A_i grad log p.
+    expected = spread([-advantage / 6 for advantage in z_scores()])
+    assert token_gradients(CISPO(), [grow(CHAINS)]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_empg():
+    # Entropies are token / 100: the turns have 0.05, 0.065; 0.08, 0.1; 0.11, or 0, 1/4; 1/2, 5/6; 1 of the range.
+    first, second, third = z_scores()
+    shares = [0, 1 / 4, 1 / 2, 5 / 6, 1]
+    scale = statistics.fmean(math.exp(-h) for h in shares)
+    clarity = [0.05 * math.exp(-shares[1]), 0, 0.05 * math.exp(-shares[3]), 0, 0]
+    turns = [
+        advantage * math.exp(-h) / scale + bonus
+        for advantage, h, bonus in zip((first, first, second, second, third), shares, clarity, strict=True)
+    ]
+    a, b, c, d, e = (turn - statistics.fmean(turns) for turn in turns)
+    expected = {token: -value / 6 for token, value in each(a, b, b, c, d, e).items()}
+    assert token_gradients(EMPG(), [grow(CHAINS)]) == pytest.approx(expected, rel=1e-5)
