@@ -18,7 +18,7 @@ class KLCov:
     """Add coefficient * |log pi - log pi_old| to the losses of the tokens with the highest covariance.
 
     Which tokens these are is decided once for an optimiser step. Of tokens with the covariance at the border, all are
-    penalised.
+    penalised, and none whose covariance is not positive: it would not lower the entropy.
 
     References:
         KL-Cov: The entropy mechanism, arXiv:2505.22617, eqs. 10, 13 and 14; defaults from its code, which leaves out
@@ -49,6 +49,6 @@ class KLCov:
         own = response_tokens(covariances, batches)
         border = kth_largest(own, num_chosen(self.fraction, own))
         return [
-            torch.where(batch.response_mask & (each >= border), self.coefficient, 0.0)
+            torch.where(batch.response_mask & (each >= border) & (each > 0), self.coefficient, 0.0)
             for each, batch in zip(covariances, batches, strict=True)
         ]

@@ -99,6 +99,12 @@ def test_kl_cov_penalises_the_tokens_with_the_highest_covariance():
     assert chosen.min() > covariances[(found == 0) & batch.response_mask].max()
 
 
+def test_kl_cov_penalises_nothing_in_a_step_without_advantages():
+    rows = make_rows()
+    rows["advantages"] = torch.zeros(8, 12)
+    assert not KLCov(fraction=0.1)(split(rows, *WHOLE))[0].any()
+
+
 @pytest.mark.parametrize("part", [TopEntropyMask(), ClipCov()])
 def test_masks_satisfy_the_protocol(part):
     assert isinstance(part, AdvantageShaping)
