@@ -39,7 +39,7 @@ from aepo_lightning.training.experience import ExperienceSettings
 from aepo_lightning.training.first_iterations import FirstIterations
 from aepo_lightning.training.lightning_settings import expect_iteration, hear_signals, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
-from aepo_lightning.training.metrics import describe_iteration, prefixed
+from aepo_lightning.training.metrics import describe_iteration, describe_overlong, prefixed
 from aepo_lightning.training.overlap import OverlappedRollouts, is_last_iteration, staleness
 from aepo_lightning.training.question_checks import OnLongPrompt, check_golds, look_through, no_response_problem
 from aepo_lightning.training.question_stream import QuestionStream, RolloutOrder
@@ -293,7 +293,7 @@ class RolloutDataModule(LightningDataModule):
         tally = summarise_trees(self.trees, parts.settings.turn_entropy)
         seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
         self.metrics = describe_iteration(tally, self.trees, seconds, parts.tools) | {"rollout/staleness_steps": age}
-        self.metrics |= self._rounds.metrics(self.trees)
+        self.metrics |= self._rounds.metrics(self.trees) | describe_overlong(self.trees, self._experience.overlong)
         self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
         if self._publication_check is not None:
             self.metrics |= prefixed("publication", self._publication_check.metrics)

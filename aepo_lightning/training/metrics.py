@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_names, all_reduce
@@ -35,6 +36,20 @@ def describe_iteration(
     values["rollout/num_generated_tokens"], values["rollout/num_answered_calls"] = num_tokens, num_calls
     values["rollout/tokens_per_s"] = num_tokens / seconds["rollout_s"]
     return values
+
+
+def describe_overlong(trees: Iterable[RolloutTree], overlong: OverlongPenalty | None) -> dict[str, float]:
+    """Return what a penalty takes off the reward of a trajectory on average, under the name that is logged. Collective.
+
+    Args:
+        trees: Of this rank.
+        overlong: With its lengths known; None takes nothing off, and is not logged.
+    """
+    if overlong is None:
+        return {}
+    penalties = [overlong.of(tree, leaf) for tree in trees for leaf in tree.leaves]
+    total, count = all_reduce([-sum(penalties), len(penalties)])
+    return {"rollout/overlong_penalty": total / count}
 
 
 def prefixed(group: str, values: Mapping[str, float]) -> dict[str, float]:

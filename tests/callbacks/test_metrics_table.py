@@ -4,6 +4,7 @@ from functools import partial
 import pytest
 import torch
 
+from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.callbacks import (
     AtomicCheckpoint,
     BranchPenalty,
@@ -18,8 +19,9 @@ from aepo_lightning.tools import PythonTool
 from aepo_lightning.training.coldstart import ColdStartModule
 from aepo_lightning.training.demonstrations import DemonstrationDataModule
 from aepo_lightning.training.dynamic_sampling import DynamicSampling, SamplingRounds
+from aepo_lightning.training.metrics import describe_overlong
 from tests.support.paths import ROOT
-from tests.support.training import make_tree
+from tests.support.training import make_tree, policy_turn
 
 TABLE = ROOT / "docs" / "metrics.md"
 
@@ -76,6 +78,7 @@ def test_every_name_that_is_not_optional_is_logged(logged):
 def test_every_optional_name_is_logged_by_some_run(logged, logged_by_cold_start):
     told_by_tools = {f"tools/{name}" for name in PythonTool().metrics()}
     told_by_rounds = set(SamplingRounds(rule=DynamicSampling()).metrics([make_tree([], [])]))
+    told_by_rounds |= set(describe_overlong([make_tree([[policy_turn(5)]], [1.0])], OverlongPenalty().within(9)))
     told = logged | logged_by_cold_start | told_by_tools | told_by_rounds
     assert read_table()[0] - told == ONLY_IN_TREES
 

@@ -11,6 +11,7 @@ from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks import ListedQuestions
 from aepo_lightning.training import dynamic_sampling
 from aepo_lightning.training.dynamic_sampling import DynamicSampling, SamplingRounds
+from aepo_lightning.training.metrics import describe_overlong
 from aepo_lightning.training.question_stream import QuestionStream
 from tests.support.resampling import resampled_run
 from tests.support.training import TASK, make_datamodule, make_tree, policy_turn, rollout_algorithm, small_policy
@@ -199,6 +200,14 @@ def test_data_refuse_a_penalty_for_lengths_that_their_rollouts_cannot_have():
     algorithm = rollout_algorithm(overlong=OverlongPenalty(max_tokens=25))
     with pytest.raises(ConfigError, match=r"`max_response_tokens` \(24\), but got 25"):
         make_datamodule(small_policy(), algorithm=algorithm)
+
+
+def test_the_mean_penalty_is_logged():
+    # 8 tokens of at most 8 cost all of 2, 1 token nothing.
+    trees = [make_tree([[policy_turn(*range(5, 13))], [policy_turn(5)]], [1.0, 1.0])]
+    overlong = OverlongPenalty(max_tokens=8, buffer_tokens=4, factor=2.0)
+    assert describe_overlong(trees, overlong) == {"rollout/overlong_penalty": 1.0}
+    assert describe_overlong(trees, None) == {}
 
 
 @pytest.mark.parametrize("is_masked", [True, False])
