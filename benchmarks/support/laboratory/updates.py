@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from aepo_lightning.advantages import RootBaseline
 from aepo_lightning.chat_formats import TagFormat
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.question import SegmentSource
@@ -137,8 +138,14 @@ class Bench:
         )
 
     def estimate(self, tree: RolloutTree) -> float:
-        """Return a tree's estimate of the expected reward: the mean of its leaves, as the algorithm weighs them."""
+        """Return a tree's estimate of the expected reward: the mean of its leaves, as the algorithm weighs them.
+
+        Top-ups are left out where the algorithm's baseline leaves them out.
+        """
         weights = tree.leaf_weights(self.algorithm.leaf_weights)
+        if isinstance(self.algorithm.credit, RootBaseline):
+            is_global = [int(leaf.seed_path[1]) < tree.global_budget for leaf in tree.leaves]
+            weights = list(map(mul, weights, is_global))
         return sum(map(mul, weights, tree.rewards)) / sum(weights)
 
     def _score(self, batch: TrajectoryBatch) -> TokenScores:

@@ -7,15 +7,20 @@ from collections import Counter
 import pytest
 import torch
 
+from aepo_lightning.advantages import RootBaseline
+from aepo_lightning.branching import EntropyBalanced
+from aepo_lightning.budgets import RootShare
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import SamplingParams
 from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tree import LeafOrigin
 from aepo_lightning.errors import EngineError
 from aepo_lightning.training.presets import AEPO, DAPO
 from benchmarks.support.laboratory import truth
 from benchmarks.support.laboratory.engine import TabularEngine
 from benchmarks.support.laboratory.policy import TabularPolicy
 from benchmarks.support.laboratory.updates import Bench
+from benchmarks.support.laboratory.variants import unbiased_parts
 from benchmarks.support.laboratory.world import World
 
 POLICY = TabularPolicy(World(), scale=1.2, seed=5)
@@ -83,3 +88,17 @@ def test_groups_that_would_be_asked_anew_are_steps_without_an_update():
     assert len(moves) == 12
     assert 0 < int((moves == 0).sum()) < 12
     assert (found.num_tokens > 0).all()
+def test_the_estimate_of_a_value_is_the_mean_of_the_leaves_as_the_algorithm_weighs_them():
+    parts = {"allocator": RootShare(share=0.5), "branch_policy": EntropyBalanced(gamma=0.0)}
+    weighed = unbiased_parts(leaf_weights="inverse_fan_out", credit=RootBaseline(), **parts)
+    (tree,) = Bench(algorithm=weighed, policy=POLICY).grow(0, 1, seed=8)
+    assert {LeafOrigin.ROOT, LeafOrigin.BRANCH, LeafOrigin.TOP_UP} == {leaf.origin for leaf in tree.leaves}
+    assert Bench(algorithm=unbiased_parts(**parts), policy=POLICY).estimate(tree) == pytest.approx(
+        sum(tree.rewards) / 8
+    )
+    # Each chain from the root counts once, however many leaves it has, and a chain that filled the group not at all.
+    chains = [0.0] * tree.global_budget
+    for leaf, weight in zip(tree.leaves, tree.leaf_weights("inverse_fan_out"), strict=True):
+        if leaf.origin is not LeafOrigin.TOP_UP:
+            chains[leaf.seed_path[1]] += weight * leaf.reward.reward
+    assert Bench(algorithm=weighed, policy=POLICY).estimate(tree) == pytest.approx(sum(chains) / len(chains))
