@@ -22,7 +22,7 @@ POLICY_SEED = 14
 """Of the logits: among 24, the one under which uncertainty after a result and the value there go together most, so that
 a branch rule which looks at the one can bias an estimate of the other."""
 GROUPS_PER_STEP = 8
-"""Of algorithms that normalise over the step. All others take steps of one group."""
+"""Of algorithms that normalise over the step, from all quests alike. All others take steps of one group."""
 CHUNK = 128
 """Groups of each quest that are grown before the clock is looked at."""
 MIN_STEPS = 40
@@ -84,8 +84,8 @@ def measure(case: Case, *, seconds: float, num_groups: int | None) -> dict[str, 
     begin, begin_cpu, taken = perf_counter(), process_time(), 0
     while not taken or (perf_counter() - begin < seconds if wanted is None else taken < wanted):
         size = max(MIN_STEPS, CHUNK // groups) if wanted is None else min(CHUNK, wanted - taken)
-        for quest in setting.quests:
-            found[quest].append(bench.updates(quest, size, seed=taken))
+        for own, update in zip(found, _updates(bench, setting, size, seed=taken), strict=True):
+            own.append(update)
         taken += size
     figures = describe([joined(each) for each in found], setting.gradients, setting.values)
     return {
@@ -93,11 +93,18 @@ def measure(case: Case, *, seconds: float, num_groups: int | None) -> dict[str, 
         "name": case.name,
         "entropy": setting.entropy,
         "num_steps": taken,
-        "groups_per_cpu_s": groups * taken * len(found) / (process_time() - begin_cpu),
+        "groups_per_cpu_s": taken * (groups if groups > 1 else len(found)) / (process_time() - begin_cpu),
         "bias": figures.bias,
         "bias_within": figures.bias_within,
         **asdict(figures),
     }
+
+
+def _updates(bench: Bench, setting: Setting, num_steps: int, seed: int) -> list[Updates]:
+    """Return first steps by quest: of one quest each, or of all where advantages are normalised over the step."""
+    if bench.groups_per_step > 1:
+        return bench.mixed_updates(num_steps, seed)
+    return [bench.updates(quest, num_steps, seed) for quest in setting.quests]
 
 
 def is_independent(algorithm: Algorithm) -> bool:

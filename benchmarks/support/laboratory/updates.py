@@ -1,6 +1,6 @@
 """First optimiser steps, as a user's run takes them: trees from the sampler, minibatches, loss, gradient."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from operator import mul
@@ -124,17 +124,41 @@ class Bench:
         counts = [min(chunk, left) for left in range(num_steps * self.groups_per_step, 0, -chunk)]
         return joined([self._updates(self.grow(quest, count, seed + at)) for at, count in enumerate(counts)])
 
+    def mixed_updates(self, num_steps: int, seed: int) -> list[Updates]:
+        """Take first steps that hold as many groups of every quest, `groups_per_step` in all.
+
+        Args:
+            num_steps: How many.
+            seed: Of the trees.
+
+        Returns:
+            For each quest what the steps do to its own states, times the number of quests: what a step of its groups
+            alone would do if nothing went over the step.
+        """
+        world = self.policy.world
+        count, owners = len(world.quests), torch.tensor([state.quest for state in world.states])
+        size = self.groups_per_step // count
+        grown = [self.grow(quest, num_steps * size, seed) for quest in range(count)]
+        parts = [[trees[at : at + size] for at in range(0, len(trees), size)] for trees in grown]
+        steps = self.steps([tree for step in zip(*parts, strict=True) for part in step for tree in part])
+        moves = torch.stack([self._move(step) for step in steps])
+        return [self._described(count * moves * (owners == quest)[:, None], own) for quest, own in enumerate(parts)]
+
     def _updates(self, trees: list[RolloutTree]) -> Updates:
         size = self.groups_per_step
-        per_step = [trees[at : at + size] for at in range(0, len(trees), size)]
-        steps = self.steps(trees)
-        assert len(steps) == len(per_step), "every step has a response token"
-        moves = [-torch.autograd.grad(self.loss(step), self.policy.logits)[0].flatten() for step in steps]
+        moves = torch.stack([self._move(step) for step in self.steps(trees)])
+        return self._described(moves, [trees[at : at + size] for at in range(0, len(trees), size)])
+
+    def _move(self, step: Minibatch) -> Float[Tensor, "states actions"]:
+        return -torch.autograd.grad(self.loss(step), self.policy.logits)[0]
+
+    def _described(self, moves: Float[Tensor, "steps states actions"], parts: list[list[RolloutTree]]) -> Updates:
+        assert len(moves) == len(parts), "every step has a response token"
         return Updates(
-            gradients=torch.stack(moves),
-            num_tokens=_sums(per_step, [tree.num_generated_tokens for tree in trees]),
-            num_calls=_sums(per_step, [_num_calls(tree) for tree in trees]),
-            values=_sums(per_step, [self.estimate(tree) for tree in trees]) / size,
+            gradients=moves.flatten(1),
+            num_tokens=_sums(parts, lambda tree: tree.num_generated_tokens),
+            num_calls=_sums(parts, _num_calls),
+            values=_sums(parts, self.estimate) / len(parts[0]),
         )
 
     def estimate(self, tree: RolloutTree) -> float:
@@ -154,9 +178,8 @@ class Bench:
             return scores
 
 
-def _sums(per_step: list[list[RolloutTree]], figures: list[float] | list[int]) -> Float[Tensor, " steps"]:
-    values = iter(figures)
-    return torch.tensor([sum(next(values) for _ in trees) for trees in per_step], dtype=torch.float64)
+def _sums(parts: list[list[RolloutTree]], figure: Callable[[RolloutTree], float]) -> Float[Tensor, " steps"]:
+    return torch.tensor([sum(map(figure, trees)) for trees in parts], dtype=torch.float64)
 
 
 def _num_calls(tree: RolloutTree) -> int:

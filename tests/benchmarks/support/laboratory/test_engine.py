@@ -102,3 +102,14 @@ def test_the_estimate_of_a_value_is_the_mean_of_the_leaves_as_the_algorithm_weig
         if leaf.origin is not LeafOrigin.TOP_UP:
             chains[leaf.seed_path[1]] += weight * leaf.reward.reward
     assert Bench(algorithm=weighed, policy=POLICY).estimate(tree) == pytest.approx(sum(chains) / len(chains))
+
+
+def test_a_step_of_both_quests_moves_each_by_its_own_groups_where_nothing_goes_over_the_step():
+    parts = unbiased_parts(budget=2)
+    mixed = Bench(algorithm=parts, policy=POLICY, groups_per_step=2).mixed_updates(3, seed=4)
+    for quest, found in enumerate(mixed):
+        alone = Bench(algorithm=parts, policy=POLICY).updates(quest, 3, seed=4)
+        torch.testing.assert_close(found.gradients, alone.gradients)
+        torch.testing.assert_close(found.num_tokens, alone.num_tokens)
+        torch.testing.assert_close(found.values, alone.values)
+    assert bool(mixed[0].gradients.any())
