@@ -28,6 +28,7 @@ from tests.support.builders import (
     random_script,
     untimed,
 )
+from tests.support.slow import first_quick
 
 POLICY = random_script(0.6, 0.0)
 
@@ -112,7 +113,7 @@ def test_the_signal_is_the_entropy_of_the_first_token_and_the_engine_is_asked_fo
     assert all(max(context.entropy, context.initial_entropy) < 1 for context in policy.contexts)
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.7, 1.0])
+@pytest.mark.parametrize("kept", first_quick([0.3, 0.7, 1.0]))
 def test_a_group_that_was_cut_off_goes_on_to_the_same_tree(kept):
     events = []
     parts = make_parts(

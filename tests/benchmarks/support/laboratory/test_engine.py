@@ -88,6 +88,8 @@ def test_groups_that_would_be_asked_anew_are_steps_without_an_update():
     assert len(moves) == 12
     assert 0 < int((moves == 0).sum()) < 12
     assert (found.num_tokens > 0).all()
+
+
 def test_the_estimate_of_a_value_is_the_mean_of_the_leaves_as_the_algorithm_weighs_them():
     parts = {"allocator": RootShare(share=0.5), "branch_policy": EntropyBalanced(gamma=0.0)}
     weighed = unbiased_parts(leaf_weights="inverse_fan_out", credit=RootBaseline(), **parts)
