@@ -2,7 +2,7 @@
 
 from typing import get_args
 
-from aepo_lightning.advantages import FirstBranch, GroupZScore, NoBaseline
+from aepo_lightning.advantages import FirstBranch, GroupZScore, NoBaseline, OverlongPenalty
 from aepo_lightning.contracts.advantage import takes
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.objective import AdvantageEstimator, Credit
@@ -11,7 +11,11 @@ from aepo_lightning.errors import ConfigError
 
 
 def check_advantages(
-    estimator: AdvantageEstimator, leaf_weights: LeafWeighting, credit: Credit | None, normalize_over: str
+    estimator: AdvantageEstimator,
+    leaf_weights: LeafWeighting,
+    credit: Credit | None,
+    normalize_over: str,
+    overlong: OverlongPenalty | None = None,
 ) -> None:
     """Check that what makes advantages fits together.
 
@@ -30,6 +34,11 @@ def check_advantages(
             f"{leaf_weights!r} beside `{part_name(estimator)}`. Give its `__call__` one, or weigh all leaves alike."
         )
     _check_normalization(estimator, credit, normalize_over)
+    if isinstance(credit, FirstBranch) and overlong is not None and overlong.mask_truncated:
+        raise ConfigError(
+            "`overlong.mask_truncated` must be false beside `FirstBranch`, but got true: a turn of a chain that was "
+            "cut off would be trained by none of its trajectories. Use `NodeValue`."
+        )
     if getattr(credit, "needs_rewards", False) and not isinstance(estimator, NoBaseline):
         raise ConfigError(
             f"`advantage_estimator` must be `NoBaseline` beside `{part_name(credit)}`, whose baseline is its own, "

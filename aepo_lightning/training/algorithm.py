@@ -74,7 +74,7 @@ class Algorithm:
     def __post_init__(self) -> None:
         """Refuse switches without meaning."""
         self.rollout_settings(SamplingSettings())
-        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over)
+        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over, self.overlong)
 
     def rollout_settings(self, sampling: SamplingSettings) -> RolloutSettings:
         """Return the settings of training rollouts: the algorithm's, and those that are the user's.

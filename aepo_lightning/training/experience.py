@@ -110,7 +110,7 @@ class ExperienceBuilder:
 
     def __post_init__(self) -> None:
         """Refuse combinations without meaning."""
-        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over)
+        check_advantages(self.advantage_estimator, self.leaf_weights, self.credit, self.normalize_over, self.overlong)
 
     def build(
         self,

@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
+from aepo_lightning.advantages import FirstBranch
 from aepo_lightning.app.build import build, build_run, build_strategy, build_tools
 from aepo_lightning.app.overrides import explain_missing
 from aepo_lightning.app.plan import make_plan
@@ -218,3 +219,8 @@ def test_a_policy_made_from_nothing_keeps_its_cold_start():
     found = composed().coldstart
     assert (found.num_steps, found.batch_size, found.optimizer.lr) == (650, 64, 3e-3)
     assert (found.scheduler.num_warmup_steps, found.scheduler.num_decay_steps) == (50, 150)
+
+
+def test_a_part_is_chosen_on_the_command_line_as_the_documentation_says():
+    cfg = composed("algorithm=arpo", "algorithm.credit={_target_: aepo_lightning.advantages.FirstBranch}")
+    assert build(cfg.algorithm) == ARPO(credit=FirstBranch())

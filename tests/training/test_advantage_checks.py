@@ -9,6 +9,7 @@ from aepo_lightning.advantages import (
     LeaveOneOut,
     NoBaseline,
     NodeValue,
+    OverlongPenalty,
     TurnReturn,
 )
 from aepo_lightning.errors import ConfigError
@@ -31,6 +32,10 @@ def unweighted(rewards):
         (
             {"normalize_over": "step", "advantage_estimator": NoBaseline(), "credit": FirstBranch()},
             "`normalize_over` must be 'group' beside `FirstBranch`, but got 'step'",
+        ),
+        (
+            {"credit": FirstBranch(), "overlong": OverlongPenalty(max_tokens=8, buffer_tokens=4, mask_truncated=True)},
+            "`overlong.mask_truncated` must be false beside `FirstBranch`, but got true",
         ),
         (
             {"credit": TurnReturn()},
