@@ -8,6 +8,8 @@ updates.py    trees grown and turned into first optimiser steps by the library, 
 exact.py      the expected first step of independent sampling, by enumeration
 estimates.py  direction, bias and variance of updates, with standard errors
 variants.py   every preset, and AEPO with one part changed
+cases.py      what is measured one after the other
+report.py     the tables of docs/laboratory.md
 branching_world.py   another world, of letters, and a tape that runs its rollouts through all their outcomes
 enumerated_value.py  exact expectations of value and gradient over every tree, under each way to branch
 

@@ -17,7 +17,7 @@ from benchmarks.support.laboratory.updates import Bench
 from benchmarks.support.laboratory.variants import unbiased_parts
 from benchmarks.support.laboratory.world import World
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BEDS = {
     # Places after a result differ in entropy and in what they are worth.
     "of the place": (at_entropy(World(), 0.6, seed=14), 1, 4.0),
@@ -51,7 +51,7 @@ def branched(bed, signal, weights):
 )
 def test_the_value_is_unbiased_with_both_halves_and_biased_with_one(bed, signal, weights, is_biased):
     bench, quest = branched(bed, signal, weights)
-    found = [bench.estimate(tree) for part in range(10) for tree in bench.grow(quest, 150, seed=part)]
+    found = [bench.estimate(tree) for part in range(10) for tree in bench.grow(quest, 100, seed=part)]
     value = float(truth.value(bench.policy, quest).detach())
     bias = mean_of(torch.tensor(found, dtype=torch.float64) - value)
     assert (abs(bias.deviations) > 4) == is_biased
