@@ -50,19 +50,29 @@ def summary(findings: Sequence[Finding]) -> str:
     return _table(("", "Claim", "Verdict", "Effects, with 95 % intervals"), rows)
 
 
-def details(results: Results, findings: Sequence[Finding]) -> str:
-    """Return everything below the summary."""
+def details(results: Results, findings: Sequence[Finding], pictures: str = "") -> str:
+    """Return everything below the summary.
+
+    Args:
+        results: Of all runs.
+        findings: What they say about every comparison.
+        pictures: Where the pictures of the beds are, as the document sees it, with a slash at its end.
+    """
+    if not results.records:
+        return f"{NOT_RUN.capitalize()}.\n"
+    present = [bed for bed in results.beds if results.seeds(bed)]
     parts = [
+        *(f"![{bed}: curves and differences]({pictures}comparison_{bed}.png)\n" for bed in present),
         "### Every comparison\n",
         _comparisons(results, findings),
         "\n### Every algorithm\n",
         "Interquartile means over seeds with 95 % bootstrap intervals.\n",
-        *(_algorithms(results, bed) for bed in results.beds if results.seeds(bed)),
+        *(_algorithms(results, bed) for bed in present),
         "\n### AEPO's factorial\n",
         _factorial(results),
         "\n### Whether the terms act\n",
         "Medians over seeds of means up to the token budget.\n",
-        *(_measured(results, bed) for bed in results.beds if results.seeds(bed)),
+        *(_measured(results, bed) for bed in present),
         "\n### Runs\n",
         _runs(results),
     ]
@@ -202,7 +212,7 @@ def write_into(document: Path, results: Results, comparisons: Sequence[Compariso
     findings = judge(results, comparisons)
     text = document.read_text(encoding="utf-8")
     text = _between(text, SUMMARY_BEGIN, SUMMARY_END, summary(findings))
-    document.write_text(_between(text, BEGIN, END, details(results, findings)), encoding="utf-8")
+    document.write_text(_between(text, BEGIN, END, details(results, findings, "figures/")), encoding="utf-8")
 
 
 def _between(text: str, begin: str, end: str, content: str) -> str:

@@ -149,7 +149,7 @@ def test_the_table_has_verdicts_first_and_replaces_only_what_lies_between_the_ma
     document.write_text((ROOT / "docs/faithfulness.md").read_text())
     write_into(document, results, comparisons)
     once = document.read_text()
-    assert text in once
+    assert text.replace("(comparison_", "(figures/comparison_") in once
     write_into(document, results, comparisons)
     assert document.read_text() == once
     assert (
@@ -159,3 +159,10 @@ def test_the_table_has_verdicts_first_and_replaces_only_what_lies_between_the_ma
     document.write_text(END)
     with pytest.raises(ValueError, match="once each"):
         write_into(document, results, comparisons)
+
+
+def test_a_table_of_nothing_says_that_nothing_has_run():
+    nothing = Results({}, BEDS)
+    findings = judge(nothing)
+    assert summary(findings).count("**not run yet**") == len(CLAIMS)
+    assert details(nothing, findings) == "Not run yet.\n"
