@@ -56,14 +56,15 @@ def _normalise(module: nn.Module, hidden: Tensor) -> Tensor:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Compare both on weights and states that tell them apart."""
-    trial = deepcopy(module).to_empty(device="cpu").requires_grad_(True)
+    """Compare both on weights and states that tell them apart, where the module is."""
+    device = module.get_parameter("weight").device
+    trial = deepcopy(module).to_empty(device="cpu" if device.type == "meta" else device).requires_grad_(True)
     weight = trial.get_parameter("weight")
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         weight.copy_(torch.rand(weight.shape, generator=generator) + 0.5)
-    hidden = (4 * torch.randn(3, len(weight), generator=generator)).to(weight.dtype).requires_grad_(True)
-    slopes = torch.randn(3, len(weight), generator=generator).to(weight.dtype)
+    hidden = (4 * torch.randn(3, len(weight), generator=generator)).to(weight).requires_grad_(True)
+    slopes = torch.randn(3, len(weight), generator=generator).to(weight)
     tolerance = _TOLERANCE.get(weight.dtype, _NARROW_TOLERANCE)
     with torch.enable_grad():
         found, expected = _normalise(trial, hidden), trial(hidden)

@@ -12,6 +12,11 @@ def plain():
     return composed()
 
 
+@pytest.fixture(scope="module")
+def made_of_plain(plain):
+    return cold_start_made_of(plain), evaluation_made_of(plain)
+
+
 def changed(cfg, key, value):
     cfg = cfg.copy()
     node, _, name = key.rpartition(".")
@@ -38,10 +43,10 @@ def changed(cfg, key, value):
         ("output_root", "elsewhere", [], []),
     ],
 )
-def test_a_change_of_what_it_is_made_of_is_seen(plain, key, value, cold_start, evaluation):
+def test_a_change_of_what_it_is_made_of_is_seen(plain, made_of_plain, key, value, cold_start, evaluation):
     other = changed(plain, key, value)
-    assert misfits(cold_start_made_of(plain), cold_start_made_of(other)) == cold_start
-    assert misfits(evaluation_made_of(plain), evaluation_made_of(other)) == evaluation
+    assert misfits(made_of_plain[0], cold_start_made_of(other)) == cold_start
+    assert misfits(made_of_plain[1], evaluation_made_of(other)) == evaluation
 
 
 def test_the_content_of_files_counts_and_not_their_place(plain, tmp_path, monkeypatch):
