@@ -19,7 +19,10 @@ from tests.support.paths import ROOT
 
 WARM = multiprocessing.get_context("forkserver")
 """Start processes of functions in it, too."""
-WARM.set_forkserver_preload(["aepo_lightning.app.replay", "transformers.models.qwen3", "aepo_lightning.tools"])
+WARM.set_forkserver_preload(
+    # The first imports the others in a better way, where Python finds it: not below another working directory.
+    ["tests.support.warm_imports", "aepo_lightning.app.replay", "transformers.models.qwen3", "aepo_lightning.tools"]
+)
 
 
 class Command:
