@@ -177,7 +177,7 @@ def test_shaping_scales_a_hand_worked_token():
 
 def test_the_mask_sees_shaped_advantages_and_the_penalty_those_that_are_left():
     trees = random_trees(2)
-    parts = {"shaping": EntropyShaping(weight=0.9), "token_mask": TopEntropyMask(fraction=0.4)}
+    parts = {"shaping": EntropyShaping(weight=0.9), "token_mask": ClipCov(fraction=1.0, lowest=0.5, highest=9.0)}
     (step,), (shaped,) = build(trees, kl_cov=KLCov(fraction=0.2), **parts), build(trees, shaping=parts["shaping"])
     masked = parts["token_mask"](shaped.micro_batches)
     for batch, expected in zip(step.micro_batches, masked, strict=True):
