@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from benchmarks.laboratory import main, plan
+from benchmarks.laboratory import DOCS, FIGURES, main, plan
+from benchmarks.support.laboratory.report import BEGIN, END, tables_of
 from benchmarks.support.laboratory.variants import preset_names
 from tests.support.paths import CONF
 
@@ -28,6 +29,24 @@ def test_what_is_not_there_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_the_guide_shows_the_figures_that_are_kept():
+    page = (DOCS / "laboratory.md").read_text()
+    shown = page.partition(BEGIN)[2].partition(END)[0]
+    assert shown.strip() == tables_of(json.loads(FIGURES.read_text()))
+
+
+def test_the_figures_have_the_signs_that_the_guide_speaks_of():
+    cases = json.loads(FIGURES.read_text())["cases"]
+    found = {(case["name"], case["entropy"]): case for case in cases if case["table"] == "Presets"}
+    deviations = {key: each["squared_bias"]["value"] / each["squared_bias"]["error"] for key, each in found.items()}
+    unbiased = [key for key in found if key[0] in ("rloo", "dr_grpo", "aepo_unbiased")]
+    assert len(unbiased) >= 7
+    assert [key for key in unbiased if abs(deviations[key]) > 4] == []
+    biased = [("aepo", 0.9), ("aepo", 0.6), ("grpo", 0.9), ("grpo", 0.6), ("empg", 0.9), ("empg", 0.6)]
+    assert [key for key in biased if not deviations[key] > 4] == []
+    assert found["grpo", 0.6]["bias"] < found["aepo", 0.6]["bias"] < found["empg", 0.6]["bias"]
 
 
 @pytest.mark.slow
