@@ -2,6 +2,7 @@
 
     python -m benchmarks.algorithms --out runs/algorithms [--jobs 2] [--beds stability,sparse] [--algorithms aepo,grpo]
     python -m benchmarks.algorithms --table [FILE] [--docs]
+    python -m benchmarks.algorithms --pilot ITERATIONS --out runs/pilot    # what GRPO spends: budgets come from it
 
 Every preset of `conf/algorithm` and every cell of AEPO's factorial is run on three test beds, from cold starts that all
 algorithms share. docs/faithfulness.md has the claims, the analysis and its results. The letters of a cell say which of
@@ -28,10 +29,11 @@ from aepo_lightning.app.plan import print_plan  # noqa: F401 -- likewise
 from benchmarks.support.common import describe_machine
 from benchmarks.support.comparison import figures, table
 from benchmarks.support.comparison.claims import PASS, PASS_K
-from benchmarks.support.comparison.results import load, write_compact
+from benchmarks.support.comparison.curves import costs
+from benchmarks.support.comparison.results import DONE, load, write_compact
 from benchmarks.support.comparison.runs import Record
 from benchmarks.support.comparison.session import Session
-from benchmarks.support.comparison.settings import BEDS, TRIAL, Bed, Job, algorithms, jobs
+from benchmarks.support.comparison.settings import BEDS, PILOT_SEED, TRIAL, Bed, Job, algorithms, jobs
 from benchmarks.support.comparison.verdicts import Results, judge
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,11 +75,16 @@ def main() -> None:
     )
     chosen = [name for name in algorithms() if arguments.algorithms is None or name in arguments.algorithms]
     wanted = jobs(arguments.beds, chosen, arguments.seeds)
+    if arguments.pilot:
+        wanted = [Job(bed, "grpo", PILOT_SEED) for bed in arguments.beds]
     try:
         is_complete = session.run(wanted)
     except KeyboardInterrupt:
         sys.exit("Interrupted. The same command goes on from here.")
-    _show(session.present(wanted), beds, arguments)
+    if arguments.pilot:
+        _show_spent(session.present(wanted))
+    else:
+        _show(session.present(wanted), beds, arguments)
     if not is_complete:
         sys.exit("Not all runs are there. The same command goes on from here.")
 
@@ -98,6 +105,14 @@ def _show(records: Mapping[Job, Record], beds: Mapping[str, Bed], arguments: arg
         table.write_into(DOCUMENT, results)
 
 
+def _show_spent(records: Mapping[Job, Record]) -> None:
+    """Print what runs have spent."""
+    for job, record in records.items():
+        if record["status"] == DONE:
+            tokens, calls = (costs(record, unit).sum() for unit in ("tokens", "calls"))
+            print(f"{job.bed}: {tokens:.0f} generated tokens, {calls:.0f} answered calls, {record['seconds']:.0f} s")
+
+
 def _with_budgets(bed: Bed, name: str, records: Mapping[Job, Record]) -> Bed:
     """Return a bed with the budgets that its runs had."""
     found = {(each["budgets"]["tokens"], each["budgets"]["calls"]) for job, each in records.items() if job.bed == name}
@@ -107,6 +122,8 @@ def _with_budgets(bed: Bed, name: str, records: Mapping[Job, Record]) -> Bed:
 
 
 def _with_words(bed: Bed, arguments: argparse.Namespace) -> Bed:
+    if arguments.pilot:
+        bed = bed.for_pilot(arguments.pilot)
     return replace(
         bed,
         num_generated_tokens=arguments.tokens or bed.num_generated_tokens,
@@ -136,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         "--table", type=Path, nargs="?", const=COMMITTED, help="only analyse results (default: committed)"
     )
     parser.add_argument("--docs", action="store_true", help="write table, figures and compact results into docs/")
+    parser.add_argument("--pilot", type=int, help="iterations of GRPO on each bed, whose cost is printed")
     parser.add_argument("words", nargs="*", help="further words for train.py, such as data.num_val_questions=16")
     return parser
 

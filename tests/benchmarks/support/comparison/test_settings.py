@@ -12,6 +12,9 @@ from benchmarks.support.comparison.settings import (
     BEDS,
     CONFIG_MODULE,
     FIRST,
+    NO_END,
+    PILOT_SEED,
+    TRIAL,
     Bed,
     Job,
     algorithms,
@@ -82,6 +85,14 @@ def test_seeds_come_first_and_important_algorithms_before_others():
     assert {job.algorithm for job in order if job.seed == 9} == {*cells().values(), *FIRST}
     assert sum(job.algorithm == "gspo" for job in order) == 2 * num_seeds("gspo") == 10
     assert {job.seed for job in jobs(["a"], ["aepo", "gspo"], most_seeds=2)} == {0, 1}
+
+
+@pytest.mark.slow
+def test_a_pilot_ends_by_its_iterations_and_has_a_seed_of_its_own():
+    cfg = configuration_of(words_of(Job("bed", "grpo", PILOT_SEED), TRIAL["quickstart"].for_pilot(3)))
+    assert (cfg.trainer.max_epochs, cfg.trainer.check_val_every_n_epoch, cfg.data.num_val_questions) == (3, 3, 8)
+    assert cfg.callbacks.sample_budget.num_generated_tokens == NO_END
+    assert PILOT_SEED not in {job.seed for job in jobs([*BEDS], [*algorithms()])}
 
 
 @pytest.mark.slow
