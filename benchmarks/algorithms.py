@@ -65,14 +65,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
     print(describe_machine(), flush=True)
-    beds = {name: _with_words({**BEDS, **TRIAL}[name], arguments) for name in arguments.beds}
-    session = Session(
-        out=arguments.out.resolve(),
-        beds=beds,
-        num_side_by_side=arguments.jobs,
-        budget_s=arguments.budget,
-        say=lambda line: print(line, flush=True),
-    )
+    session = _session(arguments)
     chosen = [name for name in algorithms() if arguments.algorithms is None or name in arguments.algorithms]
     wanted = jobs(arguments.beds, chosen, arguments.seeds)
     if arguments.pilot:
@@ -84,9 +77,19 @@ def main() -> None:
     if arguments.pilot:
         _show_spent(session.present(wanted))
     else:
-        _show(session.present(wanted), beds, arguments)
+        _show(session.present(wanted), session.beds, arguments)
     if not is_complete:
         sys.exit("Not all runs are there. The same command goes on from here.")
+
+
+def _session(arguments: argparse.Namespace) -> Session:
+    return Session(
+        out=arguments.out.resolve(),
+        beds={name: _with_words({**BEDS, **TRIAL}[name], arguments) for name in arguments.beds},
+        num_side_by_side=arguments.jobs,
+        budget_s=arguments.budget,
+        say=lambda line: print(line, flush=True),
+    )
 
 
 def _show(records: Mapping[Job, Record], beds: Mapping[str, Bed], arguments: argparse.Namespace) -> None:
