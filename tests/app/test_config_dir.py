@@ -30,7 +30,7 @@ def test_an_option_of_the_folder_has_no_problem(folder):
     ("words", "named"),
     [
         (["reward=min"], "Did you mean `mine`?"),
-        (["reward=mine", "trainer.max_epoch=3"], "Did you mean `trainer.max_epochs`?"),
+        (["reward=mine", "trainer.max_epoch=3"], "Did you mean `trainer.max_epochs`"),
         (["reward=open"], "reward/open.yaml, line 2 must be YAML, but is not: expected ',' or ']'"),
         (["reward=twice"], "reward/twice.yaml, line 2 must be YAML, but is not: found duplicate key a. Repair it."),
         (["reward=bytes"], "reward/bytes.yaml must be UTF-8, but is not"),

@@ -12,7 +12,7 @@ from aepo_lightning.chat_formats import TagFormat
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.reward import RewardOutput
-from aepo_lightning.contracts.tool import ToolResult, ToolStatus
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import summarise_trees
@@ -35,7 +35,7 @@ def look(tree, watch=None, iteration=0, advantage=1.0, tools=None):
 def with_call(status, text="Error: Malformed call: no name."):
     tree = make_tree(TWO, [0.0, 1.0])
     tree.segments[1].tool_result = ToolResult(text=text, status=status)
-    tree.segments[1].tool_call = object()
+    tree.segments[1].tool_call = ToolCall(tool="search", text="?")
     return tree
 
 
