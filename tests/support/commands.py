@@ -72,9 +72,7 @@ def run_command(*words, env=None, timeout=200) -> subprocess.CompletedProcess:
 def _run(words, variables, outputs):
     for number, path in enumerate(outputs, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a suite in the background may ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background may ignore it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(ROOT)
     os.environ.clear()
