@@ -93,7 +93,7 @@ def test_help_lists_groups_and_the_keys_that_are_changed_most():
     assert done.returncode == 0, done.stderr
     for text in ("  algorithm   aepo aepo_official", "  model       hf ", "seed=7", "trainer.max_epochs=60"):
         assert text in done.stdout
-    assert "_base" not in done.stdout
+    assert " _base" not in done.stdout
     assert "_eight_gpus" not in done.stdout
     assert len(done.stdout.splitlines()) < 45, "not the whole configuration"
 
