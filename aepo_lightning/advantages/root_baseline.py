@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,9 +23,12 @@ class RootBaseline:
 
     With `leaf_weights=inverse_fan_out`, `branch_signal=prefix` and an m that no chain of the group decided, the
     expectation of weight * advantage * grad log pi, summed over the group, points along the gradient of the expected
-    reward of the question (docs/unbiased_branching.md). It needs to see the tree, so it is a `Credit`; what
-    the estimator gave is not looked at.
+    reward of the question (docs/unbiased_branching.md). It needs to see the tree, so it is a `Credit`; its
+    baseline is its own, so it goes with `NoBaseline`.
     """
+
+    needs_rewards: ClassVar[bool] = True
+    """It starts from rewards, not from the advantages of an estimator."""
 
     top_ups: Literal["count", "leave_out"] = "count"
     """`count`: the step of a question is E[root chains] / m times its gradient, and nothing is wasted. `leave_out`: the
@@ -41,7 +44,7 @@ class RootBaseline:
 
         Args:
             group: Trajectories with rewards and weights, and their tree.
-            advantages: Not looked at.
+            advantages: Not looked at; the rewards themselves under `NoBaseline`.
         """
         del advantages
         num_global = group.tree.global_budget

@@ -22,6 +22,7 @@ from aepo_lightning.contracts.question import (
     Split,
 )
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.tasks.frame_words import FRAME_WORDS
 from aepo_lightning.tasks.index import check_index
 
 PIT = "pit"
@@ -30,20 +31,6 @@ FOG = "fog"
 """Stands in place of the sign in chambers that have one passage, `p0`."""
 DUST = "dust"
 """A word beside the stone in an accepted answer: the more of it, the less the stone alone is worth."""
-
-_FRAME_WORDS = (
-    "<think>",
-    "</think>",
-    "<search>",
-    "</search>",
-    "<result>",
-    "</result>",
-    "<answer>",
-    "</answer>",
-    "\\boxed{",
-    "}",
-    "find",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +105,7 @@ class CaveTask:
     def words(self) -> tuple[str, ...]:
         """Every word of prompts, documents and demonstrations, for a word tokenizer."""
         numbered = {"s": self.num_stones, "k": self.num_signs, "p": self.num_passages, "w": self.num_synonyms}
-        return (*_FRAME_WORDS, PIT, FOG, *(f"{kind}{i}" for kind, many in numbered.items() for i in range(many)))
+        return (*FRAME_WORDS, PIT, FOG, *(f"{kind}{i}" for kind, many in numbered.items() for i in range(many)))
 
     def num_questions(self, split: Split) -> int | None:
         """Return None for training, which has no end, and `num_val_questions` for validation."""

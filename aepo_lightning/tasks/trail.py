@@ -20,22 +20,8 @@ from aepo_lightning.contracts.question import (
     Task,
 )
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.tasks.frame_words import FRAME_WORDS
 from aepo_lightning.tasks.index import check_index
-
-_FRAME_WORDS = (
-    "<think>",
-    "</think>",
-    "<search>",
-    "</search>",
-    "<result>",
-    "</result>",
-    "<answer>",
-    "</answer>",
-    "\\boxed{",
-    "}",
-    "find",
-    "go",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +95,7 @@ class TrailTask:
         """Every word of prompts, documents and demonstrations, for a word tokenizer."""
         places = tuple(f"e{place}" for place in range(self.num_places))
         rules = tuple(f"c{rule}" for rule in range(self.num_exits))
-        return (*_FRAME_WORDS, *places, *rules)
+        return (*FRAME_WORDS, "go", *places, *rules)
 
     def num_questions(self, split: Split) -> int | None:
         """Return None for training, which has no end, and `num_val_questions` for validation."""

@@ -157,7 +157,7 @@ def AEPOUnbiased(norm_length: int = 96, **changes: Any) -> Algorithm:  # noqa: N
         branch_policy=EntropyBalanced(gamma=4.0),
         objective=ClippedSurrogate(preserve_high=1.0),
         aggregation=LossAggregation(mode="seq-mean-token-sum-norm", norm_length=norm_length),
-        advantage_estimator=GroupZScore(normalize_by_std=False),
+        advantage_estimator=NoBaseline(),
         leaf_weights="inverse_fan_out",
         credit=RootBaseline(),
         branch_signal="prefix",

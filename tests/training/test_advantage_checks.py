@@ -10,6 +10,7 @@ from aepo_lightning.advantages import (
     NoBaseline,
     NodeValue,
     OverlongPenalty,
+    RootBaseline,
     TurnReturn,
 )
 from aepo_lightning.errors import ConfigError
@@ -40,6 +41,10 @@ def unweighted(rewards):
         (
             {"credit": TurnReturn()},
             "`advantage_estimator` must be `NoBaseline` beside `.*TurnReturn`, .* but got `.*GroupZScore`",
+        ),
+        (
+            {"leaf_weights": "inverse_fan_out", "credit": RootBaseline()},
+            "`advantage_estimator` must be `NoBaseline` beside `.*RootBaseline`, .* but got `.*GroupZScore`",
         ),
     ],
 )

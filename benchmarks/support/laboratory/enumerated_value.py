@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from aepo_lightning.advantages import GroupZScore, LeaveOneOut, RootBaseline
+from aepo_lightning.advantages import GroupZScore, LeaveOneOut, NoBaseline, RootBaseline
 from aepo_lightning.budgets import PreMonitoring, RootShare
 from aepo_lightning.contracts.branching import BudgetAllocator
 from aepo_lightning.contracts.engine import Engine
@@ -151,10 +151,10 @@ UPDATES: Mapping[str, GroupRows] = {
         advantage_estimator=LeaveOneOut(unit="root"), leaf_weights="inverse_fan_out"
     ),
     "inverse fan-out, other roots, top-ups count": GroupRows(
-        advantage_estimator=_CENTRED, leaf_weights="inverse_fan_out", credit=RootBaseline()
+        advantage_estimator=NoBaseline(), leaf_weights="inverse_fan_out", credit=RootBaseline()
     ),
     "inverse fan-out, other roots, top-ups left out": GroupRows(
-        advantage_estimator=_CENTRED, leaf_weights="inverse_fan_out", credit=RootBaseline(top_ups="leave_out")
+        advantage_estimator=NoBaseline(), leaf_weights="inverse_fan_out", credit=RootBaseline(top_ups="leave_out")
     ),
 }
 

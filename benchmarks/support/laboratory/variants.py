@@ -103,7 +103,7 @@ def credits() -> Mapping[str, Algorithm]:
     raw = {"advantage_estimator": NoBaseline()}
     return {
         "copies": tree,
-        "root chains but top-ups as baseline (RootBaseline)": replace(tree, credit=RootBaseline()),
+        "root chains but top-ups as baseline (RootBaseline)": replace(tree, credit=RootBaseline(), **raw),
         "mean of the leaves (NodeValue)": replace(tree, credit=NodeValue()),
         "mean of the children": replace(tree, credit=NodeValue(average="children")),
         "mean of the children, less the parent's": replace(

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from aepo_lightning.advantages import RootBaseline
+from aepo_lightning.advantages import NoBaseline, RootBaseline
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.contracts.engine import Engine
@@ -92,7 +92,8 @@ def test_groups_that_would_be_asked_anew_are_steps_without_an_update():
 
 def test_the_estimate_of_a_value_is_the_mean_of_the_leaves_as_the_algorithm_weighs_them():
     parts = {"allocator": RootShare(share=0.5), "branch_policy": EntropyBalanced(gamma=0.0)}
-    weighed = unbiased_parts(leaf_weights="inverse_fan_out", credit=RootBaseline(), **parts)
+    apart = {"advantage_estimator": NoBaseline(), "credit": RootBaseline()}
+    weighed = unbiased_parts(leaf_weights="inverse_fan_out", **apart, **parts)
     (tree,) = Bench(algorithm=weighed, policy=POLICY).grow(0, 1, seed=8)
     assert {LeafOrigin.ROOT, LeafOrigin.BRANCH, LeafOrigin.TOP_UP} == {leaf.origin for leaf in tree.leaves}
     assert Bench(algorithm=unbiased_parts(**parts), policy=POLICY).estimate(tree) == pytest.approx(
