@@ -39,7 +39,7 @@ LONGER = 2
 
 def _bed(experiment: str, num_iterations: int, num_generated_tokens: int, num_answered_calls: int) -> Bed:
     """Return a bed on which GRPO spends the budgets within a number of iterations, validated five times until then."""
-    every = max(1, num_iterations // 5)
+    every = max(1, round(num_iterations / 5))
     lengths = (f"trainer.max_epochs={LONGER * num_iterations}", f"trainer.check_val_every_n_epoch={every}")
     return Bed(
         experiment=experiment,
@@ -50,7 +50,7 @@ def _bed(experiment: str, num_iterations: int, num_generated_tokens: int, num_an
 
 
 BEDS: Mapping[str, Bed] = {
-    "stability": _bed("stability", 12, 110_000, 6_700),
+    "stability": _bed("stability", 8, 80_000, 4_600),
     "sparse": _bed("sparse", 12, 125_000, 8_200),
     "burst": _bed("burst", 12, 145_000, 7_400),
 }
