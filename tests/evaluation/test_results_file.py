@@ -160,13 +160,12 @@ with ResultsFile(Path(sys.argv[1]), make_stamp(num_samples=10**6)) as file:
 @pytest.mark.slow
 def test_what_was_appended_outlives_a_kill(tmp_path):
     path = tmp_path / "riddles.jsonl"
-    process = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, path], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
-    said = [process.stdout.readline() for _ in range(20)]
-    os.kill(process.pid, signal.SIGKILL)
-    last = int([*said, *process.stdout.read().split()][-1])
-    process.wait()
+    command, here = [sys.executable, "-c", _WRITER, path], Path(__file__).parents[2]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=here) as process:
+        said = [process.stdout.readline() for _ in range(20)]
+        os.kill(process.pid, signal.SIGKILL)
+        said += process.stdout.read().splitlines(keepends=True)
+    last = max(int(line) for line in said if line.endswith("\n"))
     with ResultsFile(path, make_stamp(num_samples=10**6)) as file:
         assert {("q0", sample) for sample in range(last + 1)} <= file.pairs
         assert len(file.pairs) <= last + 2
