@@ -52,7 +52,8 @@ class TrajectoryResult:
     num_calls: Mapping[str, int] = field(default_factory=dict)
     """Tool calls that were answered, by tool, failed ones included."""
     num_failed_calls: Mapping[str, int] = field(default_factory=dict)
-    """Those whose result was not `ok`, by `ToolStatus`."""
+    """Those whose result was not `ok`, by `ToolStatus`. A `timeout` may be that of a service or of the policy's own
+    program."""
     num_generated_tokens: int = 0
     """Tokens that the policy sampled: the length of the response without tool results."""
     num_result_tokens: int = 0
@@ -121,6 +122,10 @@ class EvaluationStamp:
     seed: int
     num_samples: int
     """Of each question."""
+    num_questions: int | None = None
+    """How many are asked, so that results which are not whole show it. None does not say."""
+    metric: str = "accuracy"
+    """What the headline averages: `accuracy`, whether verdicts are correct, or `f1`, their scores."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of this library and of what it generates with."""
 
