@@ -1,0 +1,116 @@
+"""A benchmark as data: where its questions come from, how they are asked, who looks at the answers, what was published.
+
+`conf/benchmark/` has one file for each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from aepo_lightning.contracts.checker import AnswerChecker, Claim
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.protocol import EvaluationProtocol
+
+Metric = Literal["accuracy", "f1"]
+"""What the headline averages: whether a verdict is correct, or its score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedScore:
+    """A number that somebody printed for this benchmark."""
+
+    method: str
+    """Such as `AEPO` or `GRPO`."""
+    model: str
+    """The policy's backbone."""
+    value: float
+    """In percent."""
+    source: str
+    """Paper and table."""
+    metric: str = "pass@1"
+    """`pass@1` or `pass@5`, of whatever the paper counts as correct."""
+    level: str = ""
+    """One of the benchmark's levels. Empty for all questions."""
+    note: str = ""
+    """Why the number may not be comparable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkQuestions:
+    """The questions of a benchmark as they were read."""
+
+    questions: tuple[Question, ...]
+    """`metadata` has `benchmark`, `level` (maybe empty), `choices` where there are any, and where the row stands."""
+    origin: str
+    """The file, or the dataset with its revision."""
+    sha256: str = ""
+    """Of the file. Empty for rows of the Hub."""
+    is_known: bool = False
+    """Whether this is the version that published numbers were measured on."""
+
+
+@runtime_checkable
+class BenchmarkSource(Protocol):
+    """Where a benchmark's questions are read."""
+
+    def read(self, name: str) -> BenchmarkQuestions:
+        """Return the questions of the benchmark of this name.
+
+        Raises:
+            DataError: If there is no file, it is another version, or a row cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """One of the field's question sets with everything that a number of it depends on.
+
+    Raises:
+        ConfigError: If the metric is unknown, or a published number is of a level that the benchmark does not have.
+    """
+
+    name: str
+    """Lower-case letters, digits and underscores: the name of its file in `conf/benchmark/`."""
+    title: str
+    source: BenchmarkSource
+    checker: AnswerChecker
+    """The rule. It decides where no judge is configured, and before the judge where one is."""
+    protocol: EvaluationProtocol = field(default_factory=EvaluationProtocol)
+    metric: Metric = "accuracy"
+    judge: str = ""
+    """Name of the judge that the published numbers were given by. Empty where the rule decides alone."""
+    levels: Sequence[str] = ()
+    """The questions' levels or categories, in the order of tables."""
+    published: Sequence[PublishedScore] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what does not fit together."""
+        if self.metric not in get_args(Metric):
+            raise ConfigError(f"`metric` must be one of {', '.join(get_args(Metric))}, but got {self.metric!r}.")
+        for score in self.published:
+            if score.level and score.level not in self.levels:
+                raise ConfigError(
+                    f"`published` of {self.name} must name levels among {list(self.levels)}, but got {score.level!r}."
+                )
+
+    def questions(self) -> BenchmarkQuestions:
+        """Read the questions.
+
+        Raises:
+            DataError: If there is no file, it is another version, or a row cannot be used.
+        """
+        return self.source.read(self.name)
+
+    @staticmethod
+    def claim(question: Question, answer: str) -> Claim:
+        """Return what a checker or a judge looks at: the question as the user asked it, its golds and an answer."""
+        choices = question.metadata.get("choices", ())
+        return Claim(
+            question=question.messages[-1].content,
+            golds=question.answers,
+            answer=answer,
+            question_id=question.question_id,
+            choices=tuple(choices),
+        )

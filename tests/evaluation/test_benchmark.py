@@ -1,0 +1,65 @@
+"""Benchmarks as data: what fits together, and what a checker is shown of a question."""
+
+import pytest
+
+from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
+from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.benchmark import Benchmark, BenchmarkQuestions, BenchmarkSource, PublishedScore
+from aepo_lightning.evaluation.protocol import PROMPT_TOOLS, EvaluationProtocol
+
+
+class NoQuestions:
+    def read(self, name):
+        return BenchmarkQuestions(questions=(), origin=name)
+
+
+class AlwaysRight:
+    async def __call__(self, claim):
+        assert claim.golds
+        return Verdict(score=1.0, is_correct=True)
+
+
+def make(**others):
+    return Benchmark(name="tiny", title="Tiny", source=NoQuestions(), checker=AlwaysRight(), **others)
+
+
+def test_the_parts_satisfy_their_protocols():
+    assert isinstance(NoQuestions(), BenchmarkSource)
+    assert isinstance(AlwaysRight(), AnswerChecker)
+    assert make().questions().origin == "tiny"
+
+
+def test_published_numbers_must_be_of_a_level_that_is_there():
+    score = PublishedScore(method="AEPO", model="Qwen3-14B", value=1.0, source="paper", level="4")
+    with pytest.raises(ConfigError, match=r"`published` of tiny must name levels among \['1', '2'\], but got '4'"):
+        make(levels=["1", "2"], published=[score])
+
+
+@pytest.mark.parametrize(
+    "build, told",
+    [
+        (lambda: make(metric="bleu"), "`metric` must be one of accuracy, f1, but got 'bleu'"),
+        (lambda: EvaluationProtocol(prompt="poem"), "`prompt` must be one of code_search, .*, but got 'poem'"),
+        (lambda: EvaluationProtocol(num_samples=0), "`num_samples` must be at least 1, but got 0"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(build, told, without_type_checks):
+    with pytest.raises(ConfigError, match=told):
+        build()
+
+
+def test_each_prompt_offers_its_tools():
+    assert {name: EvaluationProtocol(prompt=name).tools for name in PROMPT_TOOLS} == {
+        "code_search": ("search", "python"),
+        "search": ("search",),
+        "math": ("python",),
+        "base": (),
+    }
+
+
+def test_a_checker_sees_what_the_user_asked_and_not_what_the_system_said():
+    messages = (Message(role="system", content="Use tools."), Message(role="user", content="2 + 2?"))
+    question = Question(question_id="q", messages=messages, answers=("4", "four"), metadata={"choices": ["3", "4"]})
+    claim = Claim(question="2 + 2?", golds=("4", "four"), answer="4", question_id="q", choices=("3", "4"))
+    assert Benchmark.claim(question, "4") == claim
