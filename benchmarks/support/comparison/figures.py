@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from aepo_lightning.evaluation.statistics import bootstrap
 from benchmarks.support.comparison.claims import ENTROPY, PASS, Comparison, budget_of
 from benchmarks.support.comparison.curves import Unit, held_out_curve, iteration_curve, resampled
 from benchmarks.support.comparison.results import DONE
 from benchmarks.support.comparison.runs import Record
 from benchmarks.support.comparison.settings import FIRST, Job, algorithms
-from benchmarks.support.comparison.statistics import bootstrap, interquartile_mean
+from benchmarks.support.comparison.statistics import interquartile_mean
 from benchmarks.support.comparison.verdicts import Results
 
 _PLACES = 41
@@ -64,7 +65,7 @@ def _draw_band(
     rows = resampled(curves, places)
     if not rows.size:
         return
-    ends = [bootstrap([column], resamples=_BAND_RESAMPLES) for column in rows.T]
+    ends = [bootstrap([column], interquartile_mean, resamples=_BAND_RESAMPLES) for column in rows.T]
     axes.plot(places, interquartile_mean(rows.T), color=f"C{number}", label=name, linewidth=1.4)
     axes.fill_between(
         places, [e.low for e in ends], [e.high for e in ends], color=f"C{number}", alpha=0.15, linewidth=0
@@ -77,7 +78,7 @@ def _draw_forest(axes: Axes, results: Results, bed: str) -> None:
         comparison = Comparison(claim="", outcome="area", treated=name, control="grpo", beds=(bed,))
         differences = results.differences(comparison, bed)
         if name != "grpo" and differences.size:
-            found.append((name, bootstrap([differences])))
+            found.append((name, bootstrap([differences], interquartile_mean)))
     found.sort(key=lambda each: each[1].value)
     for place, (_, effect) in enumerate(found):
         axes.plot([effect.low, effect.high], [place, place], color="C7", linewidth=1.2)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from aepo_lightning.evaluation.statistics import Estimate, bootstrap, mean
 from benchmarks.support.comparison.claims import CLAIMS, COMPARISONS, NOTHING, OUTCOMES, Comparison, budget_of
 from benchmarks.support.comparison.curves import is_short, iteration_curve, step_mean_up_to
 from benchmarks.support.comparison.results import DONE
 from benchmarks.support.comparison.settings import WITHOUT, Job, algorithms, cells, jobs
-from benchmarks.support.comparison.statistics import Estimate, bootstrap, mean
+from benchmarks.support.comparison.statistics import interquartile_mean
 from benchmarks.support.comparison.verdicts import (
     Finding,
     Results,
@@ -114,8 +115,8 @@ def _algorithms(results: Results, bed: str) -> str:
     for name in algorithms():
         scores = {outcome: results.scores(outcome, bed, name) for outcome in outcomes}
         if scores["area"].size:
-            cells_of_row = [_shown(bootstrap([each])) if each.size else "-" for each in scores.values()]
-            rows.append((f"`{name}`", str(scores["area"].size), *cells_of_row))
+            means = [_shown(bootstrap([each], interquartile_mean)) if each.size else "-" for each in scores.values()]
+            rows.append((f"`{name}`", str(scores["area"].size), *means))
     rows.sort(key=lambda row: row[2], reverse=True)
     return f"\n**{bed}**\n\n" + _table(("Algorithm", "Runs", *(OUTCOMES[each].title for each in outcomes)), rows)
 

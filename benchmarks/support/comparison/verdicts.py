@@ -7,21 +7,15 @@ from typing import Literal
 
 import numpy as np
 
+from aepo_lightning.evaluation.statistics import Estimate, Scores, Statistic, bootstrap, holm, mean, sign_flip_p
 from benchmarks.support.comparison.claims import CLAIMS, COMPARISONS, NOTHING, OUTCOMES, Comparison
 from benchmarks.support.comparison.results import DONE
 from benchmarks.support.comparison.runs import Record
 from benchmarks.support.comparison.settings import Bed, Job, cells
 from benchmarks.support.comparison.statistics import (
-    Estimate,
-    Scores,
-    Statistic,
-    bootstrap,
-    holm,
     interquartile_mean,
-    mean,
     paired_improvement,
     probability_of_improvement,
-    sign_flip_p,
 )
 
 Verdict = Literal["reproduced", "reproduced, but small", "refuted", "undecided", "too few runs"]

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from aepo_lightning.evaluation.statistics import Estimate
 from benchmarks.support.comparison.claims import CLAIMS, COMPARISONS, OUTCOMES, SEVEN, Comparison
 from benchmarks.support.comparison.settings import Job, algorithms, cells
-from benchmarks.support.comparison.statistics import Estimate
 from benchmarks.support.comparison.table import BEGIN, END, contrasts, details, summary, write_into
 from benchmarks.support.comparison.verdicts import Finding, Results, claim_verdicts, judge, sides
 from tests.support.compared import BEDS, factorial_ends, make_record, make_records
@@ -16,7 +16,7 @@ AREA = Comparison(claim="C1", outcome="area", treated="aepo", control="grpo")
 
 def finding(low, value, high, p, comparison=AREA, pairs=5):
     numbers = dict.fromkeys(comparison.beds, pairs)
-    effect = Estimate(value, low, high)
+    effect = Estimate(float(value), float(low), float(high))
     return Finding(comparison=comparison, num_pairs=numbers, effect=effect, improvement=0.5, p=p, adjusted_p=p)
 
 
