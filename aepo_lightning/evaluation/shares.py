@@ -1,0 +1,92 @@
+"""What evaluated trajectories took, and how many had no answer, no verdict, or tools that failed them."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from aepo_lightning.contracts.checker import Outcome
+from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.tool import ToolStatus
+from aepo_lightning.evaluation.results import TrajectoryResult
+from aepo_lightning.evaluation.statistics import tool_productivity
+
+INFRASTRUCTURE: frozenset[str] = frozenset({ToolStatus.UNAVAILABLE, ToolStatus.BUSY, ToolStatus.TIMEOUT})
+"""Failures of tools that need not be the policy's doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """Of all trajectories, in [0, 1]."""
+
+    answered: float
+    truncated: float
+    """Ended by the limit of tokens."""
+    abstained: float
+    """The judge was not reached, or gave no verdict."""
+    unscored: float
+    """The rule gave none."""
+    failed_tools: float
+    """With at least one call that failed for reasons of the infrastructure (`INFRASTRUCTURE`)."""
+    with_tools: float
+    """With at least one call."""
+    failed_calls: Mapping[str, float]
+    """Of all calls, by `ToolStatus`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """What trajectories take, in the mean."""
+
+    num_calls: float
+    by_tool: Mapping[str, float]
+    productivity: float | None
+    """Of the headline; see `tool_productivity`."""
+    num_generated_tokens: float
+    """The length of responses without tool results."""
+    num_result_tokens: float
+    duration_s: float | None
+    """None where it was not measured."""
+
+
+def shares_of(results: Sequence[TrajectoryResult], failures: Collection[str] = INFRASTRUCTURE) -> Shares:
+    """Return the shares of some trajectories, at least one.
+
+    Args:
+        results: The trajectories.
+        failures: Statuses of calls that count as failures of tools.
+    """
+    outcomes = Counter(result.verdict.outcome for result in results)
+    failed = sum((Counter(result.num_failed_calls) for result in results), Counter[str]())
+    num_calls = sum(result.num_tool_calls for result in results)
+    number = len(results)
+    return Shares(
+        answered=sum(bool(result.answer.strip()) for result in results) / number,
+        truncated=sum(result.stop_reason is StopReason.LENGTH for result in results) / number,
+        abstained=outcomes[Outcome.ABSTAINED] / number,
+        unscored=outcomes[Outcome.UNSCORED] / number,
+        failed_tools=sum(any(result.num_failed_calls.get(each) for each in failures) for result in results) / number,
+        with_tools=sum(result.num_tool_calls > 0 for result in results) / number,
+        failed_calls={status: failed[status] / max(num_calls, 1) for status in sorted(failed)},
+    )
+
+
+def calls_of(results: Sequence[TrajectoryResult], accuracy: float | None) -> Calls:
+    """Return what some trajectories took, at least one.
+
+    Args:
+        results: The trajectories.
+        accuracy: Their score in [0, 1]; None if they have none.
+    """
+    by_tool = sum((Counter(result.num_calls) for result in results), Counter[str]())
+    number, num_calls = len(results), by_tool.total() / len(results)
+    durations = [result.duration_s for result in results if result.duration_s is not None]
+    return Calls(
+        num_calls=num_calls,
+        by_tool={tool: by_tool[tool] / number for tool in sorted(by_tool)},
+        productivity=None if accuracy is None else tool_productivity(accuracy, num_calls),
+        num_generated_tokens=sum(result.num_generated_tokens for result in results) / number,
+        num_result_tokens=sum(result.num_result_tokens for result in results) / number,
+        duration_s=float(np.mean(durations)) if durations else None,
+    )
