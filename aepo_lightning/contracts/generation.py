@@ -20,8 +20,11 @@ class StopReason(StrEnum):
     """Why a trajectory ended."""
 
     EOS = "eos"
+    """The policy ended its message, or wrote a string that ends trajectories."""
     LENGTH = "length"
-    """The response budget or the context of the model is used up."""
+    """The response budget, that of a turn, or the context of the model is used up."""
+    TIMEOUT = "timeout"
+    """The time for a whole trajectory is used up."""
     CALL_LIMIT = "call_limit"
     """The policy asked for one tool call more than allowed."""
     MALFORMED_CALL = "malformed_call"
@@ -48,6 +51,9 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps the whole vocabulary."""
+    repetition_penalty: float = 1.0
+    """What scores of tokens that stand in prompt or response are divided by where they are positive, else multiplied
+    by, before a token is drawn. Log-probs and entropies are those without it."""
     stop: tuple[str, ...] = ()
     """Strings that end the generation. The token that completes one is kept whole."""
     seed: int = 0
@@ -68,6 +74,8 @@ class SamplingParams:
             raise ConfigError(f"`top_p` must be in (0, 1], but got {self.top_p}.")
         if self.top_k < 0:
             raise ConfigError(f"`top_k` must be 0 (off) or positive, but got {self.top_k}.")
+        if not self.repetition_penalty > 0:
+            raise ConfigError(f"`repetition_penalty` must be positive, but got {self.repetition_penalty}. 1 is off.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -177,6 +177,8 @@ class ToolStatus(StrEnum):
     """Too many calls were waiting already."""
     CALL_LIMIT = "call_limit"
     """The chain had made as many calls as it may."""
+    REPEATED = "repeated"
+    """The chain had an answer to the same call, and may not ask again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

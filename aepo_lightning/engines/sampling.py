@@ -4,6 +4,7 @@ The uniform number behind a token is a hash of the request's seed and the token'
 on what else is in the batch or on how a sequence was split into requests.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,6 +66,29 @@ def _restrict(
     return torch.zeros_like(probabilities).scatter(-1, index, probabilities * keep)
 
 
+def penalise_repetition(
+    logits: Float[Tensor, "batch vocab"], seen: Sequence[Sequence[int]], penalties: Sequence[float]
+) -> Float[Tensor, "batch vocab"]:
+    """Return a copy of scores in which each row's tokens so far are less likely.
+
+    Args:
+        logits: Unscaled scores.
+        seen: The tokens of each row's prompt and response.
+        penalties: One number for each row: positive scores are divided by it, others multiplied. 1 changes nothing.
+
+    References:
+        CTRL: A Conditional Transformer Language Model for Controllable Generation, arXiv:1909.05858, section 4.1; that
+        negative scores are multiplied is what engines have made of it.
+    """
+    penalised = logits.float().clone()
+    for row, (tokens, penalty) in enumerate(zip(seen, penalties, strict=True)):
+        if penalty != 1:
+            index = torch.tensor(sorted(set(tokens)), device=logits.device)
+            scores = penalised[row, index]
+            penalised[row, index] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return penalised
+
+
 def sample_tokens(
     logits: Float[Tensor, "batch vocab"],
     temperature: Float[Tensor, " batch"],
@@ -72,6 +96,7 @@ def sample_tokens(
     top_k: Int[Tensor, " batch"],
     uniforms: Float[Tensor, " batch"],
     *,
+    drawn_from: Float[Tensor, "batch vocab"] | None = None,
     restricts: bool | None = None,
     has_greedy: bool | None = None,
 ) -> SampledTokens:
@@ -83,6 +108,8 @@ def sample_tokens(
         top_p: Share of the probability mass to keep, 1 for all.
         top_k: How many of the most likely tokens to keep, 0 for all.
         uniforms: One number in [0, 1) per row.
+        drawn_from: Scores that decide which tokens are drawn, where these are not `logits`, whose log-probs and
+            entropies are reported all the same.
         restricts: Whether any row has a `top_p` or `top_k`. None reads the tensors, for which the host waits.
         has_greedy: Whether any row has temperature 0. None reads the tensor.
 
@@ -95,6 +122,9 @@ def sample_tokens(
     probabilities = logprobs.exp()
     # p ln p tends to 0 with p, but 0 * -inf is NaN; exp() is 0 long before the bound.
     entropies = -(probabilities * logprobs.clamp(min=_LEAST_LOGPROB)).sum(-1)
+    if drawn_from is not None:
+        drawing = torch.log_softmax(drawn_from.float() / scale[:, None], dim=-1)
+        probabilities = drawing.exp()
     if bool(((top_p < 1) | (top_k > 0)).any()) if restricts is None else restricts:
         probabilities = _restrict(probabilities, top_p, top_k)
     cumulative = probabilities.cumsum(-1, dtype=torch.float64)
@@ -102,7 +132,7 @@ def sample_tokens(
     draw = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True)[:, 0]
     tokens = draw.clamp(max=logits.shape[-1] - 1)
     if bool(is_greedy.any()) if has_greedy is None else has_greedy:
-        tokens = torch.where(is_greedy, logprobs.argmax(-1), tokens)
+        tokens = torch.where(is_greedy, (logprobs if drawn_from is None else drawing).argmax(-1), tokens)
     return SampledTokens(
         token_ids=tokens,
         logprobs=logprobs.gather(-1, tokens[:, None])[:, 0],

@@ -26,6 +26,7 @@ from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
 from aepo_lightning.rollout.rounds import DecisionRounds
 from aepo_lightning.rollout.seeds import derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
+from aepo_lightning.rollout.time_limit import run_within, was_over
 
 logger = logging.getLogger(__name__)
 
@@ -168,16 +169,22 @@ class GroupRollout:
         self._decide_where_due()
 
     async def _run(self, chain: Chain) -> None:
-        stop_reason = None
-        try:
+        async def to_the_end() -> StopReason:
+            stop_reason = None
             while stop_reason is None:
                 stop_reason = await self._advance(chain)
+            return stop_reason
+
+        try:
+            stop_reason = await run_within(self._settings.timeout_s, chain, to_the_end, self._on_event)
         finally:
             await self._steps.release_states(chain)
         await self._finish(chain, stop_reason)
 
     async def _advance(self, chain: Chain) -> StopReason | None:
         """Generate one turn and answer its tool call; return why the chain ended, or None if it goes on."""
+        if was_over(self._record.timeouts, chain):
+            return StopReason.TIMEOUT
         room = self._room(chain)
         if room < 1:
             return StopReason.LENGTH
@@ -185,8 +192,9 @@ class GroupRollout:
         self._append(chain, generation)
         if generation.finish_reason is FinishReason.LENGTH:
             return StopReason.LENGTH
-        chat_format = self._parts.chat_format
-        calls = chat_format.parse_calls(chat_format.decode(generation.token_ids), generation.finish_reason)
+        if was_over(self._record.timeouts, chain):
+            return StopReason.TIMEOUT
+        calls = self._steps.calls_of(generation)
         if self._settings.on_malformed_call == "stop" and any(call.problem for call in calls):
             return StopReason.MALFORMED_CALL
         return await self._answer_calls(chain, calls) if calls else StopReason.EOS

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aepo_lightning.contracts.generation import FinishReason, Generation
+from aepo_lightning.contracts.generation import FinishReason, Generation, StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, RolloutTree
@@ -32,6 +32,8 @@ class GroupRecord:
     """By chain and number of the call."""
     decisions: Mapping[tuple[SeedPath, int], int] = field(default_factory=dict)
     """Branches that were opened, by chain and turn."""
+    timeouts: Mapping[SeedPath, tuple[int, int]] = field(default_factory=dict)
+    """Turns and answered calls of the chains whose time was over, by chain."""
 
     def result(self, chain: SeedPath, index: int, call: ToolCall) -> ToolResult | None:
         """Return the recorded answer to the same call of the same chain, or None."""
@@ -40,10 +42,14 @@ class GroupRecord:
 
 
 def record_of(tree: RolloutTree) -> GroupRecord:
-    """Return the tool results and branch decisions of a finished tree, for its replay."""
+    """Return the tool results, branch decisions and timeouts of a finished tree, for its replay."""
     calls: dict[tuple[SeedPath, int], tuple[ToolCall, ToolResult]] = {}
+    timeouts: dict[SeedPath, tuple[int, int]] = {}
     for leaf in tree.leaves:
-        answers = [segment for segment in tree.path(leaf.segment_id) if segment.source is SegmentSource.TOOL]
+        path = tree.path(leaf.segment_id)
+        answers = [segment for segment in path if segment.source is SegmentSource.TOOL]
+        if leaf.stop_reason is StopReason.TIMEOUT:
+            timeouts[leaf.seed_path] = (len([s for s in path if s.source is SegmentSource.POLICY]), len(answers))
         for index, segment in enumerate(answers):
             assert segment.tool_call is not None, "a tool segment answers a call"
             assert segment.tool_result is not None, "a tool segment holds a result"
@@ -51,7 +57,7 @@ def record_of(tree: RolloutTree) -> GroupRecord:
     for unused in tree.unused_calls:
         calls[unused.seed_path, unused.call_index] = (unused.call, unused.result)
     decisions = {(decision.seed_path, decision.turn): decision.num_opened for decision in tree.decisions}
-    return GroupRecord(calls=calls, decisions=decisions)
+    return GroupRecord(calls=calls, decisions=decisions, timeouts=timeouts)
 
 
 def generation_event(chain: SeedPath, turn: int, generation: Generation) -> Event:
@@ -78,6 +84,11 @@ def decision_event(decision: BranchDecision) -> Event:
     return {"chain": decision.seed_path, "turn": decision.turn, "num_branches": decision.num_opened}
 
 
+def timeout_event(chain: SeedPath, num_turns: int, num_tool_calls: int) -> Event:
+    """Return the event of a chain whose time is over."""
+    return {"chain": chain, "timeout": [num_turns, num_tool_calls]}
+
+
 def read_events(events: list[Event]) -> GroupRecord:
     """Rebuild a record from the events of one question.
 
@@ -89,6 +100,7 @@ def read_events(events: list[Event]) -> GroupRecord:
     generations: dict[tuple[SeedPath, int], Generation] = {}
     calls: dict[tuple[SeedPath, int], tuple[ToolCall, ToolResult]] = {}
     decisions: dict[tuple[SeedPath, int], int] = {}
+    timeouts: dict[SeedPath, tuple[int, int]] = {}
     for event in events:
         fields = dict(event)
         chain = tuple(fields.pop("chain"))
@@ -100,9 +112,12 @@ def read_events(events: list[Event]) -> GroupRecord:
         elif "call" in fields:
             result = {**fields["result"], "status": ToolStatus(fields["result"]["status"])}
             calls[chain, fields["call_index"]] = (ToolCall(**fields["call"]), ToolResult(**result))
+        elif "timeout" in fields:
+            num_turns, num_tool_calls = fields["timeout"]
+            timeouts[chain] = (num_turns, num_tool_calls)
         else:
             decisions[chain, fields["turn"]] = fields["num_branches"]
-    return GroupRecord(generations=generations, calls=calls, decisions=decisions)
+    return GroupRecord(generations=generations, calls=calls, decisions=decisions, timeouts=timeouts)
 
 
 def _pack(values: list[float]) -> str:

@@ -1,7 +1,9 @@
 """How trees are grown: the numbers and switches that belong to no single part."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
@@ -19,11 +21,29 @@ class SamplingSettings:
     top_p: float = 1.0
     top_k: int = 0
     """0 keeps the whole vocabulary."""
+    repetition_penalty: float = 1.0
+    """Scores of tokens that prompt or response have already are divided by it where they are positive, else multiplied.
+    1 changes nothing. Tokens are drawn with it; log-probs and entropies stay those of the policy."""
+    stop: Sequence[str] = ()
+    """Strings that end the trajectory, beside those of the chat format, which end a turn."""
     max_response_tokens: int = 4096
     """Tokens after the prompt, tool results included."""
+    max_turn_tokens: int | None = None
+    """Tokens that the policy writes in one turn. A turn that needs more ends the trajectory."""
+    timeout_s: float | None = None
+    """Seconds for a whole trajectory: generation, tool calls, and the waits for both. None is no limit. One that is
+    over ends with what it has; what ran for it is cancelled."""
     max_tool_calls: int = 6
     on_call_limit: Literal["stop", "tell"] = "stop"
     """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""
+    max_calls: Mapping[str, int] = field(default_factory=dict)
+    """Calls that were run, for each tool that has a limit of its own: `{python: 5, search: 10}`."""
+    max_calls_message: str = "The limit of {limit} calls of {tool} is reached. Go on without it."
+    """What one call of a tool too many is told."""
+    ask_once: Sequence[str] = ()
+    """Tools that are not called again with what the chain has had an answer to."""
+    ask_once_message: str = "This call of {tool} was made before. Read its result above."
+    """What such a call is told."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
@@ -38,6 +58,7 @@ class SamplingSettings:
         if not self.temperature >= 0:
             raise ConfigError(f"`temperature` must be 0 (greedy) or positive, but got {self.temperature}.")
         _refuse_unknown_words(self)
+        _check_limits(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +122,35 @@ class RolloutSettings(SamplingSettings):
 
 def _refuse_unknown_words(settings: SamplingSettings) -> None:
     for name, hint in get_type_hints(type(settings)).items():
-        choices = get_args(hint)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
         if choices and getattr(settings, name) not in choices:
             raise ConfigError(f"`{name}` must be one of {choices}, but got {getattr(settings, name)!r}.")
+
+
+def _check_limits(settings: SamplingSettings) -> None:
+    """Refuse limits of turns, of time and of single tools that have no meaning."""
+    if not 0 < settings.repetition_penalty < math.inf:
+        raise ConfigError(f"`repetition_penalty` must be positive, but got {settings.repetition_penalty}. 1 is off.")
+    if settings.max_turn_tokens is not None and settings.max_turn_tokens < 1:
+        raise ConfigError(f"`max_turn_tokens` must be at least 1 or null, but got {settings.max_turn_tokens}.")
+    if settings.timeout_s is not None and not settings.timeout_s > 0:
+        raise ConfigError(f"`timeout_s` must be positive or null, but got {settings.timeout_s}. Give seconds.")
+    for tool, limit in settings.max_calls.items():
+        if limit < 0:
+            raise ConfigError(f"`max_calls` must not be negative, but got {limit} for {tool!r}. 0 allows none.")
+    for name in ("stop", "ask_once"):
+        if isinstance(getattr(settings, name), str) or not all(getattr(settings, name)):
+            raise ConfigError(f"`{name}` must be a list of non-empty texts, but got {getattr(settings, name)!r}.")
+    for name in ("max_calls_message", "ask_once_message"):
+        _check_message(name, getattr(settings, name))
+
+
+def _check_message(name: str, message: str) -> None:
+    try:
+        told = message.format(limit=0, tool="search")
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"`{name}` must name {{tool}} or {{limit}} alone in braces, but got {message!r}: {error!r}."
+        ) from error
+    if not told.strip():
+        raise ConfigError(f"`{name}` must not be empty, but got {message!r}. The policy reads it.")

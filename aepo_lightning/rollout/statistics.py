@@ -75,6 +75,7 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
         assert leaf.reward is not None, "`tree.rewards` has checked it"
         tally.add("unscored_fraction", float(not leaf.is_scored))
         tally.add("truncated_fraction", float(leaf.stop_reason is StopReason.LENGTH))
+        tally.add("timed_out_fraction", float(leaf.stop_reason is StopReason.TIMEOUT))
         tally.add("call_limit_fraction", float(leaf.stop_reason is StopReason.CALL_LIMIT))
         tally.add("malformed_end_fraction", float(leaf.stop_reason is StopReason.MALFORMED_CALL))
         tally.add("num_tool_calls", leaf.num_tool_calls)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.chat_format import ChatFormat, OpeningChatFormat
 from aepo_lightning.contracts.engine import Engine
-from aepo_lightning.contracts.generation import Generation, SamplingParams, StopReason
+from aepo_lightning.contracts.generation import FinishReason, Generation, SamplingParams, StopReason
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import Reward, RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import (
@@ -22,6 +22,7 @@ from aepo_lightning.contracts.tool import (
     ToolState,
     ToolStatus,
 )
+from aepo_lightning.rollout.call_rules import refused_calls
 from aepo_lightning.rollout.chain import Chain
 from aepo_lightning.rollout.description import digest_of
 from aepo_lightning.rollout.independent import Independent
@@ -117,29 +118,46 @@ class ChainSteps:
     def _sampling_params(self, chain: Chain, room: int) -> SamplingParams:
         settings = self.parts.settings
         return SamplingParams(
-            max_tokens=room,
+            max_tokens=min(room, settings.max_turn_tokens or room),
             temperature=settings.temperature,
             top_p=settings.top_p,
             top_k=settings.top_k,
-            stop=self.parts.chat_format.stop,
+            repetition_penalty=settings.repetition_penalty,
+            stop=tuple(dict.fromkeys((*self.parts.chat_format.stop, *settings.stop))),
             seed=derive_seed(self.seed, self.question.question_id, *chain.seed_path, chain.turn),
             num_top_logprobs=settings.measured_entropy.num_top_logprobs_needed,
             num_probe_tokens=settings.measured_entropy.num_tokens,
         )
 
+    def calls_of(self, generation: Generation) -> tuple[ToolCall, ...]:
+        """Return the calls of a turn; none where it ends the trajectory, by itself or by a string that does so."""
+        chat_format, own = self.parts.chat_format, self.parts.settings.stop
+        text = chat_format.decode(generation.token_ids)
+        if own and generation.finish_reason is FinishReason.STOP:
+            last = max(text.rfind(string) for string in own)
+            if last > max((text.rfind(string) for string in chat_format.stop), default=-1):
+                return ()
+        return chat_format.parse_calls(text, generation.finish_reason)
+
     async def answer(self, chain: Chain, calls: Sequence[ToolCall]) -> list[tuple[ToolCall, ToolResult]] | None:
         """Return a turn's tool calls and their answers, or None if the chain may not call any more.
 
         The calls of one turn run at the same time, but those to one tool with a state in their order, each with those
-        before it in its history. Those beyond the chain's limit are answered with a message.
+        before it in its history. Those beyond the chain's limits, and those that it made before where a tool is asked
+        once, are answered with a message.
         """
         first, settings = chain.num_tool_calls, self.parts.settings
-        if first >= settings.max_tool_calls and settings.on_call_limit == "stop":
+        refused = refused_calls(chain.history, calls, settings)
+        is_over = 0 in refused and refused[0].status is ToolStatus.CALL_LIMIT
+        if is_over and settings.on_call_limit == "stop":
             return None
         lanes: dict[object, list[int]] = {}
-        for place, call in enumerate(calls):
-            lanes.setdefault(call.tool if call.tool in self._stateful_tools else place, []).append(place)
         answered: dict[int, tuple[ToolCall, ToolResult]] = {}
+        for place, call in enumerate(calls):
+            if place in refused:
+                answered[place] = (replace(call, problem=refused[place].text), refused[place])
+            else:
+                lanes.setdefault(call.tool if call.tool in self._stateful_tools else place, []).append(place)
 
         async def run(places: Sequence[int]) -> None:
             earlier: tuple[tuple[ToolCall, ToolResult], ...] = ()
@@ -153,8 +171,6 @@ class ChainSteps:
     async def _answer_one(
         self, chain: Chain, index: int, call: ToolCall, earlier: tuple[tuple[ToolCall, ToolResult], ...]
     ) -> tuple[ToolCall, ToolResult]:
-        if index >= self.parts.settings.max_tool_calls:
-            return _refuse(call, self.parts.settings.max_tool_calls)
         if (recorded := self.record.result(chain.seed_path, index, call)) is not None:
             return call, recorded
         context = self.context(chain, index)
@@ -197,9 +213,3 @@ class ChainSteps:
             stop_reason=stop_reason,
         )
         return await score(self.parts.reward, sample, self.parts.scoring)
-
-
-def _refuse(call: ToolCall, limit: int) -> tuple[ToolCall, ToolResult]:
-    """Return a call beyond the limit and the answer that no tool gave."""
-    message = f"The limit of {limit} tool calls is reached. Answer with what you know."
-    return replace(call, problem=message), ToolResult(text=message, status=ToolStatus.CALL_LIMIT)

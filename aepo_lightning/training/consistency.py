@@ -33,6 +33,12 @@ def sampling_problem(settings: RolloutSettings) -> str | None:
         found.append(f"top_p={settings.top_p}")
     if settings.top_k > 0:
         found.append(f"top_k={settings.top_k}")
+    if settings.repetition_penalty != 1:
+        return (
+            f"With repetition_penalty={settings.repetition_penalty} tokens are drawn from other scores than the "
+            "policy's, but log-probs and entropies are the policy's, in the engine and in the trainer. Importance "
+            "ratios do not know of it. Train with repetition_penalty=1, or read them accordingly."
+        )
     if not found:
         return None
     return (

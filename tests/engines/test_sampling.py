@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
+from aepo_lightning.engines.sampling import counter_uniforms, penalise_repetition, sample_tokens
 
 MASK = (1 << 64) - 1
 
@@ -193,3 +193,22 @@ def test_each_row_has_its_own_settings():
         torch.tensor([0.0, 0.0, 0.0, 0.0], dtype=torch.float64),
     )
     assert sampled.token_ids.tolist() == [2, 0, 2, 2]
+
+
+def test_scores_of_tokens_that_were_there_are_lowered_whatever_their_sign():
+    logits = torch.tensor([[2.0, -2.0, 1.0, 0.0]]).repeat(2, 1)
+    found = penalise_repetition(logits, [[0, 1, 1, 3], [0, 1]], [2.0, 1.0])
+    # 2 / 2, -2 * 2, not seen, 0; the second row has no penalty
+    assert found.tolist() == [[1.0, -4.0, 1.0, 0.0], [2.0, -2.0, 1.0, 0.0]]
+    assert logits[0, 0] == 2
+
+
+@pytest.mark.parametrize("temperature, token", [(1.0, 2), (0.0, 1)])
+def test_other_scores_decide_what_is_drawn_and_logprobs_stay_those_of_the_policy(temperature, token):
+    logits, others = torch.tensor([[3.0, 1.0, 1.0]]), torch.tensor([[-99.0, 1.0, 1.0]])
+    rows = (torch.tensor([temperature]), torch.tensor([1.0]), torch.tensor([0]), torch.tensor([0.75]).double())
+    found = sample_tokens(logits, *rows, drawn_from=others)
+    # of the other scores: 0, 1/2, 1/2; the policy gives e / (e^3 + 2e) to each of the last two
+    assert found.token_ids.tolist() == [token]
+    assert found.logprobs.item() == pytest.approx(1 - math.log(math.exp(3) + 2 * math.e))
+    assert found.entropies.item() == pytest.approx(sample_tokens(logits, *rows).entropies.item())

@@ -102,6 +102,7 @@ def test_a_tree_counted_by_hand():
             "format_error_fraction": 1 / 3,
             "truncated_fraction": 1 / 3,
             "call_limit_fraction": 1 / 3,
+            "timed_out_fraction": 0.0,
             "malformed_end_fraction": 0.0,
             "num_tool_calls": 2 / 3,
             "trunk_reward": 0.0,  # (1 - 1) / 2

@@ -43,6 +43,7 @@ def test_restricted_sampling_is_named(options, named):
 
 def test_whole_distributions_are_comparable():
     assert sampling_problem(RolloutSettings(temperature=0.7)) is None
+    assert "With repetition_penalty=1.1 tokens" in sampling_problem(RolloutSettings(repetition_penalty=1.1))
 
 
 def test_batches_and_loss_must_speak_of_the_same_old_log_probs():

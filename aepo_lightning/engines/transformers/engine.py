@@ -28,6 +28,7 @@ from aepo_lightning.engines.transformers.architecture import check_architecture,
 from aepo_lightning.engines.transformers.cuda_graphs import choose_capture
 from aepo_lightning.engines.transformers.head import Drawn, StepKind, head_logits, pack, unpack
 from aepo_lightning.engines.transformers.own_model import build_own_model, choose_cache_gib, choose_device, choose_dtype
+from aepo_lightning.engines.transformers.penalised import drawing_scores, is_penalised
 from aepo_lightning.engines.transformers.slot_cache import PrefixIndex, SlotCache, slot_bytes, slots_within
 from aepo_lightning.engines.transformers.static_decoding import CaptureError, LaunchedStep, StaticDecoder, static_length
 from aepo_lightning.engines.transformers.static_start import give_up_graphs, start_decoder
@@ -305,6 +306,7 @@ class TransformersEngine:
             torch.tensor([float(p.top_p) for p in params], device=self._device),
             torch.tensor([p.top_k for p in params], device=self._device),
             counter_uniforms(seeds, positions),
+            drawn_from=drawing_scores(logits, requests),
             restricts=kind.restricts,
             has_greedy=kind.has_greedy,
         )
@@ -314,7 +316,9 @@ class TransformersEngine:
     def _decode(self, requests: list[Request]) -> None:
         """Run or start a step for requests with one token to feed, which may still be on its way from the last step."""
         before, self._in_flight = self._in_flight, None
-        if self._decoder is not None:
+        # A captured step does not know which tokens there were, so that rows with a penalty go kernel by kernel.
+        is_captured = self._decoder is not None and not any(map(is_penalised, requests))
+        if self._decoder is not None and is_captured:
             going_on = [each for each in requests if each.num_pending or not each.ends_with_next(self._max_model_len)]
             try:
                 self._in_flight = self._decoder.launch(going_on, before) if going_on else None
@@ -326,7 +330,7 @@ class TransformersEngine:
         if self._in_flight is not None:
             # The tokens that it reads are known now.
             self._note_computed(unfinished(self._in_flight.requests))
-        elif self._decoder is None and (rest := unfinished(requests)):
+        elif (self._decoder is None or not is_captured) and (rest := unfinished(requests)):
             self._forward(rest)
 
     def _note_computed(self, requests: list[Request]) -> None:

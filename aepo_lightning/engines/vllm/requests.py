@@ -68,6 +68,7 @@ class RequestStyle:
             temperature=native_temperature(params),
             top_p=params.top_p,
             top_k=params.top_k,
+            repetition_penalty=params.repetition_penalty,
             logprobs=min(num_top, self.vocab_size),
             flat_logprobs=True,
             stop_token_ids=list(self.eos_token_ids),

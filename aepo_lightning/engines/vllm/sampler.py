@@ -12,6 +12,7 @@ holds the exact entropy (`vllm.entropy`). Nothing here needs vLLM to be imported
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -79,14 +80,23 @@ class _Row:
     temperature: float
     top_p: float
     top_k: int
+    is_penalised: bool
+    """Whether vLLM lowers the scores of tokens that were there before, in a copy from which the row is drawn."""
 
 
 def _row(native: Any) -> _Row:
     marked = (native.extra_args or {}).get(_MARKER)
     if marked is None:
-        return _Row(is_ours=False, seed=0, temperature=native.temperature, top_p=1.0, top_k=0)
+        return _Row(is_ours=False, seed=0, temperature=native.temperature, top_p=1.0, top_k=0, is_penalised=False)
     seed, temperature, top_p, top_k = marked
-    return _Row(is_ours=True, seed=int(seed), temperature=float(temperature), top_p=float(top_p), top_k=int(top_k))
+    return _Row(
+        is_ours=True,
+        seed=int(seed),
+        temperature=float(temperature),
+        top_p=float(top_p),
+        top_k=int(top_k),
+        is_penalised=native.repetition_penalty != 1,
+    )
 
 
 def _first_forward(runner: Any, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,9 +112,14 @@ def _first_forward(runner: Any, original: Callable[..., Any]) -> Callable[..., A
         native = None
         if not all(row.is_ours for row in rows):  # on a copy, because vLLM scales and masks its logits in place
             native = original(logits.clone(), sampling_metadata, **kwargs).sampled_token_ids[:, 0].long()
+        drawn_from = None
+        if any(row.is_penalised for row in rows):
+            histories = sampling_metadata.output_token_ids
+            drawn_from = runner.sampler.apply_penalties(logits.float().clone(), sampling_metadata, histories)
         num_top = sampling_metadata.max_num_logprobs
         # As many tokens as the model has read when this pass is over: the position of the next one.
-        tokens, *scores = _draw(logits, rows, runner.seq_lens[: len(rows)], native, num_top or 0)
+        columns = _Columns(rows, runner.seq_lens[: len(rows)], native, drawn_from, logits.device)
+        tokens, *scores = _draw(logits, columns, num_top or 0)
         logprobs_tensors = None if num_top is None else outputs.LogprobsTensors(*scores)
         return outputs.SamplerOutput(sampled_token_ids=tokens[:, None].int(), logprobs_tensors=logprobs_tensors)
 
@@ -127,7 +142,9 @@ def _second_class(original: type[Any]) -> type[Any]:
         output = original.__call__(self, logits.clone(), input_batch)
         positions = input_batch.positions[input_batch.logits_indices] + 1
         sampled = output.sampled_token_ids
-        tokens, *scores = _draw(logits, rows, positions, sampled[:, 0].long(), dims[0] if dims else 0)
+        drawn_from = _second_penalised(self, logits, input_batch) if any(row.is_penalised for row in rows) else None
+        columns = _Columns(rows, positions, sampled[:, 0].long(), drawn_from, logits.device)
+        tokens, *scores = _draw(logits, columns, dims[0] if dims else 0)
         output.sampled_token_ids = tokens[:, None].to(sampled.dtype)
         if dims is not None:
             output.logprobs_tensors = outputs.LogprobsTensors(*scores)
@@ -136,18 +153,25 @@ def _second_class(original: type[Any]) -> type[Any]:
     return type("Sampler", (original,), {"add_request": add_request, "__call__": call})
 
 
+def _second_penalised(sampler: Any, logits: Float[Tensor, "batch vocab"], batch: Any) -> Float[Tensor, "batch vocab"]:
+    """Return the scores after the penalties of the second runner, which sees them as its own sampler shows them."""
+    context = SimpleNamespace(
+        expanded_idx_mapping=batch.expanded_idx_mapping,
+        idx_mapping_np=batch.idx_mapping_np,
+        expanded_local_pos=batch.expanded_local_pos,
+        input_ids=batch.input_ids[batch.logits_indices],
+    )
+    penalised: Tensor = sampler.penalties_state.apply(logits.float().clone(), context)
+    return penalised
+
+
 def _draw(
-    logits: Float[Tensor, "batch vocab"],
-    rows: Sequence[_Row],
-    positions: Int[Tensor, " batch"],
-    native: Int[Tensor, " batch"] | None,
-    num_top: int,
+    logits: Float[Tensor, "batch vocab"], columns: "_Columns", num_top: int
 ) -> tuple[Int[Tensor, " batch"], Int[Tensor, "batch topk"], Float[Tensor, "batch topk"], Int[Tensor, " batch"]]:
     """Return tokens, and as vLLM lists them: the sampled and the top tokens, their log-probs, packed entropies."""
-    columns = _Columns(rows, positions, native, logits.device)
     parts = [
         _draw_chunk(logits[start : start + _ROWS_AT_ONCE], columns, start, num_top)
-        for start in range(0, len(rows), _ROWS_AT_ONCE)
+        for start in range(0, len(logits), _ROWS_AT_ONCE)
     ]
     tokens, listed, logprobs, codes = (torch.cat(part) for part in zip(*parts, strict=True))
     return tokens, listed, logprobs, codes
@@ -161,6 +185,7 @@ class _Columns:
         rows: Sequence[_Row],
         positions: Int[Tensor, " batch"],
         native: Int[Tensor, " batch"] | None,
+        drawn_from: Float[Tensor, "batch vocab"] | None,
         device: torch.device,
     ) -> None:
         seeds = torch.tensor([row.seed for row in rows], device=device)
@@ -169,7 +194,7 @@ class _Columns:
         self.top_k = torch.tensor([row.top_k for row in rows], device=device)
         self.uniforms = counter_uniforms(seeds, positions.long())
         self.is_ours = torch.tensor([row.is_ours for row in rows], device=device)
-        self.native = native
+        self.native, self.drawn_from = native, drawn_from
 
 
 def _draw_chunk(
@@ -177,7 +202,12 @@ def _draw_chunk(
 ) -> tuple[Int[Tensor, " batch"], Int[Tensor, "batch topk"], Float[Tensor, "batch topk"], Int[Tensor, " batch"]]:
     own = slice(start, start + logits.shape[0])
     drawn = sample_tokens(
-        logits, columns.temperature[own], columns.top_p[own], columns.top_k[own], columns.uniforms[own]
+        logits,
+        columns.temperature[own],
+        columns.top_p[own],
+        columns.top_k[own],
+        columns.uniforms[own],
+        drawn_from=None if columns.drawn_from is None else columns.drawn_from[own],
     )
     tokens = drawn.token_ids
     if columns.native is not None:

@@ -51,6 +51,7 @@ def request_body(query: TokenQuery, style: RequestStyle) -> dict[str, Any]:
         "temperature": native_temperature(params),
         "top_p": params.top_p,
         "top_k": params.top_k,
+        "repetition_penalty": params.repetition_penalty,
         "logprobs": _num_logprobs(query, style),
         "stop_token_ids": list(style.eos_token_ids),
         "ignore_eos": True,

@@ -10,6 +10,7 @@ from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import FinishReason, SamplingParams
 from aepo_lightning.engines import TransformersEngine
 from tests.support.builders import reference_scores, tiny_policy, with_head_bias
+from tests.support.static_engine import static_engine
 
 # Two float32 computations of the same sums in another order; the requirement is 1e-4.
 CLOSE = {"abs": 5e-6, "rel": 5e-6}
@@ -148,6 +149,26 @@ def test_greedy_takes_the_most_likely_token_of_a_plain_forward_pass():
         logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1]
         assert token == int(logits.argmax())
     assert_exact(policy, prompt(5), generation)
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_a_repetition_penalty_is_that_of_its_request_and_changes_draws_alone(is_captured, monkeypatch):
+    policy, penalty = tiny_policy(), 1.7
+    engine = static_engine(monkeypatch, policy) if is_captured else make_engine(policy)
+    plain, greedy = params(9, temperature=0.0), params(9, temperature=0.0, repetition_penalty=penalty)
+    (free, lowered, other) = generate(engine, [(prompt(5), plain), (prompt(5), greedy), (prompt(9), plain)])
+    model = policy.build_model()
+    for index, token in enumerate(lowered.token_ids):
+        tokens = prompt(5) + lowered.token_ids[:index]
+        scores = model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, -1].tolist()
+        for seen in set(tokens):
+            scores[seen] = scores[seen] / penalty if scores[seen] > 0 else scores[seen] * penalty
+        assert token == scores.index(max(scores))
+    assert lowered.token_ids != free.token_ids
+    assert_exact(policy, prompt(5), lowered)
+    assert [free.token_ids, other.token_ids] == [
+        each.token_ids for each in generate(make_engine(policy), [(prompt(5), plain), (prompt(9), plain)])
+    ]
 
 
 @pytest.mark.parametrize("num_top", [1, 5, 10_000])

@@ -1,6 +1,6 @@
 """Draws of our own inside vLLM: the first runner's sampler with a fake runner, the second's real class in part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aepo_lightning.contracts.generation import SamplingParams
-from aepo_lightning.engines.sampling import counter_uniforms, sample_tokens
+from aepo_lightning.engines.sampling import counter_uniforms, penalise_repetition, sample_tokens
 from aepo_lightning.engines.vllm.entropy import unpack_entropy
 from aepo_lightning.engines.vllm.sampler import draw_arguments, install, remove
 from aepo_lightning.errors import EngineError
@@ -32,10 +32,11 @@ class Native:
 
     temperature: float
     extra_args: dict | None = None
+    repetition_penalty: float = 1.0
 
 
 def native(params):
-    return Native(1.0, draw_arguments(params))
+    return Native(1.0, draw_arguments(params), params.repetition_penalty)
 
 
 class First:
@@ -51,7 +52,19 @@ class First:
         self.calls = []
 
     def sample(self, logits, num_top=0, **arguments):
-        metadata = SimpleNamespace(max_num_logprobs=num_top, calls=self.calls)
+        rows = range(len(logits))
+        metadata = SimpleNamespace(
+            max_num_logprobs=num_top,
+            calls=self.calls,
+            no_penalties=False,
+            prompt_token_ids=torch.tensor([[row, VOCAB] for row in rows]),  # padded by the size of the vocabulary
+            output_token_ids=[[row + 1, row + 1] for row in rows],
+            presence_penalties=torch.zeros(len(rows)),
+            frequency_penalties=torch.zeros(len(rows)),
+            repetition_penalties=torch.tensor(
+                [each.sampling_params.repetition_penalty for each in self.requests.values()]
+            ),
+        )
         return self.sampler(logits=logits, sampling_metadata=metadata, **arguments)
 
 
@@ -124,7 +137,7 @@ def logits_of(num_rows, seed=0):
     return 2 * torch.randn(num_rows, VOCAB, generator=torch.Generator().manual_seed(seed))
 
 
-def expected(logits, params, position):
+def expected(logits, params, position, seen=()):
     """One row drawn as the embedded engine draws it."""
     return sample_tokens(
         logits[None],
@@ -132,6 +145,7 @@ def expected(logits, params, position):
         torch.tensor([float(params.top_p)]),
         torch.tensor([params.top_k]),
         counter_uniforms(torch.tensor([params.seed]), torch.tensor([position])),
+        drawn_from=penalise_repetition(logits[None], [seen], [params.repetition_penalty]) if seen else None,
     )
 
 
@@ -156,6 +170,37 @@ def test_our_rows_are_drawn_as_in_the_embedded_engine_and_vllm_draws_nothing(fir
         assert_row(output, row, expected(logits[row], params, 100 + row))
     assert output.sampled_token_ids.dtype == torch.int32
     assert runner.calls == []
+
+
+def test_tokens_that_were_there_are_less_likely_and_scores_stay_those_of_the_policy(first):
+    each = [replace(params, repetition_penalty=9.0) for params in (GREEDY, OURS)] + [OURS]
+    runner, logits = first([native(params) for params in each]), logits_of(3).abs()
+    logits[0, 1] = 99.0  # seen, and 11 with the penalty
+    logits[0, 2] = 12.0
+    output = runner.sample(logits.clone(), num_top=2)
+    assert output.sampled_token_ids[0].item() == 2
+    for row, params in enumerate(each):
+        seen = (row, row + 1) if params.repetition_penalty > 1 else ()
+        assert_row(output, row, expected(logits[row], params, 100 + row, seen))
+
+
+def test_the_second_runner_is_asked_for_its_penalties(no_kernels):
+    asked = []
+
+    def apply(scores, context):
+        asked.append((context.idx_mapping_np.tolist(), context.input_ids.shape))
+        scores[0, 3] = 99.0
+        return scores
+
+    runner, logits = second([native(replace(GREEDY, repetition_penalty=2.0)), native(GREEDY)]), logits_of(2)
+    runner.sampler.penalties_state = SimpleNamespace(apply=apply, add_request=lambda *_: False)
+    given = logits.clone()
+    output = runner.sampler(given, second_batch(2))
+    assert asked == [([7, 6], (2,))]
+    assert output.sampled_token_ids[0].item() == 3
+    assert_row(output, 1, expected(logits[1], GREEDY, 101))
+    torch.testing.assert_close(output.logprobs_tensors[1][0, 0], logits[0].log_softmax(-1)[3])
+    torch.testing.assert_close(given, logits)
 
 
 def test_rows_without_our_mark_keep_vllms_token_and_have_scores_at_their_temperature(first):
