@@ -68,7 +68,7 @@ class RolloutLogger(L.Callback):
         if trainer.current_epoch % self._every_n_epochs or not trainer.is_global_zero:
             return
         rollouts = rollouts_of(trainer, "trees", "decode")
-        tree = max(rollouts.trees, key=lambda tree: max(tree.rewards) - min(tree.rewards))
+        tree = max(rollouts.trees, key=_spread)
         body = describe_tree(tree, rollouts.decode, self._num_trajectories)
         text = f"# Iteration {trainer.current_epoch}, optimiser step {trainer.global_step}\n\n{body}"
         for add_text in experiment_methods(trainer, "add_text"):
@@ -79,9 +79,18 @@ class RolloutLogger(L.Callback):
             file.write(text + "\n")
 
 
+def _spread(tree: RolloutTree) -> float:
+    """Return how far the rewards of a group differ; those without one do not count."""
+    rewards = [reward for _, reward in tree.scored_leaves]
+    return max(rewards) - min(rewards) if rewards else -1.0
+
+
 def describe_tree(tree: RolloutTree, decode: Decoder, num_trajectories: int) -> str:
     """Return a question and some of its trajectories, evenly from the best to the worst, as Markdown."""
-    ranked = sorted(range(len(tree.leaves)), key=lambda index: -tree.rewards[index])
+    places = {id(leaf): index for index, leaf in enumerate(tree.leaves)}
+    scored = sorted(tree.scored_leaves, key=lambda pair: -pair[1])
+    unscored = [leaf for leaf in tree.leaves if not leaf.is_scored]
+    ranked = [places[id(leaf)] for leaf in [*(leaf for leaf, _ in scored), *unscored]]
     number = min(num_trajectories, len(ranked))
     shown = [ranked[position * (len(ranked) - 1) // max(number - 1, 1)] for position in range(number)]
     question = tree.question
@@ -106,8 +115,10 @@ def _describe_leaf(tree: RolloutTree, index: int, decode: Decoder) -> str:
 
 def _describe_reward(leaf: Leaf) -> str:
     assert leaf.reward is not None, "trees are scored before they are trained on"
-    verdict = "correct" if leaf.reward.is_correct else "not correct"
     reason = f" ({_inline(leaf.reward.reason)})" if leaf.reward.reason else ""
+    if not leaf.is_scored:
+        return f"no reward{reason}"
+    verdict = "correct" if leaf.reward.is_correct else "not correct"
     return f"reward {leaf.reward.reward:.3f}, {verdict}{reason}"
 
 

@@ -131,7 +131,7 @@ class RunLog(ProgressBar):
 
 
 def _has_rollouts(trainer: L.Trainer) -> bool:
-    return "rollout/reward" in trainer.callback_metrics
+    return "rollout/unscored_fraction" in trainer.callback_metrics
 
 
 def _cell(metrics: Mapping[str, Any], name: str) -> str:

@@ -59,7 +59,7 @@ class RewardGroup:
 
     tree: RolloutTree
     leaves: Sequence[Leaf]
-    """Of the tree, those with a reward, in order; all of them if none has one."""
+    """Of the tree, those with a reward, in order. At least one."""
     rewards: Float[Tensor, " group"]
     weights: Float[Tensor, " group"]
     """How much each trajectory counts; 1 on average."""

@@ -233,13 +233,13 @@ class RolloutTree:
 
     @property
     def scored_leaves(self) -> list[tuple[Leaf, float]]:
-        """Leaves whose reward could be computed, in order, each with it; all of them if none could.
+        """Leaves that have a reward, in order, each with it: the others are neither compared nor trained on.
 
         Raises:
             ValueError: If a leaf has not been scored.
         """
         pairs = list(zip(self.leaves, self.rewards, strict=True))
-        return [pair for pair in pairs if pair[0].is_scored] or pairs
+        return [pair for pair in pairs if pair[0].is_scored]
 
     def leaf_weights(self, mode: LeafWeighting) -> list[float]:
         """Return how much each leaf counts.

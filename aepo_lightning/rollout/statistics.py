@@ -70,7 +70,8 @@ def summarise_trees(trees: Iterable[RolloutTree], turn_entropy: TurnEntropy | No
 
 def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
     rewards = [reward for _, reward in tree.scored_leaves]
-    tally.share("zero_variance_groups_fraction", float(max(rewards) == min(rewards)), 1)
+    if rewards:
+        tally.share("zero_variance_groups_fraction", float(max(rewards) == min(rewards)), 1)
     for leaf in tree.leaves:
         assert leaf.reward is not None, "`tree.rewards` has checked it"
         tally.add("unscored_fraction", float(not leaf.is_scored))
@@ -210,10 +211,14 @@ def pass_at_k(num_correct: int, num_samples: int, k: int) -> float:
 
 
 def pass_rates(trees: Sequence[RolloutTree], ks: Sequence[int]) -> Mapping[str, float]:
-    """Return `pass@k` for each k, averaged over trees whose leaves are independent samples."""
+    """Return `pass@k` for each k, averaged over trees whose leaves are independent samples.
+
+    Samples without a reward are not counted. A tree with fewer than k others is in no mean of k.
+    """
     tally = Tally()
     for tree in trees:
-        correct = sum(leaf.reward is not None and leaf.reward.is_correct for leaf in tree.leaves)
+        outputs = [leaf.reward for leaf, _ in tree.scored_leaves if leaf.reward is not None]
         for k in ks:
-            tally.add(f"pass@{k}", pass_at_k(correct, len(tree.leaves), k))
+            if k <= len(outputs):
+                tally.add(f"pass@{k}", pass_at_k(sum(each.is_correct for each in outputs), len(outputs), k))
     return tally.means()

@@ -36,7 +36,7 @@ from aepo_lightning.training.consistency import check_agreement, needs_whole_rol
 from aepo_lightning.training.dynamic_sampling import SamplingRounds
 from aepo_lightning.training.engine_weights import EngineWeights, Probe
 from aepo_lightning.training.experience import ExperienceSettings
-from aepo_lightning.training.first_iterations import FirstIterations
+from aepo_lightning.training.first_iterations import FirstIterations, refuse_unscored, warn_if_unscored
 from aepo_lightning.training.lightning_settings import expect_iteration, hear_signals, prepare_trainer
 from aepo_lightning.training.loaders import EvaluationLoader, MinibatchLoader
 from aepo_lightning.training.metrics import describe_iteration, describe_overlong, prefixed
@@ -276,8 +276,10 @@ class RolloutDataModule(LightningDataModule):
                 self._first_iterations.look(self.iteration - 1, *found)
                 expect_iteration(self._trainer, len(self._minibatches))
                 return
+            warn_if_unscored(self.iteration - 1, self.trees, self.metrics)
         settings = self._experience_settings
         num_asked = num_skipped * settings.questions_per_step // settings.num_epochs
+        refuse_unscored(num_asked, self.trees, self.metrics)
         raise DataError(no_response_problem(num_asked, self.engine.max_model_len, self.algorithm.overlong))
 
     def _collect(self) -> None:

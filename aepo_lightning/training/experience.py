@@ -199,8 +199,6 @@ class ExperienceBuilder:
         return Minibatch(micro_batches=batches, global_num_tokens=global_tokens, global_num_sequences=global_rows)
 
     def _rows(self, tree: RolloutTree, group: int) -> list[Row]:
-        if self.normalize_over == "step" and not any(leaf.is_scored for leaf in tree.leaves):
-            return []  # whitening would give an advantage to what has none
         return GroupRows(
             advantage_estimator=self.advantage_estimator,
             leaf_weights=self.leaf_weights,

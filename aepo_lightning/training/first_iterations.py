@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
+from aepo_lightning.errors import RewardError
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ def _in_advantages(
             "`algorithm.budget` to 2 or more.",
         )
     elif found.get("zero_variance_groups_fraction", 0) >= _ALL:
-        rewards = sorted({reward for tree in trees for reward in tree.rewards})
+        rewards = sorted({reward for tree in trees for _, reward in tree.scored_leaves})
         shown = ", ".join(f"{reward:g}" for reward in rewards[:3])
         yield (
             "variance",
@@ -169,3 +170,42 @@ def _in_branches(found: Mapping[str, float], num_decisions: float, num_wanted: f
             f"a branch was asked for after each of {num_decisions:.0f} tool results, whatever their entropy. Lower the "
             "probability of a branch (`algorithm.branch_policy`).",
         )
+
+
+def warn_if_unscored(iteration: int, trees: Iterable[RolloutTree], metrics: Mapping[str, float]) -> None:
+    """Log that no trajectory of an iteration has a reward, and why, if that is so.
+
+    Args:
+        iteration: Its number, from 0 on.
+        trees: Of this rank; the most frequent reason comes from them.
+        metrics: Of all ranks, under the names in which they are logged.
+    """
+    if _has_no_reward(metrics):
+        _say(iteration, f"no trajectory has a reward, so that nothing is trained.{_often(_why_unscored(trees))}")
+
+
+def refuse_unscored(num_asked: int, trees: Iterable[RolloutTree], metrics: Mapping[str, float]) -> None:
+    """Stop a run whose last iteration has no trajectory with a reward.
+
+    Args:
+        num_asked: Questions that were asked in vain, over all ranks.
+        trees: Of this rank and the last iteration.
+        metrics: Of all ranks and the last iteration.
+
+    Raises:
+        RewardError: If no trajectory has a reward.
+    """
+    if _has_no_reward(metrics):
+        raise RewardError(
+            f"A trajectory must have a reward, but none of those of the {num_asked} questions asked last has one."
+            f"{_often(_why_unscored(trees))} Mend the reward or the tools and continue with ckpt_path=last."
+        )
+
+
+def _has_no_reward(metrics: Mapping[str, float]) -> bool:
+    return metrics.get("rollout/unscored_fraction", 0.0) >= _ALL
+
+
+def _why_unscored(trees: Iterable[RolloutTree]) -> Iterator[str]:
+    rewards = (leaf.reward for tree in trees for leaf in tree.leaves)
+    return (reward.reason for reward in rewards if reward is not None and reward.reason)

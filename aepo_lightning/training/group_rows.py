@@ -28,10 +28,11 @@ class GroupRows:
         """Return the rows of a finished tree.
 
         Args:
-            tree: Every leaf is scored. Those without a reward are left out; if none has one, no advantage is known,
-                and all are 0.
+            tree: Finished. Leaves without a reward are left out; if none has one, there are no rows.
             group: Which question of the iteration it is.
         """
+        if not tree.scored_leaves:
+            return []
         found = self.group_of(tree)
         advantages, turns = self._advantages(found)
         rewards = torch.tensor([reward for _, reward in tree.scored_leaves], dtype=torch.float32)
@@ -51,8 +52,6 @@ class GroupRows:
 
     def _advantages(self, group: RewardGroup) -> tuple[Tensor, list[list[float]] | None]:
         """Return the advantages of trajectories, and of their turns if there is credit."""
-        if not any(leaf.is_scored for leaf in group.leaves):
-            return torch.zeros_like(group.rewards), None
         is_weighted = self.leaf_weights != "uniform"
         advantages = estimate_advantages(self.advantage_estimator, group, is_weighted=is_weighted)
         return advantages, None if self.credit is None else assign_credit(self.credit, group, advantages)

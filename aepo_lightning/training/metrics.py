@@ -44,12 +44,15 @@ def describe_overlong(trees: Iterable[RolloutTree], overlong: OverlongPenalty | 
     Args:
         trees: Of this rank.
         overlong: With its lengths known; None takes nothing off, and is not logged.
+
+    Returns:
+        The mean over trajectories with a reward; nothing if there are none.
     """
     if overlong is None:
         return {}
-    penalties = [overlong.of(tree, leaf) for tree in trees for leaf in tree.leaves]
+    penalties = [overlong.of(tree, leaf) for tree in trees for leaf, _ in tree.scored_leaves]
     total, count = all_reduce([-sum(penalties), len(penalties)])
-    return {"rollout/overlong_penalty": total / count}
+    return {"rollout/overlong_penalty": total / count} if count else {}
 
 
 def prefixed(group: str, values: Mapping[str, float]) -> dict[str, float]:

@@ -368,7 +368,7 @@ class AEPOModule(LightningModule):
         """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
         tally = summarise_trees([tree for batch in self._val_batches for tree in batch.trees])
         for tree, pass_at in ((tree, batch.pass_at) for batch in self._val_batches for tree in batch.trees):
-            for name, value in pass_rates([tree], [k for k in pass_at if k <= len(tree.leaves)]).items():
+            for name, value in pass_rates([tree], pass_at).items():
                 tally.add(name, value)
         self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
 

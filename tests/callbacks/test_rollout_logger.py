@@ -102,6 +102,16 @@ def test_shows_trajectories_from_best_to_worst(number, shown):
     assert found == shown
 
 
+def test_a_trajectory_without_a_reward_comes_last_and_says_why():
+    tree = make_tree(rewards=(0.0, 1.0))
+    tree.leaves[1].reward = replace(tree.leaves[1].reward, is_scored=False)
+    headings = [line for line in describe_tree(tree, decode, 2).splitlines() if line.startswith("### ")]
+    assert headings == [
+        "### Trajectory 1 of 2: reward 0.000, not correct (because)",
+        "### Trajectory 2 of 2: no reward (because)",
+    ]
+
+
 def test_a_fence_is_longer_than_the_backticks_inside():
     text = describe_tree(make_tree(), lambda _: "```python\nx\n```", 1)
     assert "````text\n```python\nx\n```\n````" in text

@@ -299,3 +299,35 @@ def test_pass_rates_average_over_questions():
     other.leaves[1].reward = reward(1.0, is_correct=True)
     # 1 of 3 and 2 of 3 correct: pass@1 1/3 and 2/3; pass@2 is 2 of 3 pairs, and all of them.
     assert pass_rates([tree, other], [1, 2]) == pytest.approx({"pass@1": 0.5, "pass@2": (2 / 3 + 1) / 2})
+
+
+def without_reward(tree, *places):
+    for place in places:
+        # What was found before a tool's failure was seen stays in the output.
+        tree.leaves[place].reward = RewardOutput(reward=1.0, is_correct=True, is_well_formed=True, is_scored=False)
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ((0,), {"pass@1": 0.0, "pass@2": 0.0}),  # the right one is gone: 0 of 2
+        ((1,), {"pass@1": 1 / 2, "pass@2": 1.0}),  # 1 of 2
+        ((0, 1), {"pass@1": 0.0}),  # one sample says nothing about two
+        ((0, 1, 2), {}),
+    ],
+)
+def test_pass_rates_do_not_count_samples_without_a_reward(places, expected):
+    tree = hand_tree()
+    for place, output in enumerate([reward(1.0, is_correct=True), reward(0.0), reward(0.0)]):
+        tree.leaves[place].reward = output
+    assert pass_rates([without_reward(tree, *places)], [1, 2, 3]) == pytest.approx(expected)
+
+
+def test_groups_without_any_reward_are_in_no_figure_of_rewards():
+    scored, masked = hand_tree(), without_reward(hand_tree(), 0, 1, 2)
+    alone, both = summarise_trees([scored]).means(), summarise_trees([scored, masked]).means()
+    names = ["reward", "f1", "correct_fraction", "format_error_fraction", "trunk_reward", "branch_reward"]
+    names += ["zero_variance_groups_fraction", "sibling_reward_spread"]
+    assert {name: alone.get(name) for name in names} == {name: both.get(name) for name in names}
+    assert both["unscored_fraction"] == 0.5

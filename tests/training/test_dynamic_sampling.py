@@ -41,7 +41,8 @@ DULL, GOOD = tree(1.0, 1.0), tree(0.0, 1.0)
         ("correct", tree(1.0, 0.0), True),
         ("correct", tree(0.2, 0.4), False),
         ("correct", tree(-1.0, 0.0), False),
-        ("reward", tree(1.0, 0.0, is_scored=False), True),
+        ("reward", tree(1.0, 0.0, is_scored=False), False),
+        ("correct", tree(1.0, 0.0, is_scored=False), False),
     ],
 )
 def test_a_group_is_informative_if_its_metric_differs(metric, grown, expected):
@@ -208,6 +209,9 @@ def test_the_mean_penalty_is_logged():
     overlong = OverlongPenalty(max_tokens=8, buffer_tokens=4, factor=2.0)
     assert describe_overlong(trees, overlong) == {"rollout/overlong_penalty": 1.0}
     assert describe_overlong(trees, None) == {}
+    trees[0].leaves[1].reward = replace(trees[0].leaves[1].reward, is_scored=False)
+    assert describe_overlong(trees, overlong) == {"rollout/overlong_penalty": 2.0}, "nothing is taken off no reward"
+    assert describe_overlong([tree(1.0, 0.0, is_scored=False)], overlong) == {}
 
 
 @pytest.mark.parametrize("is_masked", [True, False])

@@ -375,7 +375,12 @@ def test_trajectories_without_a_reward_are_neither_compared_nor_trained_on():
     assert masked.global_num_sequences == 3
 
 
-def test_a_group_without_any_reward_has_no_advantage():
+def test_a_group_without_any_reward_is_not_trained_on():
     paths = [[policy_turn(10 + i)] for i in range(2)]
-    (minibatch,) = build([without_reward(make_tree(paths, [0.0, 0.0]), 0, 1)])
-    assert [float(row["advantages"]) for row in rows_of(minibatch).values()] == [0.0, 0.0]
+    masked, scored = without_reward(make_tree(paths, [1.0, 0.0]), 0, 1), make_tree(paths, [0.0, 1.0])
+    assert build([masked]) == [], "its step is left out"
+    (both,) = build([masked, scored])
+    assert [row["advantages"] for row in rows_of(both).values()] == [
+        row["advantages"] for row in rows_of(build([scored])[0]).values()
+    ]
+    assert (both.global_num_tokens, both.global_num_sequences) == (2, 2)

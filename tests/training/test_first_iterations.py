@@ -2,6 +2,7 @@
 
 import logging
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,11 @@ from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision
+from aepo_lightning.errors import RewardError
 from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import summarise_trees
 from aepo_lightning.tools import DocumentSearch, ToolRuntime
-from aepo_lightning.training.first_iterations import FirstIterations
+from aepo_lightning.training.first_iterations import FirstIterations, refuse_unscored, warn_if_unscored
 from aepo_lightning.training.metrics import prefixed
 from tests.support.training import empty_batch, make_datamodule, make_run, make_tree, policy_turn, small_policy
 
@@ -122,6 +124,25 @@ def test_a_policy_that_calls_no_tool_is_a_finding_if_there_is_one(tools, calls, 
     line = "no trajectory calls a tool (search). See whether the prompt tells of them"
     assert (line in caplog.text) is is_said
     assert len(caplog.records) == is_said
+
+
+def unscored(num_scored):
+    tree = make_tree(TWO, [0.0, 1.0])
+    for leaf in tree.leaves[num_scored:]:
+        leaf.reward = replace(leaf.reward, is_scored=False, reason="The judge is down.")
+    return tree
+
+
+@pytest.mark.parametrize("num_scored", [0, 1])
+def test_an_iteration_without_any_reward_says_why_and_a_pass_of_them_stops_the_run(num_scored, caplog):
+    trees = [unscored(num_scored)]
+    found = (trees, prefixed("rollout", summarise_trees(trees).means()))
+    warn_if_unscored(7, *found)
+    line = "Iteration 7: no trajectory has a reward, so that nothing is trained. Most often: The judge is down."
+    assert [record.message for record in caplog.records] == [line] * (not num_scored)
+    refused = pytest.raises(RewardError, match=r"none of those of the 12 questions .* Most often: The judge is down\.")
+    with nullcontext() if num_scored else refused:
+        refuse_unscored(12, *found)
 
 
 def test_only_the_first_rank_says_it(caplog, monkeypatch):

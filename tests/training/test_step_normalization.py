@@ -97,26 +97,18 @@ def test_equal_advantages_become_exact_zeros(module):
     assert set(by_token(step).values()) == {0.0}
 
 
-def by_hand(group, advantages):
-    return [[float(len(turns))] for turns, _ in zip(group.turns, advantages, strict=True)]
-
-
 def unscored(tree):
     for leaf in tree.leaves:
         leaf.reward = replace(leaf.reward, is_scored=False)
     return tree
 
 
-def test_groups_without_a_reward_have_no_advantage(module):
+def test_groups_without_a_reward_are_not_whitened(module):
     first, second = (make_tree(*each, f"q{number}") for number, each in enumerate(TREES))
     (alone,) = build_experience(module, [first], **CENTERED)
     (both,) = build_experience(module, [first, unscored(second)], **CENTERED)
     assert by_token(both) == by_token(alone)
     assert both.global_num_tokens == alone.global_num_tokens
-    plain = {"advantage_estimator": lambda rewards: rewards + 1, "credit": by_hand}
-    (step,) = build_experience(module, [unscored(make_tree(*TREES[1]))], **plain)
-    assert by_token(step) == {11: 0.0, 12: 0.0}
-    assert step.global_num_tokens == 3
 
 
 def test_tokens_count_with_the_weight_of_their_trajectory(module):
