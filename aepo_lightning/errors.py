@@ -6,7 +6,7 @@
     |-- EngineError     the generator of tokens failed or was misused
     |-- ToolError       a tool failed; the runtime turns it into an observation for the model
     |   |-- ToolUnavailableError    what stands behind the tool failed; another attempt may succeed
-    |   `-- ToolTimeoutError        a tool stopped its own work because it took too long
+    |   `-- ToolTimeoutError        a tool stopped the program of a call because it took too long
     |-- ToolOutageError a tool has been unavailable for so long that the run stops
     |-- RewardError     a reward could not be computed
     |-- CallbackError   a callback of a user failed
@@ -57,7 +57,10 @@ class ToolUnavailableError(ToolError):
 
 
 class ToolTimeoutError(ToolError, TimeoutError):
-    """A tool stopped its own work because it took too long. The runtime reports it as a time-out, not as an error."""
+    """A tool stopped the program of a call because it took too long: the call asked for too much.
+
+    The runtime reports it as a time-out of the program, any other `TimeoutError` as one of what stands behind the tool.
+    """
 
 
 class ToolOutageError(AepoError, RuntimeError):

@@ -9,10 +9,11 @@ import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from aepo_lightning.errors import SignalExit, boundary
 
@@ -247,3 +248,26 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
     while isinstance(inner, partial):
         inner = inner.func
     return inspect.iscoroutinefunction(inner if inspect.isroutine(inner) else type(inner).__call__)
+
+
+class Places:
+    """So many may work at once; those that come later wait, in their order. Each event loop has its own places."""
+
+    def __init__(self, limit: int | None) -> None:
+        """Keep the limit.
+
+        Args:
+            limit: Places of an event loop. None is as many as are asked for.
+        """
+        self._limit = limit
+        self._of_loops: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type["Places"], tuple[int | None]]:
+        """Copy the limit alone: who waits, waits here."""
+        return Places, (self._limit,)
+
+    def take(self) -> AbstractAsyncContextManager[object]:
+        """Return what `async with` waits in for a place, and gives it back at the end."""
+        if self._limit is None:
+            return nullcontext()
+        return self._of_loops.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(self._limit))

@@ -188,11 +188,20 @@ def _keep_scoring(plain: dict[Any, Any]) -> None:
         task.setdefault("on_bad_gold", "keep")
 
 
+def _say_what_errors_of_rewards_mean(plain: dict[Any, Any]) -> None:
+    """Name what the failure of a reward means by the present words."""
+    scoring = plain["rollout"]["scoring"]
+    words = {"stop": "fail", "mask": "abstain"}
+    if "on_error" in scoring:
+        scoring["on_error"] = words[scoring["on_error"]]
+
+
 _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
     _name_share_of_fixed_budget,
     _give_parts_their_targets,
     _name_tools,
     _keep_prompts,
     _keep_scoring,
+    _say_what_errors_of_rewards_mean,
 )
 """What brings a configuration from each form to the next."""

@@ -1,19 +1,72 @@
-"""What a reward sees of a finished trajectory, what it answers, and the Protocol of rewards."""
+"""What a reward sees of a finished trajectory, what it answers, what it may cost, and the Protocol of rewards."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Protocol, no_type_check, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, no_type_check, runtime_checkable
 
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import Question
-from aepo_lightning.contracts.tool import ToolCall, ToolResult
-from aepo_lightning.errors import RewardError
+from aepo_lightning.contracts.tool import ToolCall, ToolResult, from_mapping
+from aepo_lightning.errors import ConfigError, RewardError
 
 MAX_REWARD = 1e12
 """Largest size of a reward: float32, in which groups are centred and scaled, keeps nothing of the others beyond it."""
+TERM_NAME = re.compile("[A-Za-z][A-Za-z0-9_]*")
+"""What the terms of a reward may be called: their names are parts of names of metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardLimits:
+    """What a reward that is no arithmetic may cost, and what its failure means.
+
+    Raises:
+        ConfigError: If a value has no meaning.
+    """
+
+    deadline_s: float = 60.0
+    """Seconds for one trajectory, without the wait for a place; infinite for none. A coroutine is then cancelled, a
+    process ended. A thread cannot be stopped: it is left behind, and its place is free."""
+    max_concurrent: int | None = None
+    """Trajectories that it looks at at once; the others wait for a place. None is no limit."""
+    isolation: Literal["thread", "process"] = "thread"
+    """Where a plain function runs. `process` is for rewards of which one may hold the interpreter, such as a regular
+    expression that backtracks, or need a main thread: a warm process, ended at the deadline and replaced.
+    Coroutines run in the loop."""
+    on_error: Literal["fail", "abstain"] | float = "fail"
+    """A reward that raises, takes too long or answers with something that is no reward: `fail` ends the run with its
+    name and the question, and what is finished is kept. `abstain` goes on without the trajectory: it is left out of its
+    group and of the update. A number is what the trajectory earns. Either is counted."""
+
+    def __post_init__(self) -> None:
+        """Refuse values without meaning."""
+        if not self.deadline_s > 0:
+            raise ConfigError(f"`deadline_s` must be positive, but got {self.deadline_s}. Use inf for no deadline.")
+        if self.max_concurrent is not None and self.max_concurrent < 1:
+            raise ConfigError(f"`max_concurrent` must be at least 1 or null, but got {self.max_concurrent}.")
+        if self.isolation not in ("thread", "process"):
+            raise ConfigError(f"`isolation` must be 'thread' or 'process', but got {self.isolation!r}.")
+        is_number = isinstance(self.on_error, int | float) and not isinstance(self.on_error, bool)
+        if not (self.on_error in ("fail", "abstain") or (is_number and abs(float(self.on_error)) <= MAX_REWARD)):
+            raise ConfigError(
+                f"`on_error` must be 'fail', 'abstain' or the reward of a failure, but got {self.on_error!r}."
+            )
+
+    @classmethod
+    def of(cls, limits: "AnyRewardLimits") -> "RewardLimits":
+        """Return limits that are given as an object or as a mapping of its fields.
+
+        Raises:
+            ConfigError: If a mapping has a key that is no limit.
+        """
+        return limits if isinstance(limits, RewardLimits) else from_mapping(cls, limits, "limits")
+
+
+AnyRewardLimits: TypeAlias = RewardLimits | Mapping[str, Any]
+"""`RewardLimits(max_concurrent=8)`, or `{"max_concurrent": 8}`, as a configuration has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +79,10 @@ class RewardInput:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_results: tuple[ToolResult, ...] = ()
     stop_reason: StopReason = StopReason.EOS
+    num_response_tokens: int = 0
+    """After the prompt, tool results included."""
+    max_response_tokens: int | None = None
+    """How many there may be. None where nobody has said it."""
 
 
 @no_type_check  # authors write what they have; `checked_output` looks at it where it arrives
@@ -41,7 +98,11 @@ class RewardOutput:
     answer: str = ""
     reason: str = ""
     is_scored: bool = True
-    """False where the reward failed and the run goes on: the trajectory is neither compared nor trained on."""
+    """False where nobody can say what the trajectory is worth: it is neither compared nor trained on."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """What the terms of a reward gave, by their names, before weights and bounds."""
+    has_failed: bool = False
+    """Whether the reward failed, so that the numbers are those that its settings state for this."""
 
 
 @runtime_checkable
@@ -79,7 +140,7 @@ def checked_output(value: object, reward: str, question_id: str) -> RewardOutput
         RewardError: If it is something else, or a number is missing, not finite, or larger than `MAX_REWARD`.
     """
     if not isinstance(value, RewardOutput):
-        number = _number(value)
+        number = read_number(value)
         if number is None:
             rule = f"return a finite number up to {MAX_REWARD:g} or a `RewardOutput`"
             raise _refusal(reward, rule, value, question_id)
@@ -104,6 +165,8 @@ def _refusal(reward: str, rule: str, value: object, question_id: str) -> RewardE
 def _is_plain(output: RewardOutput) -> bool:
     """Return whether nothing needs to be converted, which holds for almost all."""
     numbers, flags = (output.reward, output.f1), (output.is_correct, output.is_well_formed, output.is_scored)
+    if output.terms or output.has_failed is not False:
+        return False
     return (
         all(type(number) is float and abs(number) <= MAX_REWARD for number in numbers)
         and all(type(flag) is bool for flag in flags)
@@ -112,11 +175,11 @@ def _is_plain(output: RewardOutput) -> bool:
     )
 
 
-def _number(value: Any) -> float | None:
+def read_number(value: Any) -> float | None:
     """Return a number of any kind as a float, or None if it is none or not finite."""
     if not isinstance(value, Real | Decimal):
         if getattr(value, "size", None) == 1 or (hasattr(value, "numel") and value.numel() == 1):
-            return _number(value.item())  # of numpy or torch
+            return read_number(value.item())  # of numpy or torch
         return None
     try:
         number = float(value)
@@ -125,18 +188,30 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= MAX_REWARD else None
 
 
-def _flag(value: Any) -> bool | None:
+def read_flag(value: Any) -> bool | None:
     """Return a truth value of any kind, or None if it is neither true nor false."""
-    number = _number(value)
+    number = read_number(value)
     return None if number is None or number not in (0.0, 1.0) else bool(number)
 
 
-def _text(value: object) -> str | None:
+def read_text(value: object) -> str | None:
+    """Return a text, or None if it is something else."""
     return value if isinstance(value, str) else None
 
 
+def _terms(value: object) -> dict[str, float] | None:
+    """Return terms by their names, or None if a name is none or what it has is no finite number."""
+    if not isinstance(value, Mapping):
+        return None
+    found = {name: read_number(each) for name, each in value.items()}
+    is_named = all(isinstance(name, str) and TERM_NAME.fullmatch(name) for name in found)
+    plain = {name: number for name, number in found.items() if number is not None}
+    return plain if is_named and len(plain) == len(found) else None
+
+
 _READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    float: (_number, f"a finite number up to {MAX_REWARD:g}"),
-    bool: (_flag, "a truth value"),
-    str: (_text, "a text"),
+    float: (read_number, f"a finite number up to {MAX_REWARD:g}"),
+    bool: (read_flag, "a truth value"),
+    str: (read_text, "a text"),
+    Mapping[str, float]: (_terms, f"finite numbers up to {MAX_REWARD:g} by names of letters, digits and underscores"),
 }

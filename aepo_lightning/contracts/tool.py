@@ -111,15 +111,25 @@ class ToolLimits:
         settings = dict(limits or {})
         retry = settings.pop("retry", None)
         if retry is not None:
-            settings["retry"] = retry if isinstance(retry, RetryPolicy) else _from_mapping(RetryPolicy, retry, "retry")
-        return _from_mapping(cls, settings, "limits")
+            settings["retry"] = retry if isinstance(retry, RetryPolicy) else from_mapping(RetryPolicy, retry, "retry")
+        return from_mapping(cls, settings, "limits")
 
 
 AnyLimits: TypeAlias = ToolLimits | Mapping[str, Any]
 """Limits as tools take them: `ToolLimits(deadline_s=30.0)`, or `{"deadline_s": 30.0}`, as a configuration has them."""
 
 
-def _from_mapping(kind: type[T], settings: Mapping[str, Any], name: str) -> T:
+def from_mapping(kind: type[T], settings: Mapping[str, Any], name: str) -> T:
+    """Return a data class with the fields of a mapping.
+
+    Args:
+        kind: The class.
+        settings: As a configuration has them.
+        name: What they are called there, for the message.
+
+    Raises:
+        ConfigError: If a key is no field of the class.
+    """
     known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     for key in settings:
         if key not in known:
@@ -232,6 +242,15 @@ class ToolResult:
     """The answer came from the cache."""
     is_shared: bool = False
     """The answer is that of the same call by another chain, which was running."""
+    is_program_timeout: bool = False
+    """Whether the time-out is that of a program which the policy wrote, and which the tool itself has stopped."""
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether what stands behind the tool failed, and not the call: unavailable, busy, or too slow."""
+        if self.status is ToolStatus.TIMEOUT:
+            return not self.is_program_timeout
+        return self.status in (ToolStatus.UNAVAILABLE, ToolStatus.BUSY)
 
 
 @runtime_checkable

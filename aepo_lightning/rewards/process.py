@@ -1,17 +1,15 @@
 """Plain functions as rewards in processes of their own, which a deadline really ends."""
 
-import asyncio
 import math
 import os
 import zlib
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from aepo_lightning.contracts.blame import describe_failure, part_name
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput, checked_output
 from aepo_lightning.errors import ConfigError, RewardError, boundary
-from aepo_lightning.event_loop import CutOffError, cut_off
+from aepo_lightning.event_loop import CutOffError, Places, cut_off
 from aepo_lightning.processes.calls import ProcessCalls
 from aepo_lightning.processes.errors import CannotSendError, ProcessError
 
@@ -36,7 +34,7 @@ class ProcessReward:
         self.function = function
         self._deadline_s = None if math.isinf(deadline_s) else deadline_s
         self._calls = ProcessCalls(function)
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+        self._places = Places(os.cpu_count() or 1)
         try:
             self._calls.check()
         except CannotSendError as error:
@@ -53,16 +51,22 @@ class ProcessReward:
         """Return what the trajectory is worth. Cancelling the call ends its process.
 
         Raises:
-            RewardError: If the function raises, its process cannot be started or ends, or its answer is neither a
-                number nor a `RewardOutput`.
+            RewardError: If the function fails, or its answer is neither a number nor a `RewardOutput`.
+            CutOffError: If the deadline has passed.
+        """
+        return checked_output(await self.ask(sample), part_name(self.function), sample.question.question_id)
+
+    async def ask(self, sample: RewardInput) -> Any:
+        """Return what the function says of a trajectory, whatever that is.
+
+        Raises:
+            RewardError: If the function raises, or its process cannot be started or ends.
             CutOffError: If the deadline has passed.
         """
         name, question_id = part_name(self.function), sample.question.question_id
         failures: list[Exception] = []
         with boundary(failures.append):
-            answer = await self._ask(sample, name)
-        if not failures:
-            return checked_output(answer, name, question_id)
+            return await self._ask(sample, name)
         error = failures[0]
         if isinstance(error, CutOffError):
             raise error
@@ -70,8 +74,7 @@ class ProcessReward:
         raise RewardError(f"The reward `{name}` must not fail, but {problem}, for question {question_id!r}.") from error
 
     async def _ask(self, sample: RewardInput, name: str) -> Any:
-        places = self._places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(os.cpu_count() or 1))
-        async with places:
+        async with self._places.take():
             await self._calls.prepare()
             seed = zlib.crc32(sample.response_text.encode("utf-8", "surrogatepass"))
             return await cut_off(self._calls.value(sample, seed=seed), self._deadline_s, name)

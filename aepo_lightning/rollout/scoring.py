@@ -2,52 +2,54 @@
 
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from aepo_lightning.contracts.blame import describe_failure, part_name
-from aepo_lightning.contracts.reward import RewardInput, RewardOutput, checked_output
+from aepo_lightning.contracts.reward import RewardInput, RewardLimits, RewardOutput, checked_output
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError, boundary
-from aepo_lightning.event_loop import CutOffError, call_function, cut_off
+from aepo_lightning.event_loop import CutOffError, Places, call_function, cut_off
 
 logger = logging.getLogger(__name__)
 
 _ADVICE = (
-    "Mend it, or set `on_error` of the scoring settings (`rollout.scoring.on_error`) to mask: the run then goes on "
-    "without trajectories that could not be scored."
+    "Mend it, or set `on_error` of the scoring settings (`rollout.scoring.on_error`) to abstain, so that the run goes "
+    "on without trajectories that could not be scored, or to the reward of a failure."
 )
+_OUTAGES = (ToolStatus.UNAVAILABLE.value, ToolStatus.BUSY.value, ToolStatus.TIMEOUT.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringSettings:
-    """How long a reward may take, and what its failure means.
+class ScoringSettings(RewardLimits):
+    """What the reward of a run may cost, what its failure means, and which tools' failures say nothing of the policy.
 
     Raises:
         ConfigError: If a value has no meaning.
     """
 
-    deadline_s: float = 60.0
-    """Seconds for one trajectory; infinite for none. A coroutine is then cancelled, a process ended. A thread cannot be
-    stopped: it is left behind."""
-    isolation: Literal["thread", "process"] = "thread"
-    """Where a plain function runs. `process` is for rewards of which one may hold the interpreter, such as a regular
-    expression that backtracks, or need a main thread: a warm process, ended at the deadline and replaced.
-    Coroutines run in the loop."""
-    on_error: Literal["stop", "mask"] = "stop"
-    """A reward that raises, takes too long or answers with something that is no reward: `stop` ends the run with its
-    name and the question, and what is finished is kept. `mask` goes on without the trajectory: it is left out of its
-    group and of the update, and `rollout/unscored_fraction` counts it."""
+    mask_failed_tools: Sequence[str] = (ToolStatus.UNAVAILABLE.value,)
+    """A trajectory with a tool result of such a status is left out of its group and of the update, whatever it earns:
+    `unavailable`, `busy`, `timeout` (of what stands behind a tool, not of a program that the policy wrote). Empty
+    leaves none out. `failed_tools_fraction` counts all of them in either case."""
+    _places: Places = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        if not self.deadline_s > 0:
-            raise ConfigError(f"`deadline_s` must be positive, but got {self.deadline_s}. Use inf for no deadline.")
-        if self.isolation not in ("thread", "process"):
-            raise ConfigError(f"`isolation` must be 'thread' or 'process', but got {self.isolation!r}.")
-        if self.on_error not in ("stop", "mask"):
-            raise ConfigError(f"`on_error` must be 'stop' or 'mask', but got {self.on_error!r}.")
+        RewardLimits.__post_init__(self)
+        names = self.mask_failed_tools
+        if isinstance(names, str) or not set(names) <= set(_OUTAGES):
+            raise ConfigError(
+                f"`mask_failed_tools` must be a list of {', '.join(_OUTAGES)}, but got {names!r:.80}. Use [] for none."
+            )
+        object.__setattr__(self, "mask_failed_tools", tuple(names))
+        object.__setattr__(self, "_places", Places(self.max_concurrent))
+
+    @property
+    def places(self) -> Places:
+        """Where trajectories wait that the reward cannot look at yet."""
+        return self._places
 
 
 async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, settings: ScoringSettings) -> RewardOutput:
@@ -56,10 +58,10 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
     Args:
         reward: A reward, or any function of the trajectory.
         sample: The finished trajectory.
-        settings: Deadline, and what a failure means.
+        settings: Places, deadline, and what a failure means.
 
     Raises:
-        RewardError: If the reward failed and `on_error` is `stop`.
+        RewardError: If the reward failed and `on_error` is `fail`.
     """
     name, question_id = part_name(reward), sample.question.question_id
     failures: list[Exception] = []
@@ -69,20 +71,42 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
         else:
             is_endless = math.isinf(settings.deadline_s) or getattr(reward, "keeps_deadline", False)
             deadline_s = None if is_endless else settings.deadline_s
-            answer = await cut_off(call_function(reward, sample, "aepo-reward"), deadline_s, f"the reward `{name}`")
-        return without_outages(checked_output(answer, name, question_id), sample)
+            async with settings.places.take():
+                answer = await cut_off(call_function(reward, sample, "aepo-reward"), deadline_s, f"the reward `{name}`")
+        return without_outages(checked_output(answer, name, question_id), sample, settings.mask_failed_tools)
     problem = _describe(failures[0], name, question_id, settings.deadline_s)
-    if settings.on_error == "stop":
+    if settings.on_error == "fail":
         raise RewardError(f"{problem} {_ADVICE}") from failures[0]
-    logger.warning("%s The trajectory is left out.", problem)
-    return RewardOutput(reward=0.0, is_correct=False, is_well_formed=True, reason=problem, is_scored=False)
+    logger.warning("%s %s", problem, _consequence(settings.on_error))
+    return without_outages(_of_failure(settings.on_error, problem), sample, settings.mask_failed_tools)
 
 
-def without_outages(output: RewardOutput, sample: RewardInput) -> RewardOutput:
-    """Leave a trajectory out of its group and the update if a tool was unavailable: that is not the policy's doing."""
-    if all(result.status is not ToolStatus.UNAVAILABLE for result in sample.tool_results):
+def without_outages(output: RewardOutput, sample: RewardInput, statuses: Sequence[str]) -> RewardOutput:
+    """Leave a trajectory out of its group and the update if a tool failed for reasons that are not the policy's doing.
+
+    Args:
+        output: What the reward says.
+        sample: The trajectory with the results of its tools.
+        statuses: Of failures that count here.
+    """
+    met = {result.status.value for result in sample.tool_results if result.is_outage}
+    if not (found := [status for status in statuses if status in met]):
         return output
-    return replace(output, is_scored=False, reason="A tool was unavailable, so the trajectory is left out.")
+    reason = f"A tool failed ({', '.join(found)}), so the trajectory is left out."
+    return replace(output, is_scored=False, reason=reason)
+
+
+def _consequence(on_error: str | float) -> str:
+    return "The trajectory is left out." if on_error == "abstain" else f"The trajectory earns {on_error:g}."
+
+
+def _of_failure(on_error: str | float, problem: str) -> RewardOutput:
+    """Return what a trajectory gets whose reward failed in a run that goes on."""
+    is_scored = on_error != "abstain"
+    value = float(on_error) if is_scored else 0.0
+    return RewardOutput(
+        reward=value, is_correct=False, is_well_formed=True, reason=problem, is_scored=is_scored, has_failed=True
+    )
 
 
 def _describe(error: Exception, name: str, question_id: str, deadline_s: float) -> str:

@@ -75,6 +75,8 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
     for leaf in tree.leaves:
         assert leaf.reward is not None, "`tree.rewards` has checked it"
         tally.add("unscored_fraction", float(not leaf.is_scored))
+        tally.add("failed_reward_fraction", float(leaf.reward.has_failed))
+        tally.add("failed_tools_fraction", float(_met_outage(tree, leaf)))
         tally.add("truncated_fraction", float(leaf.stop_reason is StopReason.LENGTH))
         tally.add("timed_out_fraction", float(leaf.stop_reason is StopReason.TIMEOUT))
         tally.add("call_limit_fraction", float(leaf.stop_reason is StopReason.CALL_LIMIT))
@@ -82,6 +84,8 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
         tally.add("num_tool_calls", leaf.num_tool_calls)
         if not leaf.is_scored:
             continue
+        for name, value in leaf.reward.terms.items():
+            tally.add(f"reward_{name}", value)
         tally.add("reward", leaf.reward.reward)
         tally.add("f1", leaf.reward.f1)
         tally.add("correct_fraction", float(leaf.reward.is_correct))
@@ -90,6 +94,11 @@ def _add_rewards(tally: Tally, tree: RolloutTree) -> None:
             tally.add("branch_reward", leaf.reward.reward)
         else:
             tally.add("trunk_reward", leaf.reward.reward)
+
+
+def _met_outage(tree: RolloutTree, leaf: Leaf) -> bool:
+    results = (segment.tool_result for segment in tree.path(leaf.segment_id))
+    return any(result is not None and result.is_outage for result in results)
 
 
 def _add_siblings(tally: Tally, tree: RolloutTree) -> None:

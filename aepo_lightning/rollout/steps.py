@@ -211,5 +211,7 @@ class ChainSteps:
             tool_calls=chain.tool_calls,
             tool_results=chain.tool_results,
             stop_reason=stop_reason,
+            num_response_tokens=len(chain.token_ids) - prompt_length,
+            max_response_tokens=self.parts.settings.max_response_tokens,
         )
         return await score(self.parts.reward, sample, self.parts.scoring)

@@ -11,6 +11,7 @@ from aepo_lightning.app import saved_config
 from aepo_lightning.app.build import build
 from aepo_lightning.app.saved_config import FORM_KEY, read_config, save_config
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.rollout import ScoringSettings
 from tests.support.extras import needs
 
 FORM = len(saved_config._STEPS)
@@ -98,7 +99,16 @@ def test_answers_are_compared_and_waited_for_as_they_were():
     saved_config._keep_scoring(plain)
     assert plain["data"]["task"]["on_bad_gold"] == "keep"
     assert plain["reward"]["match"] == "words"
-    assert build(plain["rollout"]["scoring"]).deadline_s == math.inf
+    saved_config._say_what_errors_of_rewards_mean(plain)
+    assert build(plain["rollout"]["scoring"]) == ScoringSettings(deadline_s=math.inf)
+
+
+@pytest.mark.parametrize(("then", "now"), [("stop", "fail"), ("mask", "abstain")])
+def test_what_errors_of_rewards_mean_stays_what_it_was(then, now):
+    plain = {"rollout": {"scoring": {"on_error": then, "deadline_s": 5.0}}}
+    saved_config._say_what_errors_of_rewards_mean(plain)
+    assert plain == {"rollout": {"scoring": {"on_error": now, "deadline_s": 5.0}}}
+    saved_config._say_what_errors_of_rewards_mean({"rollout": {"scoring": {}}})
 
 
 @pytest.mark.parametrize("own", [None, "", "Mine."])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from aepo_lightning.contracts.reward import RewardOutput, checked_output
-from aepo_lightning.errors import RewardError
+from aepo_lightning.contracts.reward import RewardLimits, RewardOutput, checked_output
+from aepo_lightning.errors import ConfigError, RewardError
 
 
 def check(value):
@@ -93,9 +93,46 @@ def test_what_is_no_number_is_refused_by_name_with_the_question(value):
         ({"is_correct": 0.5}, "a truth value in `is_correct`, but got float 0.5"),
         ({"is_well_formed": "yes"}, "in `is_well_formed`, but got str 'yes'"),
         ({"answer": None}, "a text in `answer`, but got NoneType"),
+        ({"has_failed": "no"}, "a truth value in `has_failed`, but got str"),
+        ({"terms": {"length": math.nan}}, "finite numbers .* by names .* in `terms`, but got dict {'length': nan}"),
+        ({"terms": {"my term": 1.0}}, "by names of letters, digits and underscores in `terms`"),
+        ({"terms": {1: 1.0}}, "in `terms`"),
+        ({"terms": [("length", 1.0)]}, "in `terms`, but got list"),
     ],
 )
 def test_a_field_that_is_no_such_thing_is_named(changes, named):
     output = RewardOutput(**({"reward": 1.0, "is_correct": True, "is_well_formed": True} | changes))
     with pytest.raises(RewardError, match=named):
         check(output)
+
+
+def test_terms_of_any_numbers_become_plain_ones():
+    found = check(RewardOutput(reward=1.0, is_correct=True, is_well_formed=True, terms={"a": np.float32(1), "b2": 2}))
+    assert found.terms == {"a": 1.0, "b2": 2.0}
+    assert {type(value) for value in found.terms.values()} == {float}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("deadline_s", 0.0),
+        ("deadline_s", math.nan),
+        ("max_concurrent", 0),
+        ("isolation", "jail"),
+        ("on_error", "warn"),
+        ("on_error", True),
+        ("on_error", math.nan),
+        ("on_error", None),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_limits_without_meaning_are_refused(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}` must be"):
+        RewardLimits(**{name: value})
+
+
+def test_limits_are_given_as_a_mapping_too():
+    assert RewardLimits.of({"max_concurrent": 8}) == RewardLimits.of(RewardLimits(max_concurrent=8))
+    with pytest.raises(ConfigError, match=r"`limits` must have keys of RewardLimits, but got 'deadline'\. Did you"):
+        RewardLimits.of({"deadline": 3.0})

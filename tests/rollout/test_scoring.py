@@ -1,7 +1,9 @@
-"""The seam where a reward is called: its deadline, its failures, its name."""
+"""The seam where a reward is called: its places, its deadline, its failures, its name."""
 
 import asyncio
+import copy
 import math
+import pickle
 import time
 from dataclasses import replace
 from functools import partial
@@ -163,11 +165,33 @@ def test_a_reward_that_keeps_its_own_deadline_is_given_none():
     assert run_skipping(score(Keeps(), SAMPLE, ScoringSettings())) == RIGHT
 
 
-def test_a_trajectory_that_met_an_outage_is_left_out():
-    down, up = (ToolResult(text="", status=status) for status in (ToolStatus.UNAVAILABLE, ToolStatus.ERROR))
-    for results, is_scored in (((up,), True), ((up, down), False)):
-        found = asyncio.run(score(plain, replace(SAMPLE, tool_results=results), ScoringSettings()))
-        assert (found.is_scored, found.reward) == (is_scored, 1.0)
+DOWN, BUSY, LATE, FAILED = (
+    ToolResult(text="", status=status)
+    for status in (ToolStatus.UNAVAILABLE, ToolStatus.BUSY, ToolStatus.TIMEOUT, ToolStatus.ERROR)
+)
+OWN_LOOP = replace(LATE, is_program_timeout=True)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "results", "left_out_for"),
+    [
+        (None, (FAILED,), None),
+        (None, (FAILED, DOWN), "unavailable"),
+        (None, (BUSY, LATE), None),
+        ([], (DOWN, BUSY, LATE), None),
+        (["busy", "timeout"], (LATE, BUSY, DOWN), "busy, timeout"),
+        (["timeout"], (OWN_LOOP,), None),
+        (["timeout"], (OWN_LOOP, LATE), "timeout"),
+    ],
+)
+@pytest.mark.parametrize("reward", [plain, raises], ids=["scored", "failed"])
+def test_trajectories_whose_tools_failed_are_left_out_as_asked_for(statuses, results, left_out_for, reward):
+    changes = {} if statuses is None else {"mask_failed_tools": statuses}
+    settings = ScoringSettings(on_error=1.0, **changes)
+    found = asyncio.run(score(reward, replace(SAMPLE, tool_results=results), settings))
+    assert (found.is_scored, found.reward) == (left_out_for is None, 1.0)
+    if left_out_for:
+        assert found.reason == f"A tool failed ({left_out_for}), so the trajectory is left out."
 
 
 def test_a_thread_that_hangs_is_left_behind():
@@ -180,22 +204,65 @@ def time_is_up(sample):
 
 
 @pytest.mark.parametrize("reward", [raises, returns_none, FunctionReward(raises)], ids=["raises", "none", "wrapped"])
-def test_a_run_may_go_on_without_the_trajectory(reward, caplog):
-    found = scored(reward, on_error="mask")
-    assert (found.is_scored, found.reward, found.is_correct) == (False, 0.0, False)
-    assert "for question 'q-7'" in found.reason
-    assert f"{found.reason} The trajectory is left out." in caplog.text
-
-
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("deadline_s", 0.0), ("deadline_s", math.nan), ("isolation", "jail"), ("on_error", "warn")],
-    ids=["zero", "nan", "isolation", "on_error"],
+    ("on_error", "is_scored", "value", "said"),
+    [
+        ("abstain", False, 0.0, "The trajectory is left out."),
+        (-0.5, True, -0.5, "The trajectory earns -0.5."),
+        (0.0, True, 0.0, "The trajectory earns 0."),
+    ],
 )
+def test_a_run_may_go_on_without_the_reward(reward, on_error, is_scored, value, said, caplog):
+    found = scored(reward, on_error=on_error)
+    assert (found.is_scored, found.reward, found.is_correct, found.has_failed) == (is_scored, value, False, True)
+    assert "for question 'q-7'" in found.reason
+    assert f"{found.reason} {said}" in caplog.text
+
+
+@pytest.mark.parametrize("value", [["error"], "busy", ["unavailable", "down"]], ids=str)
 @pytest.mark.usefixtures("without_type_checks")
-def test_settings_without_meaning_are_refused(name, value):
-    with pytest.raises(ConfigError, match=f"`{name}` must be"):
-        ScoringSettings(**{name: value})
+def test_only_failures_of_the_infrastructure_can_be_masked(value):
+    with pytest.raises(ConfigError, match="`mask_failed_tools` must be a list of unavailable, busy, timeout"):
+        ScoringSettings(mask_failed_tools=value)
+
+
+def score_at_once(number, settings, reward):
+    async def run():
+        return await asyncio.gather(*(score(reward, SAMPLE, settings) for _ in range(number)))
+
+    return run_skipping(run())
+
+
+@pytest.mark.parametrize(("max_concurrent", "most", "ends_at"), [(2, 2, 120), (None, 5, 40)], ids=str)
+def test_no_more_trajectories_than_places_are_looked_at_and_waiting_is_not_part_of_the_deadline(
+    max_concurrent, most, ends_at
+):
+    running, seen, ends = [], [], []
+
+    async def takes_40_s(sample):
+        running.append(sample)
+        seen.append(len(running))
+        await asyncio.sleep(40)
+        running.pop()
+        ends.append(asyncio.get_running_loop().time())
+        return 1.0
+
+    settings = ScoringSettings(deadline_s=60.0, max_concurrent=max_concurrent)
+    assert score_at_once(5, settings, takes_40_s) == [RIGHT] * 5
+    assert (max(seen), ends[-1]) == (most, ends_at)
+
+
+def test_a_failure_gives_its_place_back():
+    async def takes_90_s(sample):
+        await asyncio.sleep(90)
+
+    found = score_at_once(3, ScoringSettings(max_concurrent=1, on_error="abstain"), takes_90_s)
+    assert [output.has_failed for output in found] == [True] * 3
+
+
+def test_settings_can_be_copied_with_their_places():
+    settings = ScoringSettings(max_concurrent=1)
+    assert copy.deepcopy(settings) == pickle.loads(pickle.dumps(settings)) == settings
 
 
 def test_the_error_of_a_reward_leaves_a_rollout_as_it_is():
@@ -210,7 +277,19 @@ def test_masked_trajectories_keep_their_place_in_the_tree():
         calls.append(sample)
         return None if len(calls) == 1 else len(calls) % 2
 
-    (tree,) = grow(ScriptedEngine(calls_then_answer(1)), reward=sometimes, scoring=ScoringSettings(on_error="mask"))
+    (tree,) = grow(ScriptedEngine(calls_then_answer(1)), reward=sometimes, scoring=ScoringSettings(on_error="abstain"))
     assert len(tree.leaves) == 4
     assert len(tree.scored_leaves) == 3
+    assert [leaf.reward.has_failed for leaf in tree.leaves].count(True) == 1
     assert make_parts(ScriptedEngine(calls_then_answer(1))).scoring == ScoringSettings()
+
+
+def test_a_reward_knows_how_long_a_response_is_and_may_be():
+    lengths = set()
+
+    def notes(sample):
+        lengths.add((sample.num_response_tokens, sample.max_response_tokens))
+        return 0.0
+
+    (tree,) = grow(ScriptedEngine(calls_then_answer(1)), reward=notes, max_response_tokens=70)
+    assert lengths == {(len(path.token_ids) - path.prompt_length, 70) for path in tree.trajectories()}

@@ -112,6 +112,8 @@ def test_a_tree_counted_by_hand():
             "num_branches": 1,
             "num_top_ups": 1,
             "unscored_fraction": 0.0,
+            "failed_reward_fraction": 0.0,
+            "failed_tools_fraction": 0.0,
             "root_entropy": 0.5,
             "tool_entropy": 3.0,
             "branch_concentration": 1.0,
@@ -331,3 +333,31 @@ def test_groups_without_any_reward_are_in_no_figure_of_rewards():
     names += ["zero_variance_groups_fraction", "sibling_reward_spread"]
     assert {name: alone.get(name) for name in names} == {name: both.get(name) for name in names}
     assert both["unscored_fraction"] == 0.5
+
+
+def test_terms_of_a_reward_are_means_over_the_trajectories_that_have_one():
+    tree = hand_tree()
+    for place, terms in enumerate([{"answer": 1.0, "length": -0.5}, {"answer": 0.0, "length": -0.1}, {"answer": 9.0}]):
+        tree.leaves[place].reward = replace(tree.leaves[place].reward, terms=terms, is_scored=place < 2)
+    means = summarise_trees([tree]).means()
+    assert (means["reward_answer"], means["reward_length"]) == pytest.approx((0.5, -0.3))
+
+
+@pytest.mark.parametrize(
+    ("status", "is_program_timeout", "expected"),
+    [
+        (ToolStatus.UNAVAILABLE, False, 2 / 3),  # the first two leaves share the result
+        (ToolStatus.BUSY, False, 2 / 3),
+        (ToolStatus.TIMEOUT, False, 2 / 3),
+        (ToolStatus.TIMEOUT, True, 0.0),
+        (ToolStatus.ERROR, False, 0.0),
+    ],
+)
+def test_trajectories_with_failed_tools_and_failed_rewards_are_counted(status, is_program_timeout, expected):
+    tree = hand_tree()
+    (answered,) = (segment for segment in tree.segments if segment.tool_result is not None)
+    answered.tool_result = replace(answered.tool_result, status=status, is_program_timeout=is_program_timeout)
+    tree.leaves[2].reward = replace(tree.leaves[2].reward, has_failed=True)
+    means = summarise_trees([tree]).means()
+    assert means["failed_tools_fraction"] == pytest.approx(expected)
+    assert means["failed_reward_fraction"] == pytest.approx(1 / 3)

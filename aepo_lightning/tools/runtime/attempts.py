@@ -10,7 +10,7 @@ from typing import Any
 import stamina
 
 from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolResult, ToolSpec, ToolStatus
-from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
+from aepo_lightning.errors import ToolError, ToolTimeoutError, ToolUnavailableError, boundary
 from aepo_lightning.event_loop import CutOffError, cut_off
 
 _MAX_BACKOFF_S = 30.0
@@ -116,4 +116,5 @@ def describe_failure(name: str, error: Exception) -> ToolResult:
         status = ToolStatus.TIMEOUT
     elif isinstance(error, ToolUnavailableError):
         status = ToolStatus.UNAVAILABLE
-    return ToolResult(status=status, text=f"Error: Tool({name}) failed: {message}")
+    text, is_own = f"Error: Tool({name}) failed: {message}", isinstance(error, ToolTimeoutError)
+    return ToolResult(status=status, text=text, is_program_timeout=is_own)

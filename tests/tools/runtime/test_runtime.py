@@ -96,6 +96,15 @@ def test_a_failing_tool_becomes_an_observation(behave, status, text):
 
 
 @pytest.mark.parametrize(
+    ("error", "is_outage"),
+    [(TimeoutError("slow"), True), (ToolTimeoutError("slow"), False), (ToolError("no"), False)],
+    ids=["service", "program", "error"],
+)
+def test_a_program_that_takes_too_long_is_no_outage(error, is_outage):
+    assert run(fail_with(error)).is_outage is is_outage
+
+
+@pytest.mark.parametrize(
     "call, status, text",
     [
         pytest.param({"tool": "browse"}, ToolStatus.UNKNOWN_TOOL, "Unknown tool 'browse'", id="unknown"),
