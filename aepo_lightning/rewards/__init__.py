@@ -7,6 +7,7 @@ r"""What an answer is worth.
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
     function.py       plain functions as rewards
     process.py        plain functions in processes of their own
+    judge/            `LLMJudge`: a language model that judges answers
 
 Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
 """
@@ -15,10 +16,15 @@ from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
 from aepo_lightning.rewards.function import FunctionReward, as_reward
+from aepo_lightning.rewards.judge import JudgeLimits, JudgePrices, JudgeTemplate, LLMJudge
 from aepo_lightning.rewards.paper import PaperReward
 
 __all__ = [
     "FunctionReward",
+    "JudgeLimits",
+    "JudgePrices",
+    "JudgeTemplate",
+    "LLMJudge",
     "PaperReward",
     "as_reward",
     "exact_match",

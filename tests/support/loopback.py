@@ -47,7 +47,6 @@ def serve():
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         server.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        ready.set()
         return runner
 
     runner = None
@@ -55,6 +54,7 @@ def serve():
     def run():
         nonlocal runner
         runner = loop.run_until_complete(start())
+        ready.set()
         loop.run_forever()
 
     thread = threading.Thread(target=run, daemon=True)
