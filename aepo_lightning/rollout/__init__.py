@@ -18,6 +18,7 @@ journal.py       finished trees and steps on disk
 checked_lines.py JSON lines with checksums
 description.py   names for settings and questions, by which the journal knows them again
 statistics.py    trees in numbers
+progress.py      how far a rollout is, on a terminal and in the log
 spread.py        where branches fell, and how far siblings differ
 """
 

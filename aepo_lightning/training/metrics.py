@@ -1,12 +1,12 @@
 """Means of rollouts over all ranks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from aepo_lightning.advantages import OverlongPenalty
 from aepo_lightning.contracts.tool import ToolRunner
-from aepo_lightning.contracts.tree import RolloutTree
+from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
 from aepo_lightning.distributed.collectives import all_names, all_reduce
-from aepo_lightning.rollout import Tally
+from aepo_lightning.rollout import Tally, pass_rates, summarise_trees
 
 
 def reduce_tally(tally: Tally) -> dict[str, float]:
@@ -16,6 +16,19 @@ def reduce_tally(tally: Tally) -> dict[str, float]:
     sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
     pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
     return {name: total / weight for name, total, weight in pairs if weight}
+
+
+def describe_evaluation(batches: Sequence[TreeBatch]) -> dict[str, float]:
+    """Return pass@k and what evaluated trajectories look like, under the names that are logged. Collective.
+
+    Args:
+        batches: Of this rank: trees whose leaves are independent samples.
+    """
+    tally = summarise_trees([tree for batch in batches for tree in batch.trees])
+    for tree, pass_at in ((tree, batch.pass_at) for batch in batches for tree in batch.trees):
+        for name, value in pass_rates([tree], pass_at).items():
+            tally.add(name, value)
+    return prefixed("val", reduce_tally(tally))
 
 
 def describe_iteration(

@@ -44,11 +44,10 @@ from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
-from aepo_lightning.rollout import pass_rates, summarise_trees
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
-from aepo_lightning.training.metrics import reduce_tally
+from aepo_lightning.training.metrics import describe_evaluation
 from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
@@ -366,11 +365,7 @@ class AEPOModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
-        tally = summarise_trees([tree for batch in self._val_batches for tree in batch.trees])
-        for tree, pass_at in ((tree, batch.pass_at) for batch in self._val_batches for tree in batch.trees):
-            for name, value in pass_rates([tree], pass_at).items():
-                tally.add(name, value)
-        self._log_reduced({f"val/{name}": value for name, value in reduce_tally(tally).items()})
+        self._log_reduced(describe_evaluation(self._val_batches))
 
     def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
         """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""

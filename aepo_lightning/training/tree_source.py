@@ -12,10 +12,10 @@ from aepo_lightning.distributed.ranks import WorkApart
 from aepo_lightning.event_loop import stop_event_loops
 from aepo_lightning.policy.network import PolicyNetwork
 from aepo_lightning.rollout import RolloutSampler
+from aepo_lightning.rollout.progress import rollout_progress
 from aepo_lightning.training.consistency import SharesTrainer
 from aepo_lightning.training.engine_weights import EngineWeights, Probe
 from aepo_lightning.training.overlap import AwaitedRollout, OverlappedRollouts
-from aepo_lightning.training.progress import rollout_progress
 from aepo_lightning.training.question_stream import RolloutOrder
 from aepo_lightning.training.trained_policy import TrainedPolicy
 

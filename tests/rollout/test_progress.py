@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from aepo_lightning.training import progress
-from aepo_lightning.training.progress import rollout_progress
+from aepo_lightning.rollout import progress
+from aepo_lightning.rollout.progress import rollout_progress
 
 
 class Terminal(io.StringIO):
