@@ -100,7 +100,7 @@ def replay_run(
                     engine.load_weights(found.items(), version)
                     loaded = version
                 chosen = [tree for tree in trees if tree.weights_version == version]
-                yield from _replay(parts, name, chosen, cfg.rollout.max_concurrent_questions)
+                yield from replay_trees(parts, name, chosen, cfg.rollout.max_concurrent_questions)
     finally:
         engine.close()
 
@@ -141,7 +141,16 @@ def _find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version
     )
 
 
-def _replay(parts: RolloutParts, name: str, trees: list[RolloutTree], num_at_once: int) -> list[Replay]:
+def replay_trees(parts: RolloutParts, name: str, trees: list[RolloutTree], num_at_once: int) -> list[Replay]:
+    """Grow trees again with what is on record of them; return how each came out.
+
+    Args:
+        parts: With the weights that grew them in the engine. The tools are not called.
+        name: Of the file that they come from.
+        trees: As they were saved.
+        num_at_once: How many of them grow at the same time.
+    """
+
     async def grow_all() -> list[RolloutTree]:
         places = asyncio.Semaphore(num_at_once)
 

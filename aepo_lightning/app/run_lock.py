@@ -30,17 +30,18 @@ _held: WeakSet["RunLock"] = WeakSet()
 class RunLock:
     """Held until `release`, or until the process ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = "run_dir") -> None:
         """Take the lock of a folder.
 
         Args:
             folder: Of the run. It exists.
+            key: With which the user chooses the folder, for messages.
 
         Raises:
             ConfigError: If another run holds it; its process, host and start are named.
             OSError: If the file cannot be written.
         """
-        self._path = folder / LOCK
+        self._path, self._key = folder / LOCK, key
         self._file: int | None = None
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         _held.add(self)
@@ -55,12 +56,12 @@ class RunLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise _in_use(folder, _read_holder(self._path)) from None
+            raise self._in_use(folder, _read_holder(self._path)) from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
             if _lives_here(holder := _read_holder(self._path)):
-                raise _in_use(folder, holder) from None
+                raise self._in_use(folder, holder) from None
             logger.warning(
                 "The file system of %s keeps no locks (%s): a second run that writes there goes unnoticed unless it is "
                 "on this machine.",
@@ -70,6 +71,14 @@ class RunLock:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, json.dumps(holder).encode(), 0)
+
+    def _in_use(self, folder: Path, holder: dict[str, Any]) -> ConfigError:
+        who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
+        since = f" since {holder['since']}" if "since" in holder else ""
+        return ConfigError(
+            f"`{self._key}` must be a folder that no other run writes to, but {folder} is in use by {who}{since}. Wait "
+            f"for its end or end it, or choose another folder with {self._key}=..."
+        )
 
     def release(self) -> None:
         """Let the next run have the folder. A second call does nothing."""
@@ -115,12 +124,3 @@ def _lives_here(holder: dict[str, Any]) -> bool:
     except PermissionError:
         return True  # somebody else's process
     return True
-
-
-def _in_use(folder: Path, holder: dict[str, Any]) -> ConfigError:
-    who = f"process {holder.get('pid', 'unknown')} on {holder.get('host', 'an unknown host')}"
-    since = f" since {holder['since']}" if "since" in holder else ""
-    return ConfigError(
-        f"`run_dir` must be a folder that no other run writes to, but {folder} is in use by {who}{since}. Wait for its "
-        "end or end it, or choose another folder with run_dir=..."
-    )

@@ -133,7 +133,7 @@ class _Growth:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(self._grow(question, session)) for question in questions]
         except BaseExceptionGroup as errors:
-            raise _first_error(errors) from errors
+            raise first_error(errors) from errors
         return [task.result() for task in tasks]
 
     async def _grow(self, question: Question, session: JournalSession | None) -> RolloutTree:
@@ -157,7 +157,7 @@ class _Growth:
         return GroupRollout(self.parts, question, self.seed, record, sink)
 
 
-def _first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first exception of this library in a nest of groups, or else the very first one."""
     leaves: list[BaseException] = []
     stack: list[BaseException] = [errors]

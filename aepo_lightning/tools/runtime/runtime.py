@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -130,6 +130,10 @@ class ToolRuntime:
     def specs(self) -> tuple[ToolSpec, ...]:
         """What the tools say of themselves, in the order given."""
         return tuple(known.spec for known in self._by_name.values())
+
+    def only(self, names: Collection[str]) -> "ToolRuntime":
+        """Return a runtime with the same settings and cache, of those tools alone that have one of these names."""
+        return replace(self, tools=[known.tool for name, known in self._by_name.items() if name in names])
 
     async def call(self, call: ToolCall, context: ToolContext) -> ToolResult:
         """Run one call. Never raises for a failing call.
