@@ -42,6 +42,8 @@ class Spread:
         Raises:
             ValueError: If the pilot cannot tell what so many samples bring.
         """
+        if num_samples < 1:
+            raise ValueError(f"`num_samples` must be at least 1, but got {num_samples}.")
         if self.within is None:
             if num_samples == 1:
                 return self.between

@@ -107,7 +107,7 @@ def test_so_many_questions_find_the_difference_as_often_as_promised(num_samples)
     within = 0.4 * 0.6 - spread_of_uniform, 0.5 * 0.5 - 2 * spread_of_uniform
     spread = Spread(between=spread_of_uniform, within=within)
     number = questions_needed(spread, 0.1, num_samples=num_samples)
-    first, second = draw_runs(random, (1500, number), num_samples, 0.1)
+    first, second = draw_runs(random, (1000, number), num_samples, 0.1)
     differences = second - first
     z = differences.mean(axis=1) / (differences.std(axis=1, ddof=1) / number**0.5)
     assert np.mean(z > 1.96) == pytest.approx(0.8, abs=0.03)
@@ -115,9 +115,9 @@ def test_so_many_questions_find_the_difference_as_often_as_promised(num_samples)
 
 def test_a_pilot_finds_the_true_spread():
     random = np.random.default_rng(0)
-    ability, gain = random.uniform(0.2, 0.6, size=(2, 4000, 1))
-    values = list(random.binomial(1, ability, size=(4000, 5)).astype(float))
-    others = list(random.binomial(1, np.clip(ability + (gain - 0.3), 0, 1), size=(4000, 5)).astype(float))
+    ability, gain = random.uniform(0.2, 0.6, size=(2, 2000, 1))
+    values = list(random.binomial(1, ability, size=(2000, 5)).astype(float))
+    others = list(random.binomial(1, np.clip(ability + (gain - 0.3), 0, 1), size=(2000, 5)).astype(float))
     found = spread_of_pair(values, others)
-    assert found.between == pytest.approx(0.4**2 / 12, abs=0.004)
-    assert found.within[0] == pytest.approx(0.4 * 0.6 - 0.4**2 / 12, abs=0.004)
+    assert found.between == pytest.approx(0.4**2 / 12, abs=0.006)
+    assert found.within[0] == pytest.approx(0.4 * 0.6 - 0.4**2 / 12, abs=0.006)

@@ -1,0 +1,31 @@
+"""Tables of evaluations on a terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from aepo_lightning.evaluation.report import Table
+
+_WIDE = 200
+
+
+def print_tables(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
+    """Print tables that have rows, then notes, each on a line of its own."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDE)
+    for table in tables:
+        if table.rows:
+            console.print(_rich(table), highlight=False, markup=False)
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _rich(table: Table) -> RichTable:
+    found = RichTable(title=table.title, title_justify="left")
+    for number, heading in enumerate(table.headings):
+        found.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for row in table.rows:
+        found.add_row(*row)
+    return found

@@ -1,0 +1,47 @@
+"""`aepo-eval show`: what it prints, writes and refuses."""
+
+import json
+
+import pytest
+
+from aepo_lightning.app.evaluation.show import show
+from aepo_lightning.errors import ConfigError, DataError
+from tests.support.evaluated import make_results, write_evaluation
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An evaluation in which one of six trajectories has no verdict."""
+    return write_evaluation(tmp_path, make_results("110", "0?1"))
+
+
+def test_the_tables_are_printed(folder, capsys):
+    show([str(folder)])
+    text = capsys.readouterr().out
+    for piece in ("riddles (accuracy)", "2 x 3", "58.3 [50.0, 66.7] (50.0..66.7)", "! riddles: 16.7 % of the traj"):
+        assert piece in text
+    assert [path.name for path in folder.iterdir()] == ["results"]
+
+
+def test_markdown_and_json_are_printed_alone(folder, capsys):
+    show([str(folder), "--markdown"])
+    assert capsys.readouterr().out.startswith("**Scores in percent")
+    show([str(folder), "--json", "--write"])
+    assert json.loads(capsys.readouterr().out) == json.loads((folder / "report.json").read_text())
+
+
+def test_a_score_in_doubt_is_shown_and_refused_by_strict(folder, capsys):
+    with pytest.raises(DataError, match=r"riddles: 16.7 % of the trajectories have no verdict"):
+        show([str(folder), "--strict"])
+    assert "58.3" in capsys.readouterr().out
+    show([str(folder), "--strict", "--max-unjudged", "0.2"])
+
+
+def test_a_limit_that_is_no_share_is_refused(folder):
+    with pytest.raises(ConfigError, match="`max_failed_tools` must be in"):
+        show([str(folder), "--max-failed-tools", "5"])
+
+
+def test_another_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match="The folder of an evaluation must hold"):
+        show([str(tmp_path)])
