@@ -3,7 +3,7 @@
 `conf/benchmark/` has one file for each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -14,6 +14,7 @@ from aepo_lightning.evaluation.protocol import EvaluationProtocol
 
 Metric = Literal["accuracy", "f1"]
 """What the headline averages: whether a verdict is correct, or its score."""
+_NUM_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +30,56 @@ class PublishedScore:
     source: str
     """Paper and table."""
     metric: str = "pass@1"
-    """`pass@1` or `pass@5`, of whatever the paper counts as correct."""
+    """`pass@1` or `pass@5`, of whatever the paper counts as correct, or `f1`."""
     level: str = ""
     """One of the benchmark's levels. Empty for all questions."""
     note: str = ""
     """Why the number may not be comparable."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """Where numbers were printed."""
+
+    source: str
+    """Paper and table."""
+    note: str = ""
+    """Why they may not be comparable."""
+
+
+def published_scores(
+    rows: Sequence[Sequence[str | float]], sources: Mapping[str, Publication]
+) -> tuple[PublishedScore, ...]:
+    """Return published numbers from the rows of a table.
+
+    Args:
+        rows: Method, model, metric, level (empty for all questions), value in percent, and a name among `sources`.
+        sources: Where numbers were printed, by name.
+
+    Raises:
+        ConfigError: If a row has another shape, or names an unknown source.
+    """
+    scores = []
+    for row in rows:
+        if len(row) != _NUM_COLUMNS or not isinstance(row[4], int | float) or row[5] not in sources:
+            raise ConfigError(
+                f"`published` must have rows [method, model, metric, level, value, source] with a source among "
+                f"{list(sources)}, but got {list(row)}."
+            )
+        method, model, metric, level = map(str, row[:4])
+        printed = sources[str(row[5])]
+        scores.append(
+            PublishedScore(
+                method=method,
+                model=model,
+                value=float(row[4]),
+                metric=metric,
+                level=level,
+                source=printed.source,
+                note=printed.note,
+            )
+        )
+    return tuple(scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

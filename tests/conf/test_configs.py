@@ -35,7 +35,8 @@ def options(group):
 
 def all_options():
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    return [(group, option) for group in groups if group != "experiment" for option in options(group)]
+    others = ("experiment", "benchmark")  # what a run is not made of by itself has tests of its own
+    return [(group, option) for group in groups if group not in others for option in options(group)]
 
 
 @pytest.mark.parametrize(("group", "option"), all_options(), ids=lambda value: value)
@@ -173,6 +174,7 @@ def test_every_yaml_file_is_reached_by_a_test():
     bases = {path for path in CONF.rglob("_*.yaml") if any(f"- {path.stem}\n" in text for text in beside(path))}
     reached |= {str(path.relative_to(CONF)) for path in bases}
     reached |= {f"algorithm/objective/{name}.yaml" for name in options("algorithm/objective")}
+    reached |= {f"benchmark/{name}.yaml" for name in options("benchmark")}  # in test_benchmarks.py
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
 
 

@@ -5,7 +5,14 @@ import pytest
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.evaluation.benchmark import Benchmark, BenchmarkQuestions, BenchmarkSource, PublishedScore
+from aepo_lightning.evaluation.benchmark import (
+    Benchmark,
+    BenchmarkQuestions,
+    BenchmarkSource,
+    Publication,
+    PublishedScore,
+    published_scores,
+)
 from aepo_lightning.evaluation.protocol import PROMPT_TOOLS, EvaluationProtocol
 
 
@@ -47,6 +54,24 @@ def test_published_numbers_must_be_of_a_level_that_is_there():
 def test_what_has_no_meaning_is_refused(build, told, without_type_checks):
     with pytest.raises(ConfigError, match=told):
         build()
+
+
+def test_published_numbers_are_rows_of_a_table_with_their_source():
+    sources = {"paper": Publication(source="A paper, table 1", note="other tools")}
+    (found,) = published_scores([["AEPO", "Qwen3-14B", "pass@5", "", 65, "paper"]], sources)
+    assert found == PublishedScore(
+        method="AEPO", model="Qwen3-14B", value=65.0, source="A paper, table 1", metric="pass@5", note="other tools"
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [["AEPO", "m", "pass@1", "", 1.0], ["AEPO", "m", "pass@1", "", "1", "paper"], ["AEPO", "m", "f1", "", 1.0, "p"]],
+    ids=["short", "no number", "unknown source"],
+)
+def test_a_row_of_another_shape_is_refused(row):
+    with pytest.raises(ConfigError, match=r"`published` must have rows \[method, .*a source among \['paper'\]"):
+        published_scores([row], {"paper": Publication(source="s")})
 
 
 def test_each_prompt_offers_its_tools():
