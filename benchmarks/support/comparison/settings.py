@@ -50,7 +50,7 @@ def _bed(experiment: str, num_iterations: int, num_generated_tokens: int, num_an
 
 
 BEDS: Mapping[str, Bed] = {
-    "stability": _bed("stability", 8, 80_000, 4_600),
+    "stability": _bed("stability", 12, 72_000, 3_900),
     "sparse": _bed("sparse", 12, 125_000, 8_200),
     "burst": _bed("burst", 12, 145_000, 7_400),
 }
