@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from aepo_lightning.budgets import PreMonitoring, RootShare
     from aepo_lightning.chat_formats import HermesFormat, TagFormat
     from aepo_lightning.contracts.question import Message, Question
-    from aepo_lightning.contracts.reward import RewardInput, RewardOutput
+    from aepo_lightning.contracts.reward import RewardInput, RewardLimits, RewardOutput
+    from aepo_lightning.contracts.reward_term import TermOutput
     from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
     from aepo_lightning.contracts.tree import RolloutTree
     from aepo_lightning.engines.transformers.engine import TransformersEngine
@@ -47,8 +48,23 @@ if TYPE_CHECKING:
     from aepo_lightning.policy.publishing.check import PublicationCheck
     from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
     from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
-    from aepo_lightning.rewards import PaperReward
-    from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, SamplingSettings
+    from aepo_lightning.rewards import (
+        FormatTerm,
+        LengthTerm,
+        OverlongTerm,
+        PaperReward,
+        RewardSum,
+        ToolTerm,
+        reward,
+    )
+    from aepo_lightning.rollout import (
+        RolloutJournal,
+        RolloutParts,
+        RolloutSampler,
+        RolloutSettings,
+        SamplingSettings,
+        ScoringSettings,
+    )
     from aepo_lightning.tasks import (
         ArithmeticTask,
         JsonlQuestions,
@@ -100,7 +116,8 @@ _PLACES = {
     "budgets": "PreMonitoring RootShare",
     "chat_formats": "HermesFormat TagFormat",
     "contracts.question": "Message Question",
-    "contracts.reward": "RewardInput RewardOutput",
+    "contracts.reward": "RewardInput RewardLimits RewardOutput",
+    "contracts.reward_term": "TermOutput",
     "contracts.tool": "ToolContext ToolLimits ToolSpec",
     "contracts.tree": "RolloutTree",
     "engines.transformers.engine": "TransformersEngine",
@@ -113,8 +130,8 @@ _PLACES = {
     "policy.publishing.check": "PublicationCheck",
     "policy.source": "PretrainedPolicy ScratchPolicy",
     "policy.tokenizers": "build_byte_tokenizer build_word_tokenizer",
-    "rewards": "PaperReward",
-    "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings",
+    "rewards": "FormatTerm LengthTerm OverlongTerm PaperReward RewardSum ToolTerm reward",
+    "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings ScoringSettings",
     "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet ParquetQuestions TrailTask",
     "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",
     "training.algorithm": "Algorithm",

@@ -3,11 +3,9 @@
 from dataclasses import dataclass, replace
 
 from aepo_lightning.contracts.generation import StopReason
+from aepo_lightning.contracts.overlong import check_overlong_lengths, overlong_buffer, overlong_share
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.errors import ConfigError
-
-_PAPER_SHARE = 5
-"""L_max over L_cache in the paper: 20,480 tokens over 4,096."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +13,7 @@ class OverlongPenalty:
     """Soft punishment of long trajectories, and the choice not to train on those that were cut off.
 
     A length is that of everything after the prompt, tool results included, as `max_response_tokens` counts it. The
-    reward that is logged stays as it was given.
+    reward that is logged stays as it was given; `OverlongTerm` is the same punishment as a part of the reward.
 
     Raises:
         ConfigError: If a number is out of range.
@@ -37,10 +35,7 @@ class OverlongPenalty:
 
     def __post_init__(self) -> None:
         """Refuse numbers without meaning."""
-        for name in ("max_tokens", "buffer_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1 or null, but got {value}.")
+        check_overlong_lengths(self.max_tokens, self.buffer_tokens)
         if not 0 <= self.factor < float("inf"):
             raise ConfigError(f"`factor` must be at least 0 and finite, but got {self.factor}. Use 0 for none.")
 
@@ -59,12 +54,7 @@ class OverlongPenalty:
                 f"`overlong.max_tokens` must be at most `max_response_tokens` ({max_response_tokens}), but got "
                 f"{longest}. Lower it, or leave it out to take the limit."
             )
-        buffer = max(1, longest // _PAPER_SHARE) if self.buffer_tokens is None else self.buffer_tokens
-        if buffer >= longest:
-            raise ConfigError(
-                f"`overlong.buffer_tokens` must be less than the {longest} tokens of the longest trajectory, but got "
-                f"{buffer}. Lower it, or leave it out to take a fifth."
-            )
+        buffer = overlong_buffer(longest, self.buffer_tokens, "overlong.buffer_tokens")
         return replace(self, max_tokens=longest, buffer_tokens=buffer)
 
     def __call__(self, length: int, is_truncated: bool = False) -> float:
@@ -77,8 +67,7 @@ class OverlongPenalty:
         longest, buffer = self.max_tokens, self.buffer_tokens
         assert longest is not None, "`within` fills it in"
         assert buffer is not None, "`within` fills it in"
-        share = 1.0 if is_truncated else (length - (longest - buffer)) / buffer
-        return -self.factor * min(1.0, max(0.0, share))
+        return -self.factor * overlong_share(length, is_truncated, longest, buffer)
 
     def of(self, tree: RolloutTree, leaf: Leaf) -> float:
         """Return the penalty of a trajectory of a finished tree."""

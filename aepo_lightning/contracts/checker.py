@@ -6,6 +6,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.errors import DataError
+
+
+def golds_of(question: Question) -> tuple[str, ...]:
+    """Return the accepted answers of a question that are not blank.
+
+    Raises:
+        DataError: If one is no text.
+    """
+    golds: object = question.answers
+    if isinstance(golds, str) or not all(isinstance(gold, str) for gold in question.answers):
+        raise DataError(
+            f"`answers` of question {question.question_id!r} must be a tuple of texts, but got {golds!r:.80}. "
+            "Write each accepted answer as a text of its own."
+        )
+    return tuple(gold for gold in question.answers if gold.strip())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -20,6 +38,28 @@ class Claim:
     question_id: str = ""
     choices: tuple[str, ...] = ()
     """What a multiple-choice question offers, in the order of its letters."""
+
+    @classmethod
+    def of(cls, question: Question, answer: str) -> "Claim":
+        """Return the claim that an answer to a question makes.
+
+        Args:
+            question: What is asked is its last message. `choices` of its metadata are those of multiple choice.
+            answer: As it was read from a response.
+
+        Returns:
+            The claim. Accepted answers that are blank are left out.
+
+        Raises:
+            DataError: If the accepted answers are no texts.
+        """
+        return cls(
+            question=question.messages[-1].content if question.messages else "",
+            golds=golds_of(question),
+            answer=answer,
+            question_id=question.question_id,
+            choices=tuple(map(str, question.metadata.get("choices") or ())),
+        )
 
 
 class Outcome(StrEnum):

@@ -119,6 +119,15 @@ class Reward(Protocol):
 
 
 @runtime_checkable
+class LimitedReward(Reward, Protocol):
+    """A reward that keeps limits itself, for each of its parts."""
+
+    def limited(self, limits: RewardLimits) -> Reward:
+        """Return the same reward with these limits, unless its parts have their own."""
+        ...
+
+
+@runtime_checkable
 class ChecksGolds(Protocol):
     """A reward that can tell at once, for every row of a file, whether it would ever pay an accepted answer."""
 

@@ -4,8 +4,11 @@ r"""What an answer is worth.
     typed.py          numbers compared as numbers, choices as choices
     boxed.py          the last `\boxed{...}` of a text
     answer_format.py  which rule of the trajectory grammar a text breaks
+    tool_use.py       which tools a trajectory used
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
-    function.py       plain functions as rewards
+    terms.py          terms of a reward: format, tools, overlong, length
+    sum.py            `RewardSum`: named terms, weighed, bounded and added up (term_settings.py, limited_term.py)
+    function.py       plain functions as rewards; `@reward`
     process.py        plain functions in processes of their own
     judge/            `LLMJudge`: a language model that judges answers
 
@@ -15,21 +18,29 @@ Rewards see finished trajectories as data (`RewardInput`) and know nothing of en
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
-from aepo_lightning.rewards.function import FunctionReward, as_reward
+from aepo_lightning.rewards.function import FunctionReward, as_reward, reward
 from aepo_lightning.rewards.judge import JudgeLimits, JudgePrices, JudgeTemplate, LLMJudge
 from aepo_lightning.rewards.paper import PaperReward
+from aepo_lightning.rewards.sum import RewardSum
+from aepo_lightning.rewards.terms import FormatTerm, LengthTerm, OverlongTerm, ToolTerm
 
 __all__ = [
+    "FormatTerm",
     "FunctionReward",
     "JudgeLimits",
     "JudgePrices",
     "JudgeTemplate",
     "LLMJudge",
+    "LengthTerm",
+    "OverlongTerm",
     "PaperReward",
+    "RewardSum",
+    "ToolTerm",
     "as_reward",
     "exact_match",
     "find_format_problem",
     "last_boxed",
     "normalize_answer",
+    "reward",
     "token_f1",
 ]

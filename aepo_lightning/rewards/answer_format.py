@@ -30,6 +30,11 @@ def find_format_problem(text: str, tool_tags: Sequence[str]) -> str:
     return problem or _box_problem(text)
 
 
+def perfect_response(answer: str) -> str:
+    """Return a response that is well-formed if this answer can stand in a box."""
+    return rf"<think> </think><answer>\boxed{{{answer}}}</answer>"
+
+
 def _think_problem(text: str) -> str:
     num_opened, num_closed = text.count("<think>"), text.count("</think>")
     if num_opened != num_closed:

@@ -1,7 +1,12 @@
 r"""Finds the answer that a policy put into `\boxed{...}`."""
 
 import re
+from typing import Literal
 
+from aepo_lightning.errors import ConfigError
+
+BoxRule = Literal["strict", "official"]
+"""Which box of an answer counts: the last `\\boxed{...}`, or what the released reward function reads."""
 _OPENING = r"\boxed{"
 _SPACED = r"\boxed "
 _BRACE = re.compile("[{}]")
@@ -47,3 +52,35 @@ def official_boxed(text: str) -> str | None:
         return tail.partition("$")[0]
     is_opened = text.rfind(_OPENING) == text.rfind(_OPENING[:-1])
     return last_boxed(text) if is_opened else None
+
+
+def boxed_answer(text: str, rule: BoxRule) -> str | None:
+    """Return what stands in the box of the first `<answer>` block, or None if there is no box that can be read.
+
+    Args:
+        text: A response, well-formed but for its box.
+        rule: Which box counts.
+    """
+    return _READERS[rule](text[text.find("<answer>") : text.find("</answer>")])
+
+
+def no_box_problem(rule: BoxRule) -> str:
+    """Return what is wrong with a response whose box cannot be read."""
+    return _NO_BOX[rule]
+
+
+def check_box_rule(rule: str) -> None:
+    """Refuse an unknown rule.
+
+    Raises:
+        ConfigError: If there is no such rule.
+    """
+    if rule not in _READERS:
+        raise ConfigError(f"`box` must be one of {', '.join(_READERS)}, but got {rule!r}.")
+
+
+_READERS = {"strict": last_boxed, "official": official_boxed}
+_NO_BOX = {
+    "strict": r"The braces of the last \boxed{...} do not close inside the answer.",
+    "official": r"The last \boxed in the answer is no \boxed{...} whose braces close.",
+}

@@ -5,22 +5,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+from aepo_lightning.contracts.checker import golds_of
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
-from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError
-from aepo_lightning.rewards.answer_format import find_format_problem
-from aepo_lightning.rewards.boxed import last_boxed, official_boxed
+from aepo_lightning.rewards.answer_format import find_format_problem, perfect_response
+from aepo_lightning.rewards.boxed import BoxRule, boxed_answer, check_box_rule, last_boxed, no_box_problem
 from aepo_lightning.rewards.f1 import exact_match, token_f1
+from aepo_lightning.rewards.tool_use import used_all
 from aepo_lightning.rewards.typed import typed_f1, typed_match
 
-_EXECUTED = frozenset({ToolStatus.OK, ToolStatus.EMPTY, ToolStatus.ERROR, ToolStatus.TIMEOUT})
 _MALFORMED_REWARD = -1.0
-_BOXES = {"strict": last_boxed, "official": official_boxed}
-_NO_BOX = {
-    "strict": r"The braces of the last \boxed{...} do not close inside the answer.",
-    "official": r"The last \boxed in the answer is no \boxed{...} whose braces close.",
-}
 _RULES = {"typed": (typed_f1, typed_match), "words": (token_f1, exact_match)}
 
 
@@ -60,7 +55,8 @@ class PaperReward:
     python_tag: str = "python"
     bonus_from_executed_calls: bool = False
     match: Literal["typed", "words"] = "typed"
-    box: Literal["strict", "official"] = "strict"
+    box: BoxRule = "strict"
+    checks_form: ClassVar[bool] = True
     is_immediate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -78,9 +74,9 @@ class PaperReward:
             raise ConfigError(
                 f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
             )
-        for name, known in (("match", _RULES), ("box", _BOXES)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"`{name}` must be one of {', '.join(known)}, but got {getattr(self, name)!r}.")
+        if self.match not in _RULES:
+            raise ConfigError(f"`match` must be one of {', '.join(_RULES)}, but got {self.match!r}.")
+        check_box_rule(self.box)
 
     async def __call__(self, sample: RewardInput) -> RewardOutput:
         """Return what the trajectory is worth; see `score`."""
@@ -97,15 +93,17 @@ class PaperReward:
             that passes the format check but whose last box cannot be read also counts as malformed.
 
         Raises:
-            RewardError: If the question has no accepted answers, or there are more tool results than tool calls.
+            RewardError: If the question has no accepted answer that says anything, or there are more tool results than
+                tool calls.
+            DataError: If an accepted answer is no text.
         """
         self._check(sample)
         text = sample.response_text
         if problem := find_format_problem(text, (self.search_tag, self.python_tag)):
             return _malformed(problem)
-        boxed = _BOXES[self.box](text[text.find("<answer>") : text.find("</answer>")])
+        boxed = boxed_answer(text, self.box)
         if boxed is None:
-            return _malformed(_NO_BOX[self.box])
+            return _malformed(no_box_problem(self.box))
         measure, is_same = _RULES[self.match]
         f1 = max(measure(boxed, answer) for answer in sample.question.answers)
         bonus = self.multi_tool_bonus if f1 > 0 and self._used_both_tools(sample) else 0.0
@@ -123,11 +121,15 @@ class PaperReward:
 
         Such as an answer whose braces do not close, so that no `\boxed{...}` holds it, or one with a tag in it.
         """
-        boxed = rf"\boxed{{{answer}}}"
         # Every text is the same as itself by the typed rule; what is left is whether it can stand in a box.
-        if self.match == "typed" and answer.strip() and "<" not in answer and last_boxed(boxed) == answer:
+        if (
+            self.match == "typed"
+            and answer.strip()
+            and "<" not in answer
+            and last_boxed(rf"\boxed{{{answer}}}") == answer
+        ):
             return None
-        text = f"<think> </think><answer>{boxed}</answer>"
+        text = perfect_response(answer)
         output = self.score(RewardInput(question=replace(question, answers=(answer,)), response_text=text))
         if output.f1 >= 1.0 and output.is_correct:
             return None
@@ -135,9 +137,10 @@ class PaperReward:
 
     def _check(self, sample: RewardInput) -> None:
         question, num_calls, num_results = sample.question, len(sample.tool_calls), len(sample.tool_results)
-        if not question.answers:
+        if not golds_of(question):
             raise RewardError(
-                f"`answers` of question {question.question_id!r} must not be empty. Drop the question or add an answer."
+                f"`answers` of question {question.question_id!r} must not be empty or blank. Drop the question or add "
+                "an answer."
             )
         if num_results > num_calls:
             raise RewardError(
@@ -146,12 +149,7 @@ class PaperReward:
             )
 
     def _used_both_tools(self, sample: RewardInput) -> bool:
-        tags = {self.search_tag, self.python_tag}
-        if not self.bonus_from_executed_calls:
-            return all(f"</{tag}>" in sample.response_text for tag in tags)
-        # The last call has no result when the call limit ended the trajectory: it did not run.
-        pairs = zip(sample.tool_calls, sample.tool_results, strict=False)
-        return tags <= {call.tool for call, result in pairs if result.status in _EXECUTED}
+        return used_all(sample, (self.search_tag, self.python_tag), self.bonus_from_executed_calls)
 
 
 def _malformed(reason: str) -> RewardOutput:

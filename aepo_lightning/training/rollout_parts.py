@@ -43,6 +43,11 @@ def build_parts(
         )
     if algorithm.overlong is not None:
         algorithm.overlong.within(sampling.max_response_tokens)
+        if algorithm.overlong.factor and getattr(reward, "punishes_overlong", False):
+            raise ConfigError(
+                f"`overlong.factor` of the algorithm must be 0 beside a reward with an `OverlongTerm`, but got "
+                f"{algorithm.overlong.factor:g}: long trajectories would be punished twice. Keep one of the two."
+            )
     runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
     scored_by = as_reward(reward, scoring.isolation, scoring.deadline_s)
     settings = algorithm.rollout_settings(sampling)

@@ -26,7 +26,6 @@ from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.errors import AepoError, ConfigError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.end_tokens import eos_token_ids
-from aepo_lightning.rewards import PaperReward
 from aepo_lightning.rollout import RolloutParts
 from aepo_lightning.rollout.scoring import ScoringSettings, score
 from aepo_lightning.rollout.steps import opening_of
@@ -53,6 +52,7 @@ class RoundTrip:
         question: Any of the run's.
         reward: Scores the answer. None leaves that out.
         scoring: How it is called.
+        max_response_tokens: Of the rollouts, which a reward may look at.
     """
 
     chat_format: ChatFormat
@@ -62,6 +62,7 @@ class RoundTrip:
     question: Question
     reward: Reward | None = None
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    max_response_tokens: int | None = None
     _pieces: TokenPieces = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class RoundTrip:
             task: Is asked for its first question of training.
             chat_format: Of the run.
             tools: Of the run.
-            **scored: `reward` and `scoring`, where the answer is scored.
+            **scored: `reward`, `scoring` and `max_response_tokens`, where the answer is scored.
 
         Raises:
             DataError: If the task fails.
@@ -117,7 +118,7 @@ class RoundTrip:
             before = chat_format.decode(result)
         response += self._answer(before)
         if self.reward is not None:
-            self._score(self.reward, opening + chat_format.decode(response), calls)
+            self._score(self.reward, opening + chat_format.decode(response), calls, len(response))
         return len(response)
 
     def _check_spaces(self) -> None:
@@ -233,16 +234,19 @@ class RoundTrip:
 
     @property
     def _is_scored_by_form(self) -> bool:
-        return isinstance(self.reward, PaperReward)
+        return bool(getattr(self.reward, "checks_form", False))
 
-    def _score(self, reward: Reward, text: str, calls: Sequence[ToolCall]) -> None:
+    def _score(self, reward: Reward, text: str, calls: Sequence[ToolCall], num_tokens: int) -> None:
         """Have the right answer scored."""
         results = tuple(ToolResult(text=_RESULT) for _ in calls)
         sample = RewardInput(
             question=self.question, response_text=text, tool_calls=tuple(calls), tool_results=results,
-            stop_reason=StopReason.EOS,
+            stop_reason=StopReason.EOS, num_response_tokens=num_tokens, max_response_tokens=self.max_response_tokens,
         )  # fmt: skip
         scored = run_in_event_loop(score(reward, sample, self.scoring))
+        if not scored.is_scored or scored.has_failed:
+            logger.warning("The reward cannot say what a right answer is worth: %s", scored.reason or "it abstains.")
+            return
         if scored.is_correct and scored.is_well_formed:
             return
         said = (
@@ -273,7 +277,9 @@ def make_round_trip(parts: RolloutParts, policy: PolicySource, task: Task) -> No
 
 def _try(parts: RolloutParts, policy: PolicySource, task: Task) -> None:
     start = perf_counter()
-    trip = RoundTrip.of(policy, task, parts.chat_format, parts.tools, reward=parts.reward, scoring=parts.scoring)
+    scored: dict[str, Any] = {"reward": parts.reward, "scoring": parts.scoring}
+    scored["max_response_tokens"] = parts.settings.max_response_tokens
+    trip = RoundTrip.of(policy, task, parts.chat_format, parts.tools, **scored)
     logger.info("Round trip of a perfect answer: %d tokens, %.2f s.", trip.run(), perf_counter() - start)
 
 

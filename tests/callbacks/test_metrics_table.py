@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -15,6 +16,7 @@ from aepo_lightning.callbacks import (
     RolloutLogger,
     Throughput,
 )
+from aepo_lightning.rollout import summarise_trees
 from aepo_lightning.tools import PythonTool
 from aepo_lightning.training.coldstart import ColdStartModule
 from aepo_lightning.training.demonstrations import DemonstrationDataModule
@@ -67,6 +69,13 @@ def logged_by_cold_start(make_run):
     return run.fit().logger.names
 
 
+def told_by_terms():
+    tree = make_tree([[policy_turn(5)]], [1.0])
+    tree.leaves[0].reward = replace(tree.leaves[0].reward, terms={"answer": 1.0})
+    figures = summarise_trees([tree]).means()
+    return {f"{place}/{name}" for place in ("rollout", "val") for name in figures if name.startswith("reward_")}
+
+
 def test_every_logged_name_stands_in_the_table(logged):
     assert logged - read_table()[0] == set()
 
@@ -79,7 +88,7 @@ def test_every_optional_name_is_logged_by_some_run(logged, logged_by_cold_start)
     told_by_tools = {f"tools/{name}" for name in PythonTool().metrics()}
     told_by_rounds = set(SamplingRounds(rule=DynamicSampling()).metrics([make_tree([], [])]))
     told_by_rounds |= set(describe_overlong([make_tree([[policy_turn(5)]], [1.0])], OverlongPenalty().within(9)))
-    told = logged | logged_by_cold_start | told_by_tools | told_by_rounds
+    told = logged | logged_by_cold_start | told_by_tools | told_by_rounds | told_by_terms()
     assert read_table()[0] - told == ONLY_IN_TREES
 
 

@@ -8,7 +8,7 @@ import pytest
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import Reward, RewardInput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
-from aepo_lightning.errors import RewardError
+from aepo_lightning.errors import DataError, RewardError
 from aepo_lightning.rewards import PaperReward
 
 SEARCH = "<search>q</search><result>r</result>"
@@ -176,3 +176,21 @@ def test_more_results_than_calls_are_refused():
 def test_settings_without_meaning_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PaperReward(**settings)
+
+
+@pytest.mark.parametrize(
+    ("golds", "error", "problem"),
+    [
+        ((), RewardError, "must not be empty or blank"),
+        (("", " \n"), RewardError, "must not be empty or blank"),
+        ("new york", DataError, "must be a tuple of texts, but got 'new york'"),
+        ((7,), DataError, r"must be a tuple of texts, but got \(7,\)"),
+        ((["nyc", "new york"],), DataError, "must be a tuple of texts"),
+    ],
+    ids=["none", "blank", "text", "number", "list"],
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_accepted_answers_that_are_none_are_refused(golds, error, problem):
+    question = Question(question_id="q-7", messages=(), answers=golds)
+    with pytest.raises(error, match=f"`answers` of question 'q-7' {problem}"):
+        PaperReward().score(RewardInput(question=question, response_text=respond("new york")))

@@ -8,9 +8,12 @@ from tokenizers import normalizers
 
 from aepo_lightning.chat_formats import HermesFormat, TagFormat
 from aepo_lightning.contracts.question import Message
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.reward_term import TermOutput
 from aepo_lightning.errors import ConfigError, DataError, RewardError
 from aepo_lightning.policy.tokenizers import PROTOCOL_TAGS, ROLE_TEMPLATE, build_byte_tokenizer, build_word_tokenizer
-from aepo_lightning.rewards import PaperReward, as_reward
+from aepo_lightning.rewards import FormatTerm, LengthTerm, PaperReward, RewardSum, as_reward
+from aepo_lightning.rollout import ScoringSettings
 from aepo_lightning.tools import DocumentSearch, PythonTool, ToolRuntime, tool
 from aepo_lightning.training.round_trip import RoundTrip
 from tests.support.builders import make_question
@@ -45,7 +48,7 @@ ALL = (multiply, book, DocumentSearch(), PythonTool())
 ENDED = ROLE_TEMPLATE.replace("+ '\\n'", "+ ('<end>' if message['role'] == 'assistant' else '') + '\\n'")
 
 
-def trip(tokenizer=None, tools=ALL, chat_format=TagFormat.for_tools, reward=None, eos=(1,), question=None):
+def trip(tokenizer=None, tools=ALL, chat_format=TagFormat.for_tools, reward=None, eos=(1,), question=None, **scored):
     tokenizer = tokenizer or build_byte_tokenizer()
     runner = ToolRuntime(tools=tools)
     return RoundTrip(
@@ -55,6 +58,7 @@ def trip(tokenizer=None, tools=ALL, chat_format=TagFormat.for_tools, reward=None
         eos_token_ids=eos,
         question=question or make_question(answers=("42",)),
         reward=reward or PaperReward(),
+        **scored,
     )
 
 
@@ -210,6 +214,41 @@ def raises(_sample):
 def test_a_reward_that_raises_is_named():
     with pytest.raises(RewardError, match=r"raises` must not fail, but raised ValueError: no such"):
         trip(reward=as_reward(raises)).run()
+
+
+class Abstains:
+    """A reward whose judge is down."""
+
+    checks_form = True
+
+    async def __call__(self, sample):  # noqa: ARG002
+        return RewardOutput(reward=0.0, is_correct=False, is_well_formed=True, is_scored=False, reason="It is down.")
+
+
+@pytest.mark.parametrize(
+    ("reward", "on_error", "why"),
+    [
+        (Abstains(), "fail", "It is down."),
+        (as_reward(raises), "abstain", "raised ValueError"),
+        (raises, -1.0, "raised"),
+    ],
+    ids=["abstains", "fails", "stated"],
+)
+def test_a_reward_that_cannot_score_now_does_not_keep_a_run_from_starting(reward, on_error, why, caplog):
+    trip(reward=reward, tools=(), scoring=ScoringSettings(on_error=on_error)).run()
+    assert "The reward cannot say what a right answer is worth: " in caplog.text
+    assert why in caplog.text
+
+
+async def is_right(_sample):
+    return TermOutput(value=0.5, is_correct=True)
+
+
+def test_a_sum_that_looks_at_the_form_is_held_to_it():
+    total = RewardSum(terms={"form": FormatTerm(), "length": LengthTerm(), "own": is_right}, weights={"length": 0.1})
+    trip(reward=total, tools=(), max_response_tokens=500).run()
+    with pytest.raises(ConfigError, match="must give a right answer its best, but gives -1"):
+        trip(reward=total, tools=(), max_response_tokens=500, question=make_question(answers=("{",))).run()
 
 
 class Fragile:
