@@ -35,7 +35,7 @@ def options(group):
 
 def all_options():
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_"))
-    others = ("experiment", "benchmark")  # what a run is not made of by itself has tests of its own
+    others = ("experiment", "benchmark", "judge")  # what a run is not made of by itself has tests of its own
     return [(group, option) for group in groups if group not in others for option in options(group)]
 
 
@@ -175,6 +175,7 @@ def test_every_yaml_file_is_reached_by_a_test():
     reached |= {str(path.relative_to(CONF)) for path in bases}
     reached |= {f"algorithm/objective/{name}.yaml" for name in options("algorithm/objective")}
     reached |= {f"benchmark/{name}.yaml" for name in options("benchmark")}  # in test_benchmarks.py
+    reached |= {"judge_check.yaml", "judge/llm.yaml"}  # tests/app/evaluation/test_judge_check.py
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
 
 

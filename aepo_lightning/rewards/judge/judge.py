@@ -85,7 +85,18 @@ class LLMJudge:
 
     def __repr__(self) -> str:
         """Return who judges and how, without addresses and keys."""
-        return f"LLMJudge({self.model!r}, template={self.template.name!r}, rule={self.rule!r})"
+        return f"LLMJudge({', '.join(f'{name}={value!r}' for name, value in self.identity.items())})"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What verdicts depend on, as plain values: neither address nor key, neither limits nor store."""
+        return {
+            "model": self.model,
+            "template": self.template.name,
+            "template_digest": self.template.digest,
+            "request": dict(self._request),
+            "rule": None if self.rule is None else repr(self.rule),
+        }
 
     @property
     def counts(self) -> JudgeCounts:

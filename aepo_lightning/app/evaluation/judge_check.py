@@ -1,0 +1,154 @@
+"""The command `aepo-eval judge-check`: run a judge on labelled answers and say how far it agrees with them.
+
+    aepo-eval judge-check --labelled FILE.jsonl judge.base_url=http://127.0.0.1:8000/v1 judge.model=NAME
+
+Each line of the file has `question`, `golds`, `answer` and `is_correct`. Figures and single verdicts are written as
+JSON, with which an evaluation by the same judge shows how far its score can be trusted.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from aepo_lightning.app.build import build
+from aepo_lightning.app.command import CONFIG_MODULE
+from aepo_lightning.app.config_dir import explain_file, folder_problem, search_path
+from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error
+from aepo_lightning.app.paths import expand_paths
+from aepo_lightning.app.words import plain_words
+from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.calibration import Calibration
+from aepo_lightning.evaluation.labelled import calibrate, read_labelled, write_calibration
+from aepo_lightning.evaluation.statistics import Estimate
+from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.rewards.judge import JudgeCounts, LLMJudge
+
+_CONFIG = "judge_check"
+
+
+def judge_check(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: The words after its name.
+
+    Returns:
+        The exit status: 1 if the judge came to no verdict at all.
+
+    Raises:
+        AepoError: If the settings or the file cannot be used.
+    """
+    args = _parser().parse_intermixed_args(list(argv))
+    labelled = read_labelled(args.labelled)
+    judge = judge_from_words(plain_words(args.words), args.config_dir)
+    calibration = run_in_event_loop(calibrate(judge, labelled, judge.identity))
+    output = args.output or args.labelled.with_suffix(".judge_check.json")
+    write_calibration(output, calibration)
+    Console().print(render_calibration(calibration, judge.counts), Text(f"written to {output}"))
+    return int(calibration.agreement is None)
+
+
+def judge_from_words(words: Sequence[str], config_dir: str | None = None) -> LLMJudge:
+    """Return the judge that overrides describe.
+
+    Args:
+        words: `judge.key=value`, and `judge=NAME` for another file of `conf/judge/`.
+        config_dir: A folder of configuration files that is searched as well.
+
+    Raises:
+        ConfigError: If they do not fit, or what they describe is no judge.
+    """
+    judge = build(_composed(words, config_dir).judge)
+    if not isinstance(judge, LLMJudge):
+        raise ConfigError(
+            f"`judge` must be an `LLMJudge`, but got {type(judge).__name__}. A rule needs no calibration."
+        )
+    return judge
+
+
+def _composed(words: Sequence[str], config_dir: str | None) -> DictConfig:
+    if problem := folder_problem(config_dir):
+        raise ConfigError(problem)
+    extra = search_path(config_dir)
+    keys: tuple[str, ...] = ()
+    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+        try:
+            keys = config_keys(OmegaConf.to_container(compose(_CONFIG, extra)))  # type: ignore[arg-type]
+            cfg = compose(_CONFIG, [*words, *extra])
+            OmegaConf.to_container(cfg, resolve=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(explain_override_error(error, keys)) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(explain_file(error, config_dir)) from error
+        finally:
+            GlobalHydra.instance().clear()
+    if problem := explain_missing(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(problem)
+    expand_paths(cfg)
+    return cfg
+
+
+def render_calibration(calibration: Calibration, counts: JudgeCounts | None = None) -> Group:
+    """Return the figures of a calibration as they are printed.
+
+    Args:
+        calibration: What the judge made of labelled answers.
+        counts: What that cost; None says nothing about it.
+    """
+    table = calibration.confusion
+    cells = Table("", "labelled correct", "labelled incorrect")
+    cells.add_row("judged correct", str(table.true_positives), str(table.false_positives))
+    cells.add_row("judged incorrect", str(table.false_negatives), str(table.true_negatives))
+    cells.add_row("no verdict", str(table.abstained_correct), str(table.abstained_incorrect))
+    num_questions = len({pair.question_id for pair in calibration.pairs})
+    judge = calibration.judge.get("model", "?")
+    lines = [
+        f"{len(calibration.pairs)} answers to {num_questions} questions, judged by {judge}",
+        f"agreement    {_percent(calibration.agreement)}",
+        f"kappa        {_number(calibration.kappa)}",
+    ]
+    if calibration.abstentions:
+        kinds = ", ".join(f"{kind} {num}" for kind, num in calibration.abstentions.items())
+        lines.append(f"no verdict   {table.num_abstained} ({kinds})")
+    if counts is not None:
+        cost = "" if counts.cost is None else f", cost {counts.cost:.4g}"
+        tokens = f"{counts.prompt_tokens:,} + {counts.completion_tokens:,} tokens"
+        lines.append(f"calls        {counts.num_calls} ({counts.num_kept} verdicts were kept), {tokens}{cost}")
+    return Group(Text("\n".join(lines)), cells)
+
+
+def _percent(found: Estimate | None) -> str:
+    if found is None:
+        return "none: the judge came to no verdict"
+    return f"{100 * found.value:.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+
+
+def _number(found: Estimate | None) -> str:
+    if found is None:
+        return "not defined: all labels and verdicts are the same"
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aepo-eval judge-check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--labelled", type=Path, required=True, metavar="FILE", help="JSONL of labelled answers")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="JSON to write; default: beside the labels, *.judge_check.json"
+    )
+    parser.add_argument("--config-dir", help="a folder with configuration files of your own, such as judge/my.yaml")
+    parser.add_argument(
+        "words", nargs="*", metavar="judge.key=value", help="settings of the judge, over conf/judge/llm.yaml"
+    )
+    return parser
