@@ -52,8 +52,9 @@ class TrajectoryResult:
     num_calls: Mapping[str, int] = field(default_factory=dict)
     """Tool calls that were answered, by tool, failed ones included."""
     num_failed_calls: Mapping[str, int] = field(default_factory=dict)
-    """Those whose result was not `ok`, by `ToolStatus`. A `timeout` may be that of a service or of the policy's own
-    program."""
+    """Those whose result was not `ok`, by `ToolStatus`."""
+    num_outages: int = 0
+    """Those for which what stands behind the tool is to blame, and not the call: `ToolResult.is_outage`."""
     num_generated_tokens: int = 0
     """Tokens that the policy sampled: the length of the response without tool results."""
     num_result_tokens: int = 0
@@ -67,6 +68,7 @@ class TrajectoryResult:
         """Refuse what could not be read back or counted."""
         counts: dict[str, float] = {"sample": self.sample, "num_generated_tokens": self.num_generated_tokens}
         counts |= {"num_result_tokens": self.num_result_tokens, "duration_s": self.duration_s or 0}
+        counts["num_outages"] = self.num_outages
         counts |= {**self.num_calls, **self.num_failed_calls}
         for name, value in counts.items():
             if not 0 <= value < float("inf"):

@@ -1,19 +1,15 @@
 """What evaluated trajectories took, and how many had no answer, no verdict, or tools that failed them."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aepo_lightning.contracts.checker import Outcome
 from aepo_lightning.contracts.generation import StopReason
-from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.evaluation.results import TrajectoryResult
 from aepo_lightning.evaluation.statistics import tool_productivity
-
-INFRASTRUCTURE: frozenset[str] = frozenset({ToolStatus.UNAVAILABLE, ToolStatus.BUSY, ToolStatus.TIMEOUT})
-"""Failures of tools that need not be the policy's doing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +24,7 @@ class Shares:
     unscored: float
     """The rule gave none."""
     failed_tools: float
-    """With at least one call that failed for reasons of the infrastructure (`INFRASTRUCTURE`)."""
+    """With at least one call that failed because of what stands behind the tool: unavailable, busy, or too slow."""
     with_tools: float
     """With at least one call."""
     failed_calls: Mapping[str, float]
@@ -50,13 +46,8 @@ class Calls:
     """None where it was not measured."""
 
 
-def shares_of(results: Sequence[TrajectoryResult], failures: Collection[str] = INFRASTRUCTURE) -> Shares:
-    """Return the shares of some trajectories, at least one.
-
-    Args:
-        results: The trajectories.
-        failures: Statuses of calls that count as failures of tools.
-    """
+def shares_of(results: Sequence[TrajectoryResult]) -> Shares:
+    """Return the shares of some trajectories, at least one."""
     outcomes = Counter(result.verdict.outcome for result in results)
     failed = sum((Counter(result.num_failed_calls) for result in results), Counter[str]())
     num_calls = sum(result.num_tool_calls for result in results)
@@ -66,7 +57,7 @@ def shares_of(results: Sequence[TrajectoryResult], failures: Collection[str] = I
         truncated=sum(result.stop_reason is StopReason.LENGTH for result in results) / number,
         abstained=outcomes[Outcome.ABSTAINED] / number,
         unscored=outcomes[Outcome.UNSCORED] / number,
-        failed_tools=sum(any(result.num_failed_calls.get(each) for each in failures) for result in results) / number,
+        failed_tools=sum(result.num_outages > 0 for result in results) / number,
         with_tools=sum(result.num_tool_calls > 0 for result in results) / number,
         failed_calls={status: failed[status] / max(num_calls, 1) for status in sorted(failed)},
     )

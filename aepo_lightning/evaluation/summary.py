@@ -5,13 +5,13 @@ wrong, and as right.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from aepo_lightning.evaluation.results import EvaluationStamp, TrajectoryResult
-from aepo_lightning.evaluation.shares import INFRASTRUCTURE, Calls, Shares, calls_of, shares_of
+from aepo_lightning.evaluation.shares import Calls, Shares, calls_of, shares_of
 from aepo_lightning.evaluation.statistics import (
     Scores,
     interval_over_questions,
@@ -87,15 +87,12 @@ class Summary:
         return max(number * self.num_samples - self.num_trajectories, 0)
 
 
-def summarise(
-    stamp: EvaluationStamp, results: Sequence[TrajectoryResult], failures: Collection[str] = INFRASTRUCTURE
-) -> Summary:
+def summarise(stamp: EvaluationStamp, results: Sequence[TrajectoryResult]) -> Summary:
     """Return the numbers of an evaluation on one benchmark.
 
     Args:
         stamp: Of the results.
         results: At least one, in any order.
-        failures: Statuses of calls that count as failures of tools.
 
     Raises:
         ValueError: If there are no results.
@@ -119,7 +116,7 @@ def summarise(
         levels=_levels(questions, stamp.metric),
         pass_by_calls=_pass_by_calls(questions),
         further=_further(results),
-        shares=shares_of(results, failures),
+        shares=shares_of(results),
         calls=calls_of(results, score.value),
     )
 

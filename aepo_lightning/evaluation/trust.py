@@ -15,7 +15,7 @@ class TrustLimits:
     """
 
     max_failed_tools: float = 0.05
-    """With a call that failed for reasons of the infrastructure."""
+    """With a call that failed because of what stands behind the tool."""
     max_unjudged: float = 0.05
     """Without a verdict, whether a judge abstained or a rule gave none."""
 

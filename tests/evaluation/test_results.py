@@ -18,6 +18,7 @@ FULL = make_result(
     scores={"em": 1.0, "f1": 0.5},
     num_calls={"search": 3, "python": 1},
     num_failed_calls={"timeout": 1},
+    num_outages=1,
     num_generated_tokens=9,
     num_result_tokens=4,
     seed=2**63 - 1,

@@ -151,7 +151,9 @@ def test_more_calls_never_solve_less_and_all_of_them_what_was_solved(seed):
 
 def test_shares_and_calls_by_hand():
     results = [
-        make_result("q0", 0, num_calls={"search": 2, "python": 1}, num_failed_calls={"busy": 1}, duration_s=1.0),
+        make_result(
+            "q0", 0, num_calls={"search": 2, "python": 1}, num_failed_calls={"busy": 1}, num_outages=1, duration_s=1.0
+        ),
         make_result("q0", 1, ABSTAINED, answer=" ", num_generated_tokens=10, num_result_tokens=4, duration_s=3.0),
         make_result("q1", 0, num_calls={"search": 1}, num_failed_calls={"error": 1}, scores={"f1": 0.5}),
         make_result("q1", 1, stop_reason=StopReason.LENGTH, scores={"f1": 1.0}),
@@ -165,8 +167,6 @@ def test_shares_and_calls_by_hand():
     assert (calls.num_generated_tokens, calls.num_result_tokens, calls.duration_s) == (2.5, 1.0, 2.0)
     assert calls.productivity == pytest.approx(100 * 1.0 * 1 / 1.1)
     assert found.further == {"f1": 0.75}
-    assert summarise(make_stamp(), results, failures={"error"}).shares.failed_tools == 0.25
-    assert summarise(make_stamp(), results, failures=()).shares.failed_tools == 0.0
 
 
 def slow_summary(results):

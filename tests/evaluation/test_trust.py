@@ -8,8 +8,9 @@ from aepo_lightning.evaluation.trust import TrustLimits
 from tests.support.evaluated import make_result, make_results, make_stamp
 
 
-def with_failures(number, status="unavailable"):
-    results = [make_result(f"q{i}", num_calls={"search": 1}, num_failed_calls={status: 1}) for i in range(number)]
+def with_failures(number, num_outages=1):
+    failed = {"num_calls": {"search": 1}, "num_failed_calls": {"timeout": 1}, "num_outages": num_outages}
+    results = [make_result(f"q{i}", **failed) for i in range(number)]
     return results + [make_result(f"q{i}") for i in range(number, 20)]
 
 
@@ -18,7 +19,7 @@ def with_failures(number, status="unavailable"):
     [
         (with_failures(1), ""),
         (with_failures(2), "tools failed in 10.0 % of the trajectories (limit 5.0 %)"),
-        (with_failures(2, "error"), ""),
+        (with_failures(2, 0), ""),
         (make_results(*["1"] * 19, "?"), ""),
         (
             make_results(*["1"] * 18, "?", "-"),
