@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
 
-from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.answers import read_answers
 from aepo_lightning.tasks.paths import BrokenRuleError
-from aepo_lightning.tasks.prompts import check_text
+from aepo_lightning.tasks.prompts import check_text, with_system
 
 Rows = Sequence[tuple[str, Mapping[str, Any]]]
 """Where each row stands, such as `gaia.jsonl, line 3`, and its fields."""
@@ -32,6 +32,8 @@ class QuestionRows:
     answer_fields: Sequence[str] = ("answer",)
     answer_pattern: str | None = None
     """Regular expression whose first group is the answer proper. None takes all."""
+    withheld_answers: Sequence[str] = ()
+    """What rows write where the answer is kept back, such as `?`: no gold."""
     id_fields: Sequence[str] = ()
     """What names a row. Without one, its place among the rows does."""
     level_fields: Sequence[str] = ()
@@ -43,6 +45,8 @@ class QuestionRows:
     """Rows that have something there, such as an image or a file, are left out: policies read text."""
     canary_field: str = ""
     """The key with which a row's question and answer are encrypted. Rows without it are plain."""
+    system_prompt: str = ""
+    """Sent before the question, in place of what the chat format says of the tools. Empty leaves that to the format."""
     max_questions: int | None = None
     """Of the rows that are not left out, the first so many. None takes all."""
 
@@ -105,7 +109,7 @@ class QuestionRows:
         choices = {"choices": list(_reach(row, self.choices_field) or ())} if self.choices_field else {}
         return Question(
             question_id=f"{name}-{own_id}",
-            messages=(Message(role="user", content=asked),),
+            messages=with_system(self.system_prompt, asked),
             answers=self._golds(place, row, key),
             metadata={"benchmark": name, "level": self.level_names.get(str(level), str(level)), "place": place}
             | choices,
@@ -128,7 +132,8 @@ class QuestionRows:
             golds = golds if key is None else tuple(decrypted(gold, str(key)) for gold in golds)
         except BrokenRuleError as error:
             raise _row_error(place, name, error.rule, value) from None
-        golds = tuple(gold for gold in (self._proper(place, name, gold) for gold in golds) if gold)
+        golds = tuple(self._proper(place, name, gold) for gold in golds if gold not in self.withheld_answers)
+        golds = tuple(filter(None, golds))
         if not golds:
             raise _row_error(place, name, "hold an accepted answer", value)
         return golds

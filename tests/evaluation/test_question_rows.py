@@ -53,6 +53,14 @@ def test_encrypted_rows_are_read_with_the_key_that_stands_in_them():
     assert plain[0].answers == ("here",)
 
 
+def test_a_system_prompt_of_the_users_own_stands_before_the_question():
+    (found,) = read([{"question": "a", "answer": "b"}], system_prompt="Use the tools.")
+    assert [(message.role, message.content) for message in found.messages] == [
+        ("system", "Use the tools."),
+        ("user", "a"),
+    ]
+
+
 def test_choices_travel_with_a_question():
     found = read([{"question": "Which?", "answer": "B", "options": ["x", "y"]}], choices_field="options")
     assert found[0].metadata["choices"] == ["x", "y"]
@@ -67,6 +75,7 @@ def test_choices_travel_with_a_question():
         ([{"question": ["a"], "answer": "b"}], {}, r"`question` must be a non-empty text, but got list"),
         ([{"question": "a", "answer": []}], {}, r"`answer` must hold an accepted answer, but got list \[\]"),
         ([{"question": "a", "answer": " "}], {}, "`answer` must hold an accepted answer, but got str ' '"),
+        ([{"question": "a", "answer": "?"}], {"withheld_answers": ["?"]}, "hold an accepted answer, but got str '?'"),
         ([{"question": "a", "answer": True}], {}, "line 1: `answer` must be a text, a number or a list of them"),
         ([{"question": "a", "answer": "no marks"}], {"answer_pattern": "#### (.+)"}, "must match '#### "),
         ([{"question": "\ud83d", "answer": "b"}], {}, "`question` must be text without half a surrogate pair"),

@@ -40,6 +40,7 @@ def tokens_of(generations):
         {"temperature": 1.3, "top_k": 5},
         {"top_p": 0.7, "top_k": 20},
         {"temperature": 0.005},
+        {"temperature": 0.8, "repetition_penalty": 1.5},
     ],
     ids=str,
 )

@@ -59,6 +59,7 @@ def num_running(url):
 
 def test_tokens_and_scores_equal_those_of_the_engine_in_this_process(engine):
     requests = [(prompt(n, n), params(12, seed=n, temperature=0.7, top_p=0.8, top_k=30)) for n in (1, 9, 33, 50)]
+    requests.append((prompt(12), params(12, seed=5, repetition_penalty=1.5)))
     other = make_engine()
     for ours, theirs in zip(generate(engine, requests), generate(other, requests), strict=True):
         assert ours.token_ids == theirs.token_ids
