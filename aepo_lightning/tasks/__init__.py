@@ -6,6 +6,7 @@ arithmetic.py   chained arithmetic, one python call per operation; plain ASCII f
 deep_search/    find pages of an invented world and follow them to an answer; natural language
 own_files.py    question files of one's own, whatever their format; jsonl.py and parquet.py read one each
 jsonl.py        one JSON object a line, or one list: your own files, and benchmarks
+conversations/  worked trajectories in files and on the Hub, in the spellings that are published
 parquet.py      your own parquet files, and the published training and validation files (verl's layout)
 listed.py       rows in memory
 rows.py         one row of your own file as a question

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,20 +35,39 @@ def read_jsonl(path: Path) -> NumberedRows:
     Raises:
         DataError: If it has something else.
     """
+    unit, found = scan_jsonl(path)
+    rows = []
+    for number, row in found:
+        if isinstance(row, DataError):
+            raise row
+        rows.append((number, row))
+    return unit, rows
+
+
+def scan_jsonl(path: Path) -> tuple[str, Iterator[tuple[int, dict[str, Any] | DataError]]]:
+    """Return what `read_jsonl` does, with the error in place of each line or item that is no object.
+
+    Raises:
+        DataError: If the file is a list that cannot be read, or has another encoding than it says.
+    """
     raw = path.read_bytes()
     encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if raw.startswith(mark)), None)
     if encoding is not None:
         raw = _decode(path, raw, encoding).encode("utf-8")
     if raw.lstrip().startswith(b"["):
-        rows = _parse(f"{path}", "one JSON list of objects", raw)
-        if isinstance(rows, list):
-            return "item", [(number, _object(f"{path}, item {number}", row)) for number, row in enumerate(rows, 1)]
-    lines = []
-    for number, line in enumerate(raw.split(b"\n"), 1):
-        if line.strip():
-            where = f"{path}, line {number}"
-            lines.append((number, _object(where, _parse(where, "one JSON object", line))))
-    return "line", lines
+        items = _parse(f"{path}", "one JSON list of objects", raw)
+        if isinstance(items, list):
+            return "item", ((number, _row(f"{path}, item {number}", row)) for number, row in enumerate(items, 1))
+    lines = ((number, line) for number, line in enumerate(raw.split(b"\n"), 1) if line.strip())
+    return "line", ((number, _row(f"{path}, line {number}", line)) for number, line in lines)
+
+
+def _row(where: str, value: object) -> dict[str, Any] | DataError:
+    """Return an object, which bytes are parsed to, or what is wrong."""
+    try:
+        return _object(where, _parse(where, "one JSON object", value) if isinstance(value, bytes) else value)
+    except DataError as error:
+        return error
 
 
 def _decode(path: Path, raw: bytes, encoding: str) -> str:
