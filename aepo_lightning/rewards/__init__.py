@@ -10,6 +10,8 @@ r"""What an answer is worth.
     sum.py            `RewardSum`: named terms, weighed, bounded and added up (term_settings.py, limited_term.py)
     function.py       plain functions as rewards; `@reward`
     process.py        plain functions in processes of their own
+    extraction.py     the answer of a response that need not be well-formed, as evaluation reads it
+    checkers/         one answer against the accepted ones: words, choices, benchmarks, mathematics
     judge/            `LLMJudge`: a language model that judges answers
 
 Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
