@@ -45,7 +45,7 @@ class RewardSum:
         only_with: Terms that count only where another term gave more than 0, by their names: the paper's bonus for
             tools only with the answer. The others are asked first.
         limits: Place, deadline and meaning of failures of single terms, by their names. Terms that are not named have
-            those of the run.
+            those of the run. As those of the run they decide no finished reward: trees are taken over under others.
 
     Raises:
         ConfigError: If there is no term, a name is none or stands twice, a setting names no term, a weight or a bound
@@ -56,7 +56,7 @@ class RewardSum:
     weights: Mapping[str, float] = field(default_factory=dict)
     clip: Sequence[float | None] | None = None
     only_with: Mapping[str, str] = field(default_factory=dict)
-    limits: Mapping[str, AnyRewardLimits] = field(default_factory=dict)
+    limits: Mapping[str, AnyRewardLimits] = field(default_factory=dict, metadata={"is_described": False})
     _run_limits: RewardLimits = field(init=False, repr=False, compare=False, default=_NO_LIMITS)
     _asked: Mapping[str, LimitedTerm] = field(init=False, repr=False, compare=False)
 

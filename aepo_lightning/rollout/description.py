@@ -1,8 +1,9 @@
 """Names for what decides a rollout, so that a run that goes on knows which of the saved trees are still its own.
 
 A name is a digest of a description. The description of an object is its class and its settings: the fields of a
-dataclass, of any other object its arguments as far as it keeps them, and its words. It holds no address and no state,
-so that another process describes the same settings in the same words.
+dataclass, but for those with `is_described: False` in their metadata, of any other object its arguments as far as it
+keeps them, and its words. It holds no address and no state, so that another process describes the same settings in the
+same words.
 """
 
 import inspect
@@ -71,7 +72,9 @@ def _describe_collection(value: Collection[Any], above: tuple[int, ...]) -> str:
 def _settings(value: Any) -> Iterator[tuple[str, object]]:
     """Yield what an object or a function was made of, by name."""
     if is_dataclass(value):
-        yield from ((field.name, getattr(value, field.name)) for field in fields(value) if field.init)
+        for field in fields(value):
+            if field.init and field.metadata.get("is_described", True):
+                yield field.name, getattr(value, field.name)
     elif isinstance(value, partial):
         yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
     elif inspect.ismethod(value):

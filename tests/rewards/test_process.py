@@ -10,7 +10,7 @@ import pytest
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import RewardInput
 from aepo_lightning.errors import ConfigError, RewardError
-from aepo_lightning.rewards import FunctionReward, PaperReward, as_reward
+from aepo_lightning.rewards import FunctionReward, PaperReward, RewardSum, as_reward
 from aepo_lightning.rewards.process import ProcessReward
 from aepo_lightning.rollout.scoring import ScoringSettings, score
 from tests.support import plain_functions
@@ -78,3 +78,16 @@ def test_only_plain_functions_that_can_be_sent_go_to_another_process():
     assert as_reward(PaperReward(), "process") == PaperReward()
     with pytest.raises(ConfigError, match=r"`reward` must be a function that can be sent .*<lambda> cannot .*lock"):
         as_reward(lambda _: held, "process")
+
+
+def test_a_term_in_a_process_is_ended_at_its_deadline_and_the_others_count():
+    terms = {"own": plain_functions.score, "length": lambda given: len(given.response_text)}
+    limits = {"isolation": "process", "on_error": "abstain"}
+    whole = RewardSum(terms=terms, limits={"own": limits})
+    cut = RewardSum(terms=terms, limits={"own": limits | {"deadline_s": 0.2}}, weights={"own": 0.0})
+    found = asyncio.run(whole(sample("main thread?")))
+    assert (found.terms, found.has_failed) == ({"own": 1.0, "length": 12.0}, False)
+    found = asyncio.run(cut(sample("hold")))
+    assert (found.reward, found.terms, found.has_failed) == (4.0, {"own": 0.0, "length": 4.0}, True)
+    assert "term `own`" in found.reason
+    assert "within 0.2 s" in found.reason

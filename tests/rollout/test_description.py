@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aepo_lightning.chat_formats.tags import TagFormat
-from aepo_lightning.rewards import PaperReward, as_reward
+from aepo_lightning.rewards import FormatTerm, PaperReward, RewardSum, as_reward
 from aepo_lightning.rollout.description import describe, question_digest
 from aepo_lightning.rollout.steps import signature
 from aepo_lightning.tools import DocumentSearch, ToolRuntime, tool
@@ -98,6 +98,21 @@ def test_the_same_settings_have_one_name():
     judge.num_calls = 7
     assert signature(parts(reward=judge)) == signature(parts(reward=Judge("a")))
     assert signature(parts(reward=as_reward(rewarding(1.0)))) == signature(parts(reward=as_reward(rewarding(1.0))))
+
+
+def test_a_sum_of_terms_is_named_by_terms_and_weights_and_not_by_what_they_may_cost():
+    terms = {"form": FormatTerm(), "own": rewarding(1.0)}
+    total = RewardSum(terms=terms)
+    same = [total, RewardSum(terms=dict(reversed(terms.items()))), RewardSum(terms=terms, limits={"own": {}})]
+    assert len({signature(parts(reward=as_reward(each, "thread", 3.0))) for each in same}) == 1
+    others = [
+        RewardSum(terms=terms, weights={"own": 0.5}),
+        RewardSum(terms=terms | {"own": rewarding(2.0)}),
+        RewardSum(terms=terms | {"form": FormatTerm(penalty=-0.5)}),
+        RewardSum(terms=terms, clip=[0.0, 1.0]),
+        RewardSum(terms=terms, only_with={"own": "form"}),
+    ]
+    assert len({signature(parts(reward=each)) for each in (total, *others)}) == len(others) + 1
 
 
 @pytest.mark.slow
