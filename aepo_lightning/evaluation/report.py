@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from aepo_lightning.atomic_files import replacing, write_json
 from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.benchmark import PublishedScore
+from aepo_lightning.evaluation.calibration import Calibration
+from aepo_lightning.evaluation.judge_notes import corrected_score, is_of_judge, judge_note
 from aepo_lightning.evaluation.results import stamp_to_dict
 from aepo_lightning.evaluation.results_file import BenchmarkResults
 from aepo_lightning.evaluation.summary import Score, Summary, summarise
@@ -52,10 +54,16 @@ class Report:
     limits: TrustLimits = field(default_factory=TrustLimits)
     published: Published = field(default_factory=dict)
     """Only what is to be shown."""
+    calibration: Calibration | None = None
+    """What labelled answers say of the judge. None if it was not checked."""
 
     @classmethod
     def of(
-        cls, runs: Sequence[BenchmarkResults], limits: TrustLimits | None = None, published: Published | None = None
+        cls,
+        runs: Sequence[BenchmarkResults],
+        limits: TrustLimits | None = None,
+        published: Published | None = None,
+        calibration: Calibration | None = None,
     ) -> "Report":
         """Compute the numbers of an evaluation.
 
@@ -63,6 +71,7 @@ class Report:
             runs: Its results on each benchmark.
             limits: Beyond which scores are marked. None is the defaults.
             published: What is to stand beside them.
+            calibration: Of the judge that gave the verdicts.
 
         Raises:
             DataError: If there is no result at all.
@@ -77,6 +86,7 @@ class Report:
             unstarted=[run.name for run in runs if not run.results],
             limits=limits or TrustLimits(),
             published=published or {},
+            calibration=calibration,
         )
 
     def check(self) -> None:
@@ -104,6 +114,7 @@ class Report:
         """What a reader must know beside the tables: doubts, who judged, and where published numbers come from."""
         found = [f"! {name}: {doubt}." for name, doubts in self.doubts.items() for doubt in doubts]
         found += [f"{run.name}: verdicts by {_described(run.stamp.checker)}." for run in self.runs]
+        found += [judge_note(self.calibration, run) for run in self.runs if self.calibration is not None]
         shown = [score for summary in self.summaries for score in self.published.get(summary.benchmark, ())]
         sources = dict.fromkeys(f"{each.method}, {each.model}: {each.source}." for each in shown)
         remarks = dict.fromkeys(f"{each.method}, {each.model}: {each.note}." for each in shown if each.note)
@@ -122,9 +133,17 @@ class Report:
                 "doubts": self.doubts.get(run.name, []),
                 "published": [asdict(each) for each in self.published.get(run.name, ())],
                 "stamp": stamp_to_dict(run.stamp),
+                "judge_check": self._judge_check(run),
             }
             for run, summary in zip(self.runs, self.summaries, strict=True)
         }
+
+    def _judge_check(self, run: BenchmarkResults) -> dict[str, Any] | None:
+        if self.calibration is None or not is_of_judge(self.calibration, run.stamp.checker):
+            return None
+        figures = {"agreement": self.calibration.agreement, "kappa": self.calibration.kappa}
+        figures["corrected"] = corrected_score(self.calibration, run)
+        return {name: None if each is None else asdict(each) for name, each in figures.items()}
 
     def to_markdown(self) -> str:
         """Return the tables and the notes as Markdown."""

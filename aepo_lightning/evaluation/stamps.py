@@ -1,6 +1,6 @@
 """What the stamp of an evaluation says of its parts, in plain values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -32,8 +32,10 @@ def tool_settings(runner: ToolRunner) -> dict[str, Any]:
 def part_settings(part: object) -> dict[str, Any]:
     """Return the name of a part and those of its settings that are plain values, such as those of a rule."""
     plain: dict[str, Any] = {"part": part_name(part)}
+    if isinstance(identity := getattr(part, "identity", None), Mapping):
+        return plain | dict(identity)  # such as that of a judge, which leaves out addresses and keys
     if not is_dataclass(part) and type(part).__repr__ is not object.__repr__:
-        plain["settings"] = repr(part)  # such as that of a judge, which leaves out addresses and keys
+        plain["settings"] = repr(part)
     if is_dataclass(part) and not isinstance(part, type):
         for each in fields(part):
             value = getattr(part, each.name)

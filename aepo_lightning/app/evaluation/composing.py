@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aepo_lightning.app.command import CONFIG_MODULE
+from aepo_lightning.app.command import CONFIG_MODULE, CONFIG_NAME
 from aepo_lightning.app.config_dir import explain_file, folder_problem, search_path
 from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, suggest
 from aepo_lightning.app.paths import expand_paths
@@ -30,7 +30,7 @@ def composed_config(name: str, words: Sequence[str], config_dir: str | None = No
     """Compose a configuration with overrides.
 
     Args:
-        name: `train` or `eval`.
+        name: `train`, whose missing values are left to the caller, or another configuration such as `eval`.
         words: As Hydra reads them.
         config_dir: A folder that is searched as well.
 
@@ -44,7 +44,7 @@ def composed_config(name: str, words: Sequence[str], config_dir: str | None = No
         try:
             cfg = compose(name, [*words, *extra])
             OmegaConf.to_container(cfg, resolve=True)
-            if name == EVAL and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
+            if name != CONFIG_NAME and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
                 raise ConfigError(problem)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError(explain_override_error(error, _known_keys(name, extra))) from error

@@ -10,21 +10,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from aepo_lightning.app.build import build
-from aepo_lightning.app.command import CONFIG_MODULE
-from aepo_lightning.app.config_dir import explain_file, folder_problem, search_path
-from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error
-from aepo_lightning.app.paths import expand_paths
+from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.calibration import Calibration
@@ -68,34 +59,12 @@ def judge_from_words(words: Sequence[str], config_dir: str | None = None) -> LLM
     Raises:
         ConfigError: If they do not fit, or what they describe is no judge.
     """
-    judge = build(_composed(words, config_dir).judge)
+    judge = build(composed_config(_CONFIG, words, config_dir).judge)
     if not isinstance(judge, LLMJudge):
         raise ConfigError(
             f"`judge` must be an `LLMJudge`, but got {type(judge).__name__}. A rule needs no calibration."
         )
     return judge
-
-
-def _composed(words: Sequence[str], config_dir: str | None) -> DictConfig:
-    if problem := folder_problem(config_dir):
-        raise ConfigError(problem)
-    extra = search_path(config_dir)
-    keys: tuple[str, ...] = ()
-    with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-        try:
-            keys = config_keys(OmegaConf.to_container(compose(_CONFIG, extra)))  # type: ignore[arg-type]
-            cfg = compose(_CONFIG, [*words, *extra])
-            OmegaConf.to_container(cfg, resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(explain_override_error(error, keys)) from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(explain_file(error, config_dir)) from error
-        finally:
-            GlobalHydra.instance().clear()
-    if problem := explain_missing(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(problem)
-    expand_paths(cfg)
-    return cfg
 
 
 def render_calibration(calibration: Calibration, counts: JudgeCounts | None = None) -> Group:

@@ -8,9 +8,13 @@ from pathlib import Path
 from aepo_lightning.app.evaluation.published import ALL, published_scores_of
 from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
+from aepo_lightning.evaluation.labelled import read_calibration
 from aepo_lightning.evaluation.report import Report
 from aepo_lightning.evaluation.results_file import read_evaluation
 from aepo_lightning.evaluation.trust import TrustLimits
+
+JUDGE_CHECK = "judge_check.json"
+"""Where `show` looks for what labelled answers say of the judge."""
 
 
 def show(words: Sequence[str]) -> None:
@@ -24,7 +28,7 @@ def show(words: Sequence[str]) -> None:
         DataError: If the folder is not that of an evaluation, or with `--strict` a score is in doubt.
     """
     args = _parser().parse_args(list(words))
-    report = make_report(args.folder, args.published, _limits(args))
+    report = make_report(args.folder, args.published, _limits(args), args.judge_check)
     if args.json:
         print(json.dumps(report.to_dict(), indent=1))  # noqa: T201
     elif args.markdown:
@@ -38,19 +42,25 @@ def show(words: Sequence[str]) -> None:
         report.check()
 
 
-def make_report(folder: Path, method: str = "AEPO", limits: TrustLimits | None = None) -> Report:
+def make_report(
+    folder: Path, method: str = "AEPO", limits: TrustLimits | None = None, judge_check: Path | None = None
+) -> Report:
     """Return the report of an evaluation.
 
     Args:
         folder: Of the evaluation.
         method: Whose published numbers stand beside it: one method, `all`, or none if empty.
         limits: Beyond which scores are marked. None is the defaults.
+        judge_check: What `judge-check` wrote. None takes `judge_check.json` of the folder, if it is there.
 
     Raises:
-        DataError: If the folder is not that of an evaluation, or has no results yet.
+        DataError: If the folder is not that of an evaluation, or has no results yet, or the check cannot be read.
     """
     runs = read_evaluation(folder)
-    return Report.of(runs, limits, {run.name: published_scores_of(run.name, method) for run in runs})
+    published = {run.name: published_scores_of(run.name, method) for run in runs}
+    own = folder / JUDGE_CHECK
+    path = judge_check or (own if own.is_file() else None)
+    return Report.of(runs, limits, published, None if path is None else read_calibration(path))
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("folder", type=Path, help="of an evaluation")
     parser.add_argument(
         "--published", default="AEPO", metavar="METHOD", help=f"whose numbers stand beside; default AEPO, or {ALL}"
+    )
+    parser.add_argument(
+        "--judge-check",
+        type=Path,
+        metavar="FILE",
+        help=f"of `judge-check`; default {JUDGE_CHECK} of the folder, if there",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--markdown", action="store_true", help="print Markdown")

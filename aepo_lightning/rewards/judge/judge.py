@@ -4,12 +4,13 @@ import asyncio
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakKeyDictionary
 
+from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rewards.judge.attempts import with_attempts
@@ -95,7 +96,7 @@ class LLMJudge:
             "template": self.template.name,
             "template_digest": self.template.digest,
             "request": dict(self._request),
-            "rule": None if self.rule is None else repr(self.rule),
+            "rule": _described(self.rule),
         }
 
     @property
@@ -201,6 +202,13 @@ class _Places(NamedTuple):
     @classmethod
     def make(cls, num: int) -> "_Places":
         return cls(asyncio.Semaphore(num), {})
+
+
+def _described(rule: AnswerChecker | None) -> str | None:
+    """Return a rule with its settings, the same in every process."""
+    if rule is None:
+        return None
+    return repr(rule) if is_dataclass(rule) else part_name(rule)
 
 
 def _template(given: str | JudgeTemplate) -> JudgeTemplate:
