@@ -13,8 +13,11 @@ from aepo_lightning.evaluation.summary import Question, by_question, headline
 
 Read = Callable[[TrajectoryResult], float]
 """The score of a trajectory with a verdict."""
-PROTOCOL = ("benchmark", "benchmark_digest", "protocol", "sampling", "tools", "checker", "metric")
-"""Fields of a stamp in which runs that are compared should agree; what is left is what is compared."""
+PROTOCOL = ("benchmark", "protocol", "sampling", "tools", "checker", "metric")
+"""Fields of a stamp in which runs that are compared should agree; what is left is what is compared. Questions need no
+digest: only those that are the same in either run are paired."""
+_OF_THE_MODEL = ("protocol.chat_format",)
+"""Settings among them that come with a model: how it is spoken to, and its tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +41,8 @@ class Comparison:
     num_questions: int
     """That both answered and have verdicts for."""
     num_left_out: int
-    """Of either run: that the other one did not ask in the same words, or that have no verdict."""
+    """Of either run: that the other one did not ask in the same words and with the same accepted answers, or that have
+    no verdict."""
     before: float
     after: float
     paired: PairedDifference
@@ -52,7 +56,8 @@ class Comparison:
 
 def protocol_differences(before: BenchmarkResults, after: BenchmarkResults) -> list[str]:
     """Return in which settings beside the model two runs differ; their scores then measure different things."""
-    return before.stamp.differences(after.stamp, PROTOCOL)
+    found = before.stamp.differences(after.stamp, PROTOCOL)
+    return [each for each in found if not each.startswith(_OF_THE_MODEL)]
 
 
 def compare_results(before: BenchmarkResults, after: BenchmarkResults) -> Comparison:
@@ -66,7 +71,7 @@ def compare_results(before: BenchmarkResults, after: BenchmarkResults) -> Compar
         DataError: If they have no question in common with a verdict on both sides.
     """
     ours, theirs = _by_id(before), _by_id(after)
-    common = [each for each in ours if each in theirs and ours[each][0].question == theirs[each][0].question]
+    common = [each for each in ours if each in theirs and _asked(ours[each]) == _asked(theirs[each])]
     read = headline(before.stamp.metric)
     first, second = ([_mean(side[each], read) for each in common] for side in (ours, theirs))
     judged = [i for i, pair in enumerate(zip(first, second, strict=True)) if None not in pair]
@@ -95,6 +100,10 @@ def compare_results(before: BenchmarkResults, after: BenchmarkResults) -> Compar
 
 def _by_id(run: BenchmarkResults) -> dict[str, Question]:
     return {question[0].question_id: question for question in by_question(run.results)}
+
+
+def _asked(question: Question) -> tuple[str, tuple[str, ...]]:
+    return question[0].question, question[0].golds
 
 
 def _mean(question: Question, read: Read) -> float | None:

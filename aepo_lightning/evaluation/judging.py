@@ -124,6 +124,7 @@ def trajectory_facts(tree: RolloutTree, leaf: Leaf) -> dict[str, Any]:
         "stop_reason": leaf.stop_reason,
         "num_calls": dict(Counter(call.tool for call, _ in results if call is not None)),
         "num_failed_calls": dict(failed),
+        "num_outages": sum(result.is_outage for _, result in results),
         "num_generated_tokens": sum(len(each.token_ids) for each in path if each.source is SegmentSource.POLICY),
         "num_result_tokens": sum(len(each.token_ids) for each in path if each.source is SegmentSource.TOOL),
         "seed": tree.seed,
