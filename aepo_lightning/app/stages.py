@@ -267,7 +267,7 @@ def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, targe
     )
     trainer.fit(module, datamodule=datamodule)
     writer = FolderWriter(target=target, source=policy, overwrite=True, made_of=made_of)
-    writer.write_model(trained_weights(module.network))
+    writer.write_model(trained_weights(module.trained_network()))
 
 
 def _evaluate(run: Run) -> Mapping[str, float]:

@@ -16,6 +16,7 @@ from aepo_lightning.contracts.batch import PackedTokens
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.generation import FinishReason
 from aepo_lightning.contracts.question import Demonstration, DemonstrationSource, SegmentSource
+from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.ops.tree_packing import pack_rows
 from aepo_lightning.ops.tree_partition import fill_bins
@@ -52,7 +53,7 @@ class DemonstrationStep:
 
     micro_batches: Sequence[DemonstrationBatch]
     num_tokens: int
-    """Trained tokens of all micro-batches."""
+    """Trained tokens of all micro-batches, over all ranks."""
 
     def to(self, device: torch.device | str) -> "DemonstrationStep":
         """Return the step with every tensor on `device`."""
@@ -85,8 +86,15 @@ def encode_demonstration(demonstration: Demonstration, chat_format: ChatFormat, 
 
 def _going_on(before: str, text: str) -> str:
     """Return the words of a turn after what the chat template wrote in its name, which may have opened its thoughts."""
+    opened, spoken = opened_thoughts(before), text.lstrip()
+    written = next((each for each in (opened, opened[: len("<think>")]) if spoken.startswith(each)), "")
+    return spoken[len(written) :] if written else text
+
+
+def opened_thoughts(before: str) -> str:
+    """Return the thoughts that a text opens at its end and leaves open, from `<think>` on; often nothing."""
     _, opened, thoughts = before.rpartition("<think>")
-    return text.lstrip().removeprefix("<think>") if opened and "</think>" not in thoughts else text
+    return opened + thoughts if opened and "</think>" not in thoughts else ""
 
 
 def check_calls(demonstrations: Iterable[Demonstration], chat_format: ChatFormat) -> None:
@@ -192,9 +200,8 @@ class DemonstrationDataModule(LightningDataModule):
             collate_demonstrations([rows[each] for each in found], pad_token_id, self._is_packed)
             for found in self._bins([len(tokens) for tokens, _ in rows])
         ]
-        return DemonstrationStep(
-            micro_batches=batches, num_tokens=sum(int(batch.response_mask.sum()) for batch in batches)
-        )
+        own = sum(int(batch.response_mask.sum()) for batch in batches)
+        return DemonstrationStep(micro_batches=batches, num_tokens=int(all_reduce([own])[0]))
 
     def _bins(self, lengths: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return which rows run together."""

@@ -20,16 +20,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from aepo_lightning.checkpoints import (
-    IDENTITY_KEY,
-    RANDOM_KEY,
-    check_before_loading,
-    check_format,
-    check_shapes,
-    describe,
-    random_states,
-    restore_random_states,
-)
+from aepo_lightning.checkpoints import check_before_loading
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import WeightedMean
 from aepo_lightning.contracts.policy import PolicySource
@@ -48,6 +39,7 @@ from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import describe_evaluation
+from aepo_lightning.training.network_state import add_identity, left_in_place, take_identity
 from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
@@ -209,14 +201,8 @@ class AEPOModule(LightningModule):
 
     def to(self, *args: Any, **kwargs: Any) -> "AEPOModule":
         """Move, but leave offloaded weights on the CPU: FSDP brings them to the device when they are needed."""
-        network = self.network
-        if network is None or not (self._builder.sharding.cpu_offload and is_sharded(network)):
+        with left_in_place(self, self._builder.sharding):
             return super().to(*args, **kwargs)
-        self.network = None
-        try:
-            return super().to(*args, **kwargs)
-        finally:
-            self.network = network
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Create optimizer and scheduler from their factories.
@@ -276,23 +262,17 @@ class AEPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
         assert self.network is not None, "`configure_model` runs first"
-        strategy = type(self.trainer.strategy).__name__
-        checkpoint[IDENTITY_KEY] = describe(self.network, self.network.model.config, self.trainer.world_size, strategy)
-        checkpoint[RANDOM_KEY] = random_states()
+        add_identity(checkpoint, self.network, self.trainer)
         self._settings.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what belongs to another model, and go on with the saved random generators.
 
-        A sharded strategy has loaded the weights by now; it refuses other shapes by itself, before it loads any.
-
         Raises:
             DataError: If the checkpoint has another format, or parameters of other shapes.
         """
         assert self.network is not None, "`configure_model` runs first"
-        check_format(checkpoint.get(IDENTITY_KEY), "The checkpoint")
-        check_shapes(checkpoint[IDENTITY_KEY], self.network, "The checkpoint")
-        restore_random_states(checkpoint[RANDOM_KEY], self.global_rank, self.trainer.world_size)
+        take_identity(checkpoint, self.network, self.trainer)
         self._settings.load(checkpoint)
 
     def on_train_epoch_start(self) -> None:

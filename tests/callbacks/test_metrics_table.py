@@ -2,6 +2,7 @@ import re
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,9 +20,9 @@ from aepo_lightning.callbacks import (
 from aepo_lightning.rollout import summarise_trees
 from aepo_lightning.tools import PythonTool
 from aepo_lightning.training.coldstart import ColdStartModule
-from aepo_lightning.training.demonstrations import DemonstrationDataModule
 from aepo_lightning.training.dynamic_sampling import DynamicSampling, SamplingRounds
 from aepo_lightning.training.metrics import describe_overlong
+from aepo_lightning.training.sft import RowCounts, SFTDataModule, SFTRow, SFTRows, SFTSettings
 from tests.support.paths import ROOT
 from tests.support.training import make_tree, policy_turn
 
@@ -60,12 +61,10 @@ def logged(make_run, tmp_path):
 @pytest.fixture
 def logged_by_cold_start(make_run):
     run = make_run(has_checkpoints=False, max_steps=1)
-    policy, chat_format = (
-        run.module.policy,
-        run.datamodule.prepare_sampler(run.module.policy.tokenizer).parts.chat_format,
-    )
-    run.module = ColdStartModule(policy, partial(torch.optim.AdamW, lr=1e-3))
-    run.datamodule = DemonstrationDataModule(run.datamodule.task, chat_format, policy.tokenizer, batch_size=2)
+    run.module = ColdStartModule(run.module.policy, partial(torch.optim.AdamW, lr=1e-3))
+    row = SFTRow(token_ids=np.array([3, 4, 5]), is_trained=np.array([False, True, True]))
+    rows = SFTRows(train=[row], val=[row], counts=RowCounts())
+    run.datamodule = SFTDataModule(rows, SFTSettings(batch_size=1), pad_token_id=0)
     return run.fit().logger.names
 
 

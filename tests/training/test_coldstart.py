@@ -108,6 +108,7 @@ def test_the_loss_is_that_of_the_models_own_logits(fields):
     policy = small_policy(**fields)
     batch = collate_demonstrations([encoded(policy)], policy.tokenizer.pad_token_id)
     module = ColdStartModule(policy, torch.optim.SGD)
+    module.configure_model()
     is_scored = torch.nn.functional.pad(batch.response_mask, (0, 1))
     with torch.no_grad(), module._mlps.last_layer_at(is_scored):
         found = module.network(batch.input_ids, batch.response_mask).logprobs.sum()
@@ -251,6 +252,7 @@ def test_a_pretrained_policy_starts_from_its_weights_and_recomputes_where_asked(
     policy.tokenizer.save_pretrained(tmp_path)
     pretrained = PretrainedPolicy(str(tmp_path))
     module = ColdStartModule(pretrained, torch.optim.SGD, gradient_checkpointing=True)
+    module.configure_model()
     assert torch.equal(flat(module.network.parameters()), flat(model.parameters()))
     layer = module.network.model.model.layers[0]
     assert layer.gradient_checkpointing

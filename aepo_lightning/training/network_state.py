@@ -1,0 +1,59 @@
+"""What the modules do with their network beside training it: where it stays, and what a checkpoint says of it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+
+from aepo_lightning.checkpoints import (
+    IDENTITY_KEY,
+    RANDOM_KEY,
+    check_format,
+    check_shapes,
+    describe,
+    random_states,
+    restore_random_states,
+)
+from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.sharding.fsdp2 import is_sharded
+from aepo_lightning.policy.sharding.options import ShardingOptions
+
+
+@runtime_checkable
+class _HasNetwork(Protocol):
+    network: PolicyNetwork | None
+
+
+@contextmanager
+def left_in_place(module: _HasNetwork, sharding: ShardingOptions) -> Iterator[None]:
+    """Hide offloaded weights while a module moves: FSDP brings them to the device when they are needed."""
+    network = module.network
+    if network is None or not (sharding.cpu_offload and is_sharded(network)):
+        yield
+        return
+    module.network = None
+    try:
+        yield
+    finally:
+        module.network = network
+
+
+def add_identity(checkpoint: dict[str, Any], network: PolicyNetwork, trainer: L.Trainer) -> None:
+    """Add what a checkpoint belongs to, and the random generators of every rank. Collective."""
+    strategy = type(trainer.strategy).__name__
+    checkpoint[IDENTITY_KEY] = describe(network, network.model.config, trainer.world_size, strategy)
+    checkpoint[RANDOM_KEY] = random_states()
+
+
+def take_identity(checkpoint: dict[str, Any], network: PolicyNetwork, trainer: L.Trainer) -> None:
+    """Refuse what belongs to another model, and go on with the saved random generators.
+
+    A sharded strategy has loaded the weights by now; it refuses other shapes by itself, before it loads any.
+
+    Raises:
+        DataError: If the checkpoint has another format, or parameters of other shapes.
+    """
+    check_format(checkpoint.get(IDENTITY_KEY), "The checkpoint")
+    check_shapes(checkpoint[IDENTITY_KEY], network, "The checkpoint")
+    restore_random_states(checkpoint[RANDOM_KEY], trainer.global_rank, trainer.world_size)
