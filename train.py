@@ -17,6 +17,8 @@ def train(cfg: DictConfig) -> None:
 
     with stages.open_run(cfg) as record:  # the folder, locked; the seed; the checkpoint that `ckpt_path` names
         policy = stages.cold_start(record)  # supervised; a pretrained policy comes as it is
+        if stages.ends_with_cold_start(record):
+            return
 
         run = build_run(record.cfg, policy, record.folder)  # engine, RolloutDataModule, AEPOModule, Lightning's Trainer
         stages.evaluate_before(record, run)

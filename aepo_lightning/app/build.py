@@ -190,13 +190,24 @@ def build_trainer(cfg: DictConfig, folder: Path) -> L.Trainer:
         for node in callbacks.values():
             if node is not None and OmegaConf.is_missing(node, "dirpath"):
                 node.dirpath = str(folder / "checkpoints")
+    built = [check_callback(str(name), build(node)) for name, node in callbacks.items() if node is not None]
+    return assemble_trainer(cfg, folder, callbacks=built, logger=build_logger(cfg, folder))
+
+
+def assemble_trainer(cfg: DictConfig, folder: Path, **options: Any) -> L.Trainer:
+    """Build a trainer on the devices and with the strategy of a configuration.
+
+    Args:
+        cfg: The configuration.
+        folder: Of the run.
+        options: Of the trainer, in place of the configuration's.
+    """
     trainer: L.Trainer = build(
         cfg.trainer,
         strategy=build_strategy(cfg),
         precision=choose_precision(cfg),
-        callbacks=[check_callback(str(name), build(node)) for name, node in callbacks.items() if node is not None],
-        logger=build_logger(cfg, folder),
         default_root_dir=str(folder),
+        **options,
     )
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = EitherCheckpointIO()
@@ -263,7 +274,7 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
         gradient_checkpointing=own.gradient_checkpointing,
     )
     tools = build_tools(cfg.tools)
-    run_in_event_loop(_start_and_close(tools))
+    try_tools(tools)
     chat_format = build_chat_format(cfg, policy.tokenizer, tools.specs)
     if cfg.data.get("round_trip", True):
         RoundTrip.of(policy, task, chat_format, tools).run()
@@ -276,6 +287,15 @@ def build_cold_start(cfg: DictConfig, policy: PolicySource) -> tuple[ColdStartMo
         max_tokens_per_micro_batch=own.max_tokens_per_micro_batch,
     )
     return module, datamodule
+
+
+def try_tools(tools: BranchingToolRunner) -> None:
+    """Start tools and close them again.
+
+    Raises:
+        ConfigError: If one cannot work here, such as code without a sandbox.
+    """
+    run_in_event_loop(_start_and_close(tools))
 
 
 async def _start_and_close(tools: BranchingToolRunner) -> None:

@@ -24,6 +24,7 @@ MadeOf = Mapping[str, str]
 """Part (`configuration`, `files`, `code`) to digest."""
 
 _COLD_START = ("seed", "model", "coldstart", "data.task", "tools", "rollout.chat_format")
+_SFT = ("seed", "model", "coldstart", "tools", "rollout.chat_format", "module.adapter")
 _EVALUATION = (*_COLD_START, "evaluation", "data.num_val_questions", "data.seed", "reward", "rollout.sampling")
 _DATA_ENDINGS = (
     ".json",
@@ -44,7 +45,7 @@ _EDGE_BYTES = 1 << 20
 
 def cold_start_made_of(cfg: DictConfig) -> MadeOf:
     """Return what the cold start of a configuration is made of."""
-    return _made_of(cfg, _COLD_START)
+    return _made_of(cfg, _COLD_START if cfg.coldstart.get("data") is None else _SFT)
 
 
 def evaluation_made_of(cfg: DictConfig) -> MadeOf:
@@ -59,9 +60,12 @@ def misfits(found: MadeOf | None, own: MadeOf) -> list[str]:
 
 def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
     plain = {section: _plain(cfg, section) for section in sections}
-    found = OmegaConf.select(cfg, "data.task.data_dir")
-    data_dir = None if found is None else str(found)
-    paths = [path for name in _paths_in(plain) for path in _matches(name, data_dir)]
+    paths = [
+        path
+        for section, node in plain.items()
+        for name in _paths_in(node, section)
+        for path in _matches(name, _data_dir(cfg, section))
+    ]
     return {
         "configuration": _digest(json.dumps(_without_places(plain), sort_keys=True, default=str).encode()),
         "files": _digest(b"".join(_content(path) for path in paths)),
@@ -71,7 +75,15 @@ def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
 
 def _plain(cfg: DictConfig, section: str) -> Any:
     node = OmegaConf.select(cfg, section)
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    found: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    # Whether the run ends with the cold start changes nothing about it.
+    return {name: value for name, value in found.items() if name != "only"} if section == "coldstart" else found
+
+
+def _data_dir(cfg: DictConfig, section: str) -> str | None:
+    """Return the folder that a section names for its files."""
+    found = OmegaConf.select(cfg, "coldstart.data.data_dir" if section == "coldstart" else "data.task.data_dir")
+    return None if found is None else str(found)
 
 
 def _without_places(node: Any, key: str = "", is_tool: bool = False) -> Any:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 _PRODUCTS = (
     "coldstart",
     "coldstart_logs",
+    "coldstart_checkpoints",
     "checkpoints",
     "rollouts",
     "policy",

@@ -6,7 +6,7 @@ continued takes what is there instead of doing it again.
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,14 +38,15 @@ from aepo_lightning.app.run_folder import (
 )
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
+from aepo_lightning.app.sft import free_memory, is_sft, train_sft
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.distributed.collectives import together
 from aepo_lightning.distributed.first_process import JOB_VARIABLES, is_first_process, make_once
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_of
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
+from aepo_lightning.policy.publishing.write import write_together
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.training.lightning_settings import check_options
 from aepo_lightning.training.optimizers import check_factories
@@ -140,28 +141,41 @@ def open_run(cfg: DictConfig) -> RunRecord:
 
 
 def cold_start(record: RunRecord) -> PolicySource:
-    """Return the policy to start from, after supervised training on demonstrations where the configuration asks for it.
+    """Return the policy to start from, after supervised training where the configuration asks for it.
 
     A folder that has the result already is not trained again, if the result was made of the same or the run is past it.
     """
     cfg, checkpoint = record.cfg, record.checkpoint
     with record.stage("cold start"):
         policy: PolicySource = build(cfg.model)
-        if cfg.coldstart.num_steps:
+        if cfg.coldstart.num_steps or is_sft(cfg):
             target, start_from, own = record.folder / "coldstart", policy, cold_start_made_of(cfg)
 
             def fits() -> bool:
                 return checkpoint is not None or not _misfits("cold start", read_made_of(target), own)
 
-            make_once(
-                target / "config.json",
-                lambda: _train_cold_start(cfg, start_from, record.folder, target, own),
-                is_sound=fits,
-            )
+            if is_sft(cfg):
+                if not ((target / "config.json").is_file() and fits()):
+                    train_sft(cfg, start_from, record.folder, target, own)
+                    free_memory()
+            else:
+                make_once(
+                    target / "config.json",
+                    lambda: _train_cold_start(cfg, start_from, record.folder, target, own),
+                    is_sound=fits,
+                )
             policy = PretrainedPolicy(str(target))
         if checkpoint is not None:
             check_architecture(checkpoint.identity, policy.config, str(checkpoint.path))
     return policy
+
+
+def ends_with_cold_start(record: RunRecord) -> bool:
+    """Return whether the run is over after its cold start, and say where the policy is."""
+    is_over = is_sft(record.cfg) and bool(record.cfg.coldstart.only)
+    if is_over:
+        announce("The policy after the cold start is in %s.", record.folder / "coldstart")
+    return is_over
 
 
 def _misfits(stage: str, found: MadeOf | None, own: MadeOf) -> bool:
@@ -286,25 +300,11 @@ def _export(run: Run, policy: PolicySource, folder: Path) -> None:
     is_writer = run.trainer.is_global_zero
     weights = trained_weights(network)
     writer = FolderWriter(target=folder / "policy", source=policy, overwrite=True)
-    _write_together(weights, partial(writer.write_model, weights), is_writer)
+    write_together(weights, partial(writer.write_model, weights), is_writer)
     if lora is not None:
         updates = low_rank_updates(network)
         writer = FolderWriter(target=folder / "adapter", source=policy, overwrite=True)
-        _write_together(updates, partial(writer.write_adapter, lora, updates, base_name(policy)), is_writer)
-
-
-def _write_together(source: Iterator[Any], write: Callable[[], None], is_writer: bool) -> None:
-    """Write on one rank what all ranks gather; an error is everyone's."""
-
-    def act() -> None:
-        try:
-            if is_writer:
-                write()
-        finally:
-            for _ in source:  # gathering is collective, also after an error
-                pass
-
-    together(act)
+        write_together(updates, partial(writer.write_adapter, lora, updates, base_name(policy)), is_writer)
 
 
 @rank_zero_only

@@ -12,14 +12,29 @@ render.py          the plan as tables
 from omegaconf import DictConfig
 from rich.console import Console
 
-from aepo_lightning.app.plan.from_config import plan_input
+from aepo_lightning.app.plan.from_config import cold_start_input, plan_input
 from aepo_lightning.app.plan.input import PlanInput
-from aepo_lightning.app.plan.render import render_plan
+from aepo_lightning.app.plan.render import render_cold_start, render_plan
 from aepo_lightning.app.plan.result import BatchPlan, Plan, make_plan
 
-__all__ = ["BatchPlan", "Plan", "PlanInput", "make_plan", "plan_input", "print_plan", "render_plan"]
+__all__ = [
+    "BatchPlan",
+    "Plan",
+    "PlanInput",
+    "cold_start_input",
+    "make_plan",
+    "plan_input",
+    "print_plan",
+    "render_cold_start",
+    "render_plan",
+]
 
 
 def print_plan(cfg: DictConfig) -> None:
-    """Print what a run of this configuration would need and do."""
-    Console().print(render_plan(make_plan(plan_input(cfg))))
+    """Print what a run of this configuration would need and do, stage by stage."""
+    console = Console()
+    if cfg.coldstart.get("data") is not None:
+        console.print(render_cold_start(make_plan(cold_start_input(cfg))))
+        if cfg.coldstart.only:
+            return
+    console.print(render_plan(make_plan(plan_input(cfg))))

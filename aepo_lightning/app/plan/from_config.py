@@ -1,5 +1,6 @@
 """From a composed configuration to the input of a plan."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -51,6 +52,45 @@ def plan_input(cfg: DictConfig) -> PlanInput:
         **_devices(cfg),
         **_update_options(cfg, size),
         **engine_share(cfg, size),
+    )
+
+
+def cold_start_input(cfg: DictConfig) -> PlanInput:
+    """Read what decides memory and batch arithmetic of a cold start on conversations.
+
+    A question of the plan stands for a conversation of `limits.max_length` tokens, all but one of them the assistant's,
+    and an iteration for a pass over `expected_rows` of them, or over one batch where that is not said. There is no
+    engine yet.
+
+    Raises:
+        ConfigError: As `plan_input`.
+    """
+    model, own = OmegaConf.to_container(cfg.model, resolve=True), cfg.coldstart
+    assert isinstance(model, dict), "a model is a mapping"
+    architecture = _architecture(model)
+    size = model_size(architecture)
+    longest = own.limits.max_length or cfg.engine.max_model_len
+    module = {
+        "is_checkpointed": own.gradient_checkpointing,
+        "logprob_chunk_tokens": chunk_rows(own.logprob_chunk_size, size.vocab_size),
+    }
+    return PlanInput(
+        architecture=architecture,
+        is_pretrained="name_or_path" in model,
+        weight_bytes=2 if model.get("dtype") in ("bfloat16", "float16") else 4,
+        num_iterations=math.ceil(own.num_epochs),
+        questions_per_iteration=max(own.expected_rows or 0, own.batch_size),
+        group_size=1,
+        questions_per_step=own.batch_size,
+        max_prompt_tokens=1,
+        max_response_tokens=longest - 1,
+        micro_batch_tokens=own.max_tokens_per_micro_batch,
+        packing=own.packing,
+        engine_memory_fraction=0.0,
+        engine_sleeps=False,
+        engine_workspace_gib=0.0,
+        **_devices(cfg),
+        **(_update_options(cfg, size) | module),
     )
 
 

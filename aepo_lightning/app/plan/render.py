@@ -23,6 +23,28 @@ def render_plan(plan: Plan) -> Group:
     return Group(*tables, _verdict(plan))
 
 
+def render_cold_start(plan: Plan) -> Group:
+    """Return the plan of a cold start on conversations: memory, model, batch and the verdict."""
+    host = [_host_table(plan)] if plan.host else []
+    batch = _facts("Batch of the cold start", _cold_start_facts(plan))
+    return Group(_memory_table(plan), *host, _facts("Model", _model_facts(plan)), batch, _verdict(plan))
+
+
+def _cold_start_facts(plan: Plan) -> list[tuple[str, str]]:
+    """List the batch arithmetic of a cold start."""
+    settings, batch = plan.settings, plan.batch
+    return [
+        ("conversations of a pass", f"{batch.trajectories_per_iteration:,}"),
+        ("passes", f"{settings.num_iterations:,}"),
+        ("conversations of an optimiser step", f"{batch.trajectories_per_step:,}"),
+        ("optimiser steps, at most", f"{batch.num_steps:,}"),
+        ("longest conversation", f"{settings.max_trajectory_tokens:,} tokens"),
+        ("micro-batches per step and device, at most", f"{batch.micro_batches_per_step:,}"),
+        ("tokens of the largest micro-batch (T)", f"{settings.pass_tokens:,}"),
+        ("tokens of a pass, at most", f"{batch.max_tokens_per_iteration:,}"),
+    ]
+
+
 def _gib(num_bytes: int) -> str:
     """Format bytes in GiB, with enough digits for small models."""
     return f"{num_bytes / GIB:.2f}" if num_bytes >= GIB / 100 or num_bytes == 0 else f"{num_bytes / GIB:.2g}"
