@@ -181,7 +181,7 @@ class KilledError(Exception):
     pass
 
 
-def killed_run(folder, steps, lora=None):
+def killed_run(folder, steps, lora=None, batch_size=4):
     """A run that ends with an error after some steps, saved after every second one."""
     module = ColdStartModule(small_policy(), partial(torch.optim.AdamW, lr=1e-2), adapter=lora)
     step = module.training_step
@@ -193,19 +193,26 @@ def killed_run(folder, steps, lora=None):
 
     module.training_step = training_step
     saver = AtomicCheckpoint(folder / "checkpoints", every_n_epochs=1, keep=1)
-    return sft_run(folder, module=module, callbacks=[saver], steps_per_part=2)
+    return sft_run(folder, module=module, callbacks=[saver], steps_per_part=2, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2, alpha=4.0)], ids=["weights", "adapter"])
-def test_a_run_that_was_killed_in_a_part_ends_with_the_same_weights(tmp_path, lora):
-    whole = killed_run(tmp_path / "whole", steps=-1, lora=lora).fit()
+KILLED = {
+    "weights": {},
+    "adapter": {"lora": LoRA(rank=2, alpha=4.0)},
+    "saved where a pass ends": {"batch_size": 5},
+}
+
+
+@pytest.mark.parametrize("options", KILLED.values(), ids=KILLED)
+def test_a_run_that_was_killed_in_a_part_ends_with_the_same_weights(tmp_path, options):
+    whole = killed_run(tmp_path / "whole", steps=-1, **options).fit()
     with pytest.raises(KilledError):
-        killed_run(tmp_path / "cut", steps=3, lora=lora).fit()
+        killed_run(tmp_path / "cut", steps=3, **options).fit()
     last = find_last(tmp_path / "cut" / "checkpoints")
-    resumed = killed_run(tmp_path / "cut", steps=-1, lora=lora).fit(last)
+    resumed = killed_run(tmp_path / "cut", steps=-1, **options).fit(last)
     assert resumed.logger.values("coldstart/loss") == whole.logger.values("coldstart/loss")[2:]
     assert torch.equal(flat(resumed.network.parameters()), flat(whole.network.parameters()))
-    assert whole.trainer.global_step == resumed.trainer.global_step == 5
+    assert whole.trainer.global_step == resumed.trainer.global_step == 20 // options.get("batch_size", 4)
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight(tmp_path):
