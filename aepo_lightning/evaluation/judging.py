@@ -90,6 +90,7 @@ class RewardedAnswers:
             score = min(max(reward.f1, float(reward.is_correct), 0.0), 1.0)
             verdict = Verdict(score=score, is_correct=reward.is_correct, reason=reward.reason)
             scores = {"reward": reward.reward, "f1": reward.f1, "is_well_formed": float(reward.is_well_formed)}
+            scores |= {f"reward_{name}": value for name, value in reward.terms.items()}
         answer = "" if reward is None else reward.answer
         return TrajectoryResult(answer=answer, verdict=verdict, scores=scores, **facts)
 

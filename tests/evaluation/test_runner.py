@@ -1,7 +1,7 @@
 """Answers are judged while others grow; what was cut off goes on; nothing is made twice."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -161,6 +161,8 @@ def test_a_reward_of_training_becomes_a_verdict():
     reward = tree.leaves[0].reward
     assert found.verdict == Verdict(score=1.0, is_correct=True, reason=reward.reason)
     assert found.scores == {"reward": reward.reward, "f1": 1.0, "is_well_formed": 1.0}
+    tree.leaves[0].reward = replace(reward, terms={"length": -0.5})
+    assert asyncio.run(judge(tree, tree.leaves[0])).scores == found.scores | {"reward_length": -0.5}
     tree.leaves[0].reward = None
     assert asyncio.run(judge(tree, tree.leaves[0])).verdict.outcome is Outcome.UNSCORED
 
