@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aepo_lightning.policy.source import PretrainedPolicy, ScratchPolicy
     from aepo_lightning.policy.tokenizers import build_byte_tokenizer, build_word_tokenizer
     from aepo_lightning.rewards import (
+        AnswerTerm,
         FormatTerm,
         LengthTerm,
         OverlongTerm,
@@ -130,7 +131,7 @@ _PLACES = {
     "policy.publishing.check": "PublicationCheck",
     "policy.source": "PretrainedPolicy ScratchPolicy",
     "policy.tokenizers": "build_byte_tokenizer build_word_tokenizer",
-    "rewards": "FormatTerm LengthTerm OverlongTerm PaperReward RewardSum ToolTerm reward",
+    "rewards": "AnswerTerm FormatTerm LengthTerm OverlongTerm PaperReward RewardSum ToolTerm reward",
     "rollout": "RolloutJournal RolloutParts RolloutSampler RolloutSettings SamplingSettings ScoringSettings",
     "tasks": "ArithmeticTask JsonlQuestions ListedQuestions OfficialParquet ParquetQuestions TrailTask",
     "tools": "DocumentSearch IndexSearch PythonTool ToolRuntime WebSearch tool",

@@ -6,7 +6,8 @@ r"""What an answer is worth.
     answer_format.py  which rule of the trajectory grammar a text breaks
     tool_use.py       which tools a trajectory used
     paper.py          `PaperReward`: format, F1 and the bonus for using both tools
-    terms.py          terms of a reward: format, tools, overlong, length
+    answer_term.py    the answer as a term of a reward, by any checker
+    terms.py          others: format, tools, overlong, length
     sum.py            `RewardSum`: named terms, weighed, bounded and added up (term_settings.py, limited_term.py)
     function.py       plain functions as rewards; `@reward`
     process.py        plain functions in processes of their own
@@ -18,6 +19,7 @@ Rewards see finished trajectories as data (`RewardInput`) and know nothing of en
 """
 
 from aepo_lightning.rewards.answer_format import find_format_problem
+from aepo_lightning.rewards.answer_term import AnswerTerm
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
 from aepo_lightning.rewards.function import FunctionReward, as_reward, reward
@@ -27,6 +29,7 @@ from aepo_lightning.rewards.sum import RewardSum
 from aepo_lightning.rewards.terms import FormatTerm, LengthTerm, OverlongTerm, ToolTerm
 
 __all__ = [
+    "AnswerTerm",
     "FormatTerm",
     "FunctionReward",
     "JudgeLimits",
