@@ -145,6 +145,17 @@ def test_an_iteration_without_any_reward_says_why_and_a_pass_of_them_stops_the_r
         refuse_unscored(12, *found)
 
 
+def test_data_of_which_nothing_is_scored_in_a_whole_pass_stop_the_run(monkeypatch, caplog):
+    data = make_datamodule(small_policy())
+    data.trees = [unscored(0)]
+    data.metrics = prefixed("rollout", summarise_trees(data.trees).means())
+    monkeypatch.setattr(data, "_collect", lambda: None)
+    with pytest.raises(RewardError, match=r"^A trajectory must have a reward, but .* The judge is down\. Mend"):
+        data._collect_next()
+    said = [record.message for record in caplog.records if "no trajectory has a reward" in record.message]
+    assert len(said) == data._stream.num_iterations_per_pass
+
+
 def test_only_the_first_rank_says_it(caplog, monkeypatch):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     look(make_tree(TWO, [0.5, 0.5]))
