@@ -1,6 +1,7 @@
 """Published numbers of benchmarks, from their configurations."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 
 from hydra import compose, initialize_config_module
@@ -23,7 +24,12 @@ def published_scores_of(benchmark: str, method: str) -> Sequence[PublishedScore]
     """
     if not method or not (files(CONFIG_MODULE) / _GROUP / f"{benchmark}.yaml").is_file():
         return ()
+    return tuple(each for each in _read(benchmark) if method == ALL or each.method.lower() == method.lower())
+
+
+@cache
+def _read(benchmark: str) -> Sequence[PublishedScore]:
     with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
         cfg = compose(f"{_GROUP}/{benchmark}")
     found: Sequence[PublishedScore] = instantiate(cfg[_GROUP].published, _convert_="all")
-    return tuple(each for each in found if method == ALL or each.method.lower() == method.lower())
+    return found

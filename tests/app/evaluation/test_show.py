@@ -6,6 +6,8 @@ import pytest
 
 from aepo_lightning.app.evaluation.show import show
 from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.evaluation.calibration import Calibration, JudgedLabel
+from aepo_lightning.evaluation.labelled import write_calibration
 from tests.support.evaluated import make_results, write_evaluation
 
 
@@ -35,6 +37,28 @@ def test_a_score_in_doubt_is_shown_and_refused_by_strict(folder, capsys):
         show([str(folder), "--strict"])
     assert "58.3" in capsys.readouterr().out
     show([str(folder), "--strict", "--max-unjudged", "0.2"])
+
+
+def test_the_check_of_a_judge_in_the_folder_is_shown_and_another_where_it_is_named(folder, tmp_path, capsys):
+    pairs = tuple(JudgedLabel(question_id=str(n), is_correct=True, judged=True) for n in range(3))
+    write_calibration(folder / "judge_check.json", Calibration(judge={"model": "large"}, pairs=pairs))
+    write_calibration(tmp_path / "other.json", Calibration(judge={"model": "small"}, pairs=pairs))
+    show([str(folder)])
+    assert "riddles: was not judged by large as it was checked" in capsys.readouterr().out
+    show([str(folder), "--judge-check", str(tmp_path / "other.json")])
+    assert "riddles: was not judged by small as it was checked" in capsys.readouterr().out
+    with pytest.raises(DataError, match="must be a calibration that `aepo-eval judge-check` wrote"):
+        show([str(folder), "--judge-check", str(tmp_path / "nowhere.json")])
+
+
+def test_published_numbers_stand_beside_a_known_benchmark(tmp_path, capsys):
+    write_evaluation(tmp_path, make_results("11", benchmark="gaia"), benchmark="gaia", num_samples=2)
+    show([str(tmp_path)])
+    text = capsys.readouterr().out
+    assert "published: AEPO, Qwen3-14B" in text
+    assert "ARPO, Qwen3-14B" not in text
+    show([str(tmp_path), "--published", "arpo"])
+    assert "published: ARPO, Qwen3-14B" in capsys.readouterr().out
 
 
 def test_a_limit_that_is_no_share_is_refused(folder):
