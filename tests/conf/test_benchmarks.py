@@ -7,6 +7,8 @@ from collections import Counter
 from functools import cache
 from itertools import cycle
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
@@ -150,7 +152,9 @@ def test_rows_as_publishers_write_them_are_read(name, number, levels, make, tmp_
     path = tmp_path / make(name).source.files[-1].path
     path.parent.mkdir()
     rows = [row_of(name, each) for each in (1, 2, 3)]
-    if path.suffix == ".jsonl":
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         with path.open("w", newline="", encoding="utf-8-sig") as file:
@@ -187,4 +191,4 @@ def test_the_guide_has_a_row_for_each_with_its_licence_and_its_number_of_rows(ma
         assert named[name] == 1
         assert source.licence.split(";")[0] in line
         assert source.homepage in line
-        assert str(source.files[-1].num_rows or "not known") in line.replace(",", "")
+        assert str(source.files[0].num_rows or "not known") in line.replace(",", "")
