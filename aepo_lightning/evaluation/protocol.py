@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.rewards.extraction import EXTRACTION_MODES, ExtractionMode
 from aepo_lightning.rollout.settings import SamplingSettings
 
 PromptType = Literal["code_search", "search", "math", "base"]
@@ -34,13 +35,17 @@ class EvaluationProtocol:
     """Independent trajectories for each question."""
     max_model_len: int = 32_768
     """Tokens of prompt and response together."""
-    extraction: str = "paper"
+    extraction: ExtractionMode = "paper"
     """Where the answer is read in a response: a mode of `rewards.extraction.extract_answer`."""
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
         if self.prompt not in get_args(PromptType):
             raise ConfigError(f"`prompt` must be one of {', '.join(get_args(PromptType))}, but got {self.prompt!r}.")
+        if self.extraction not in EXTRACTION_MODES:
+            raise ConfigError(
+                f"`extraction` must be one of {', '.join(EXTRACTION_MODES)}, but got {self.extraction!r}."
+            )
         for name in ("num_samples", "max_model_len"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, but got {getattr(self, name)}.")

@@ -21,8 +21,6 @@ from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.benchmark import Benchmark
 from tests.support.paths import CONF, DATA_DIR, ROOT
 
-pytest.importorskip("aepo_lightning.rewards.checkers")
-
 ROWS = {
     "gsm8k": 1319,
     "math500": 500,

@@ -48,6 +48,7 @@ def test_published_numbers_must_be_of_a_level_that_is_there():
     [
         (lambda: make(metric="bleu"), "`metric` must be one of accuracy, f1, but got 'bleu'"),
         (lambda: EvaluationProtocol(prompt="poem"), "`prompt` must be one of code_search, .*, but got 'poem'"),
+        (lambda: EvaluationProtocol(extraction="last"), "`extraction` must be one of paper, .*, but got 'last'"),
         (lambda: EvaluationProtocol(num_samples=0), "`num_samples` must be at least 1, but got 0"),
     ],
 )
