@@ -49,6 +49,12 @@ def build_parts(
                 f"{algorithm.overlong.factor:g}: long trajectories would be punished twice. Keep one of the two."
             )
     runner = tools if isinstance(tools, ToolRunner) else ToolRuntime(tools=tuple(tools))
+    unknown = [name for name in (*sampling.max_calls, *sampling.ask_once) if name not in runner.tool_names]
+    if unknown:
+        raise ConfigError(
+            f"`max_calls` and `ask_once` must name tools of the run, but got {unknown[0]!r}. Choose from "
+            f"{', '.join(runner.tool_names) or 'none'}."
+        )
     scored_by = as_reward(reward, scoring.isolation, scoring.deadline_s)
     settings = algorithm.rollout_settings(sampling)
 

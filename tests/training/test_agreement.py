@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.rollout import RolloutSettings
+from aepo_lightning.rollout import RolloutSettings, SamplingSettings
 from tests.support.recorded_runs import TreeRecorder, adam, experience, tree_run
 from tests.support.training import (
     LIGHTNING_WARNINGS,
@@ -72,3 +72,10 @@ def test_the_module_trains_from_any_loader_of_minibatches(tmp_path):
 def test_settings_of_an_algorithm_are_no_sampling_settings():
     with pytest.raises(ConfigError, match="`sampling` must be `SamplingSettings`, but got RolloutSettings"):
         make_datamodule(make_module().policy, sampling=RolloutSettings(budget=2))
+
+
+@pytest.mark.parametrize("settings", [{"max_calls": {"serach": 2}}, {"ask_once": ["search", "serach"]}], ids=str)
+def test_rules_for_a_tool_that_is_not_there_are_refused(settings):
+    sampling = SamplingSettings(max_response_tokens=24, **settings)
+    with pytest.raises(ConfigError, match="`max_calls` and `ask_once` must name tools of the run, but got 'serach'"):
+        make_datamodule(make_module().policy, sampling=sampling)
