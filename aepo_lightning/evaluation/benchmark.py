@@ -87,7 +87,8 @@ class BenchmarkQuestions:
     """The questions of a benchmark as they were read."""
 
     questions: tuple[Question, ...]
-    """`metadata` has `benchmark`, `level` (maybe empty), `choices` where there are any, and where the row stands."""
+    """`metadata` has `benchmark`, `level` (maybe empty), and `choices` where there are any. Nothing in them depends on
+    where the file lies."""
     origin: str
     """The file, or the dataset with its revision."""
     sha256: str = ""

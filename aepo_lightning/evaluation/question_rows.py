@@ -111,8 +111,7 @@ class QuestionRows:
             question_id=f"{name}-{own_id}",
             messages=with_system(self.system_prompt, asked),
             answers=self._golds(place, row, key),
-            metadata={"benchmark": name, "level": self.level_names.get(str(level), str(level)), "place": place}
-            | choices,
+            metadata={"benchmark": name, "level": self.level_names.get(str(level), str(level))} | choices,
         )
 
     def _text(self, place: str, row: Mapping[str, Any], names: Sequence[str], key: Any) -> str:

@@ -30,7 +30,7 @@ def test_a_level_is_named_and_may_stand_deeper():
     rows = [{"question": "a", "answer": "b", "info": {"level": 3}}, {"question": "c", "answer": "d", "Level": "Math"}]
     found = read(rows, level_fields=["info.level", "Level"], level_names={"3": "hard"})
     assert [each.metadata["level"] for each in found] == ["hard", "Math"]
-    assert read(rows)[0].metadata == {"benchmark": "tiny", "level": "", "place": "tiny.jsonl, line 1"}
+    assert read(rows)[0].metadata == {"benchmark": "tiny", "level": ""}
 
 
 def test_rows_with_attachments_are_left_out_before_they_are_counted():
