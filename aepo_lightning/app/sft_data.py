@@ -29,7 +29,12 @@ from aepo_lightning.app.targets import add_allow, check_targets
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.policy import PolicySource
+from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.judging import sample_number
+from aepo_lightning.evaluation.results import Pair, TrajectoryResult
+from aepo_lightning.evaluation.results_file import RESULTS, read_results
 from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import GoodTrajectories, Selection
@@ -66,9 +71,36 @@ def good_trajectories(source: Path, selection: Selection, allowed: Sequence[str]
         specs=specs,
         end_token_id=message_end_id(policy.tokenizer),
     )
+    verdicts = _verdicts(source / RESULTS)
     for path in files:
-        found.add(str(path.relative_to(source)), RolloutJournal(path.parent).read(path.stem))
+        trees = RolloutJournal(path.parent).read(path.stem)
+        found.add(str(path.relative_to(source)), (_judged(tree, verdicts) for tree in trees))
     return found
+
+
+def _verdicts(folder: Path) -> dict[Pair, TrajectoryResult]:
+    """Return what an evaluation found about its trajectories; nothing for a run."""
+    files = sorted(folder.glob("*.jsonl"))
+    return {result.pair: result for path in files for result in read_results(path).results}
+
+
+def _judged(tree: RolloutTree, verdicts: Mapping[Pair, TrajectoryResult]) -> RolloutTree:
+    """Give trajectories what an evaluation found about them: their journal was written before."""
+    for leaf in tree.leaves if verdicts else ():
+        result = verdicts.get((tree.question.question_id, sample_number(leaf)))
+        leaf.reward = None if result is None else _reward(result)
+    return tree
+
+
+def _reward(result: TrajectoryResult) -> RewardOutput:
+    """Return the reward of a run's own questions, or the score of a benchmark, which asks for no form."""
+    verdict, scores = result.verdict, result.scores
+    return RewardOutput(
+        reward=float(scores.get("reward", verdict.score)),
+        is_correct=verdict.is_correct,
+        is_well_formed=bool(scores.get("is_well_formed", 1.0)),
+        is_scored=verdict.is_scored,
+    )
 
 
 def _opened(source: Path, allowed: Sequence[str]) -> tuple[DictConfig, PolicySource]:
@@ -83,7 +115,7 @@ def _opened(source: Path, allowed: Sequence[str]) -> tuple[DictConfig, PolicySou
             f"{EVALUATION_CONFIG}. Name one that `train.py` or `aepo-eval` wrote."
         )
     cfg = read_config(path)
-    check_targets(cfg, str(path), allowed, _BUILT)
+    check_targets(cfg, str(path), allowed, ("tools", "rollout.chat_format"))
     evaluated = str(OmegaConf.select(cfg, "evaluated.run") or OmegaConf.select(cfg, "evaluated.source"))
     folder = Path(evaluated).expanduser()
     folder = folder.parent.parent if folder.suffix == ".ckpt" else folder

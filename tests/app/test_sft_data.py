@@ -11,12 +11,15 @@ from aepo_lightning.app.build import build, build_chat_format, build_tools
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.app.sft import build_sft_data
 from aepo_lightning.app.sft_data import export_good, read_words
+from aepo_lightning.contracts.checker import Verdict
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.results_file import ResultsFile
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import Selection
 from tests.support.builders import ScriptedEngine, Turn, grow
 from tests.support.composed import composed
+from tests.support.evaluated import make_result, make_stamp
 
 
 def test_words_are_read():
@@ -103,6 +106,16 @@ def test_an_evaluation_is_read_with_the_policy_that_it_names(run, tmp_path):
     save_config(cfg, evaluation / "evaluation.yaml")
     shutil.copytree(run / "rollouts", evaluation / "rollouts")
     assert "2 good ones" in export_good(evaluation, [f"target={tmp_path / 'a.jsonl'}"])
+    trees = list(RolloutJournal(run / "rollouts").read("train-00000-rank0"))
+    with ResultsFile(evaluation / "results" / "bench.jsonl", make_stamp(num_samples=2)) as results:
+        for number, tree in enumerate(trees[:3]):  # the judge likes the first one, which no reward was given for
+            is_good = number == 0
+            verdict = Verdict(score=float(is_good), is_correct=is_good)
+            results.append(make_result(question_id=tree.question.question_id, verdict=verdict))
+    said = export_good(evaluation, [f"target={tmp_path / 'b.jsonl'}"])
+    assert (
+        "8 trajectories, 1 good ones of 1 questions; left out:\n  5 without a reward\n  2 with a reward below 1" in said
+    )
 
 
 @pytest.mark.parametrize("has_config", [False, True], ids=["neither", "no rollouts"])

@@ -1,7 +1,7 @@
 """Trajectories that are worth learning from, as conversations: what rejection sampling keeps of rollouts.
 
-A conversation is kept only if reading it again gives the trajectory's own tokens, so that what is learned is what was
-sampled and rewarded.
+A conversation is kept only if reading it again gives the trajectory's own tokens after the prompt, so that what is
+learned is what was sampled and rewarded. Where a string ended the trajectory, the end of its message is learned, too.
 """
 
 import math
@@ -118,7 +118,8 @@ class GoodTrajectories:
             return "that were there already"
         self._seen.add(digest)
         row = conversation_row(tree, leaf, self.chat_format)
-        if (trajectory.token_ids, trajectory.is_sampled) != self._read_again(row):
+        response = list(zip(trajectory.token_ids, trajectory.is_sampled, strict=True))[trajectory.prompt_length :]
+        if self._read_again(row) not in (response, [*response, (self.end_token_id, True)]):
             return "whose text reads as other tokens"
         assert leaf.reward is not None, "it has been looked at"
         row |= {"source": origin, "chain": "/".join(map(str, leaf.seed_path))}
@@ -126,13 +127,15 @@ class GoodTrajectories:
         self._found[tree.question.messages].append(candidate)
         return None
 
-    def _read_again(self, row: dict[str, Any]) -> tuple[list[int], list[bool]] | None:
-        """Return tokens and mask that training on a row would use; None if it cannot be used."""
+    def _read_again(self, row: dict[str, Any]) -> list[tuple[int, bool]] | None:
+        """Return what training on a row would use after its prompt, tokens and mask; None if it cannot be used."""
         try:
-            shown = demonstrations_of(read_conversation(row), self.chat_format, self.specs, "row")
+            shown = demonstrations_of(read_conversation(row), self.chat_format, self.specs, "row")[-1]
         except UnusableRowError:
             return None
-        return encode_demonstration(shown[-1], self.chat_format, self.end_token_id)
+        tokens, is_trained = encode_demonstration(shown, self.chat_format, self.end_token_id)
+        start = len(self.chat_format.encode_prompt(shown.question.messages))
+        return list(zip(tokens, is_trained, strict=True))[start:]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the best of each question as rows of a JSONL file, questions in the order in which they came."""

@@ -85,6 +85,17 @@ def test_training_reads_the_tokens_that_were_sampled(style, tmp_path):
     assert max(leaf.num_tool_calls for tree in trees for leaf in tree.leaves) >= 2
 
 
+def test_where_a_string_ended_a_trajectory_the_end_of_the_message_is_learned_too(tmp_path):
+    trees, chat_format, tokenizer = rolled_out("tags", 1)
+    for leaf in trees[0].leaves:
+        assert trees[0].segments[leaf.segment_id].token_ids.pop() == tokenizer.eos_token_id
+    good = collected(trees, chat_format, tokenizer, min_reward=0.0, per_question=99)
+    path = write(tmp_path / "good.jsonl", good.rows())
+    rows = read_rows(ConversationFiles(path=path), chat_format, SPECS, tokenizer, RowLimits()).train
+    found = {tuple(row.token_ids.tolist()) for row in rows}
+    assert found == {(*each.token_ids, tokenizer.eos_token_id) for each in trees[0].trajectories()}
+
+
 def test_a_row_says_what_is_known_of_its_trajectory():
     trees, *parts = rolled_out("tags", 1)
     [row] = collected(trees, *parts, min_reward=1.0).rows()
