@@ -6,6 +6,7 @@ import unicodedata
 from aepo_lightning.rewards.checkers.numbers import plain_number, to_ascii
 
 _PAIRS = (("**", "**"), ('"', '"'), ("'", "'"), ("`", "`"), ("\u201c", "\u201d"), ("\u2018", "\u2019"), ("$", "$"))
+_LEFT_MARKS = frozenset(left[0] for left, _ in _PAIRS)
 _MOST_PAIRS = 3
 _MOST_COMPOSED = 4096
 """Characters: to sort the accents of a longer text may take minutes."""
@@ -31,9 +32,12 @@ def is_same_form(answer: str, gold: str) -> bool:
 
 def exact_form(text: str) -> str:
     """Return a text composed (NFC), without marks around it, white space squeezed, in lower case unless a formula."""
-    composed = unicodedata.normalize("NFC", text) if len(text) <= _MOST_COMPOSED else text
-    normal = " ".join(to_ascii(composed).split()).rstrip(_END_MARKS)
+    if not text.isascii():
+        text = to_ascii(unicodedata.normalize("NFC", text) if len(text) <= _MOST_COMPOSED else text)
+    normal = " ".join(text.split()).rstrip(_END_MARKS)
     for _ in range(_MOST_PAIRS):
+        if normal[:1] not in _LEFT_MARKS:
+            break
         for left, right in _PAIRS:
             if len(normal) > len(left + right) and normal.startswith(left) and normal.endswith(right):
                 normal = normal[len(left) : -len(right)].strip().rstrip(_END_MARKS)
@@ -48,6 +52,8 @@ def labelled_answer(text: str, *labels: str) -> str:
         *labels: Such as `Exact Answer`. Case and Markdown's asterisks do not count; a colon, also a full-width one,
             must follow.
     """
+    if ":" not in text and "\uff1a" not in text:
+        return text
     named = "|".join(map(re.escape, labels))
     found = re.findall(rf"^[ \t*_#>-]*(?:{named})[ \t*_]*[:\uff1a]([^\n]*)", text, re.IGNORECASE | re.MULTILINE)
     return found[-1].strip(" \t\r*_") if found else text

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from weakref import WeakKeyDictionary
 
@@ -30,10 +30,11 @@ _MOST_TRIES = 2
 _calls = ProcessCalls(math_worker.compare)
 _cannot_start: list[str] = []
 """Why no process can load the library, once that is known."""
-_Places = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = WeakKeyDictionary()
+"""Of all checkers in a loop that have as many workers."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MathEquivalence:
     """Right if the answer is mathematically the same as an accepted one.
 
@@ -44,7 +45,8 @@ class MathEquivalence:
     Attributes:
         time_limit_s: Of one claim in its process; the wait for a process does not count.
         memory_limit_mb: Of the address space of a process.
-        max_chars: Longer answers that are not equal as texts are unscored without a try, as are deeply nested ones.
+        max_chars: Of longer prose the end is looked at, where the answer stands. Longer formulas that are not equal as
+            texts are unscored without a try, as are deeply nested ones.
         num_workers: Processes that work at the same time. None is one for each CPU.
 
     Raises:
@@ -55,7 +57,6 @@ class MathEquivalence:
     memory_limit_mb: int = 1024
     max_chars: int = 2000
     num_workers: int | None = None
-    _places: _Places = field(default_factory=WeakKeyDictionary, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and a missing library."""
@@ -76,16 +77,19 @@ class MathEquivalence:
             return NO_GOLD
         if not claim.answer.strip():
             return NO_ANSWER
-        answer = _Written(claim.answer)
+        if claim.answer in golds:
+            return RIGHT
+        given = self._end_of_prose(claim.answer)
+        if problem := self._size_problem(given):
+            return _unscored(problem)
+        answer = _Written(given)
         compared = [answer.compare(_Written(gold)) for gold in golds]
         if any(compared):
             return RIGHT
         open_golds = [gold for gold, verdict in zip(golds, compared, strict=True) if verdict is None]
         if not open_golds:
             return _DIFFERENT
-        if problem := self._size_problem(claim.answer):
-            return _unscored(problem)
-        return await self._compare(open_golds, claim.answer)
+        return await self._compare(open_golds, given)
 
     async def _compare(self, golds: Sequence[str], answer: str) -> Verdict:
         """Return the verdict over the accepted answers that can be sent; the others leave it open."""
@@ -95,6 +99,10 @@ class MathEquivalence:
         if sent:
             verdicts.append(await self._ask(sent, answer))
         return best_of(verdicts)
+
+    def _end_of_prose(self, text: str) -> str:
+        end = text[-self.max_chars :]
+        return end if len(end) < len(text) and math_worker.PROSE.search(end) else text
 
     def _size_problem(self, text: str) -> str:
         if len(text) > self.max_chars:
@@ -118,8 +126,9 @@ class MathEquivalence:
         return _unscored(self._describe(failures[0]))
 
     async def _call(self, golds: Sequence[str], answer: str) -> tuple[str, str]:
-        loop = asyncio.get_running_loop()
-        async with self._places.setdefault(loop, asyncio.Semaphore(self.num_workers or os.cpu_count() or 1)):
+        num_workers = self.num_workers or os.cpu_count() or 1
+        places = _places.setdefault(asyncio.get_running_loop(), {})
+        async with places.setdefault(num_workers, asyncio.Semaphore(num_workers)):
             await _calls.prepare()
             work = _calls.value([to_ascii(gold) for gold in golds], to_ascii(answer), self.memory_limit_mb)
             found: tuple[str, str] = await cut_off(work, self.time_limit_s, "math-verify")

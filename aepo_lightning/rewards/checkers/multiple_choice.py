@@ -73,7 +73,8 @@ def named_choices(text: str, choices: Sequence[str] = ()) -> frozenset[str]:
     """
     if len(text) > _MOST_CHARS:
         return frozenset()
-    plain = _MARKUP.sub("", without_text_command(unicodedata.normalize("NFKC", text)))
+    ascii_like = text if text.isascii() else unicodedata.normalize("NFKC", text)
+    plain = _MARKUP.sub("", without_text_command(ascii_like))
     plain = " ".join(plain.split()).strip("'")
     allowed = ascii_uppercase[: len(choices)] if choices else ascii_uppercase
     for read in (_listed, _by_text, _labelled, _named):
@@ -94,6 +95,8 @@ def _listed(text: str, choices: Sequence[str]) -> str:
 
 def _by_text(text: str, choices: Sequence[str]) -> str:
     """Return the letter of the only choice with this text."""
+    if not choices:
+        return ""
     words = typed_words(text)
     same = [letter for letter, choice in zip(ascii_uppercase, choices, strict=False) if typed_words(choice) == words]
     return same[0] if words and len(same) == 1 else ""

@@ -110,6 +110,12 @@ def test_what_no_process_should_see_is_unscored_and_leaves_other_answers_to_comp
     assert asyncio.run(checker(claim(text, text))).is_correct
 
 
+def test_of_long_prose_the_end_is_compared(calls):
+    stub = calls(("different", ""))
+    found = asyncio.run(MathEquivalence(max_chars=20)(claim("we think about it " * 10_000 + "and x = 5", "5")))
+    assert (found.outcome, stub.asked) == (Outcome.SCORED, [("5", "k about it and x = 5")])
+
+
 @pytest.mark.parametrize(
     ("error", "problem"),
     [
