@@ -28,6 +28,7 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.judging import Unjudged
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.publishing.archive import WeightsArchive, read_weights
@@ -145,11 +146,13 @@ def replay_trees(parts: RolloutParts, name: str, trees: list[RolloutTree], num_a
     """Grow trees again with what is on record of them; return how each came out.
 
     Args:
-        parts: With the weights that grew them in the engine. The tools are not called.
+        parts: With the weights that grew them in the engine. Neither the tools nor the reward, which may be a judge at
+            the end of a network, are called.
         name: Of the file that they come from.
         trees: As they were saved.
         num_at_once: How many of them grow at the same time.
     """
+    parts = replace(parts, reward=Unjudged())
 
     async def grow_all() -> list[RolloutTree]:
         places = asyncio.Semaphore(num_at_once)

@@ -1,0 +1,16 @@
+"""Trees that are grown again from what is on record, without a run around them."""
+
+from aepo_lightning.app.replay import replay_trees
+from tests.support.builders import ScriptedEngine, calls_then_answer, grow, make_parts
+
+
+def test_no_reward_is_asked():
+    async def judge(_):
+        raise ConnectionError("nobody is there")
+
+    def engine():
+        return ScriptedEngine(calls_then_answer(1))
+
+    (found,) = replay_trees(make_parts(engine(), reward=judge), "train", grow(engine()), 1)
+    assert found.difference is None
+    assert found.num_tokens > 0
