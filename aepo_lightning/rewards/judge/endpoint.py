@@ -82,6 +82,7 @@ class JudgeEndpoint:
         self._model_name = model
         self.fields = {name: value for name, value in fields.items() if value is not None}
         self._takes_schema = True
+        self._openai: ModuleType | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
     async def ask(self, prompt: Prompt, schema: Mapping[str, Any]) -> Reply:
@@ -101,7 +102,7 @@ class JudgeEndpoint:
         return reply
 
     async def _send(self, prompt: Prompt, schema: Mapping[str, Any] | None) -> Reply:
-        openai: ModuleType = await call_in_thread(partial(import_module, "openai"), "aepo-judge")
+        openai = await self._imported()
         fields = dict(self.fields)
         if schema is not None:
             form = {"name": "verdict", "strict": True, "schema": dict(schema)}
@@ -121,6 +122,21 @@ class JudgeEndpoint:
             if len(body) > _MAX_REPLY_BYTES:
                 raise JudgeFailure(AbstentionKind.MALFORMED, f"answered with more than {_MAX_REPLY_BYTES} bytes")
             return body, response.headers.get("Content-Type", "")
+
+    async def _imported(self) -> ModuleType:
+        """Return the client's package, imported in a thread: it is large.
+
+        Raises:
+            ConfigError: If it cannot be imported.
+        """
+        if self._openai is None:
+            try:
+                self._openai = await call_in_thread(partial(import_module, "openai"), "aepo-judge")
+            except ImportError as error:
+                raise ConfigError(
+                    f"A judge needs openai, which cannot be imported: {error}. Install it anew."
+                ) from error
+        return self._openai
 
     def _client(self, openai: ModuleType) -> Any:
         """Return the client of the running event loop. Proxies and settings of the environment are not used."""

@@ -293,3 +293,12 @@ def test_a_judge_without_the_client_says_what_to_install(monkeypatch):
     monkeypatch.setattr("aepo_lightning.rewards.judge.endpoint.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'aepo-lightning\[judge\]'"):
         LLMJudge("http://host/v1", "m")
+
+
+def test_a_client_that_cannot_be_imported_is_no_verdict_on_an_answer(monkeypatch):
+    def broken(name):
+        raise ImportError(f"{name} is broken")
+
+    monkeypatch.setattr("aepo_lightning.rewards.judge.endpoint.import_module", broken)
+    with pytest.raises(ConfigError, match="openai, which cannot be imported: openai is broken"):
+        judged(LLMJudge("http://127.0.0.1:9/v1", "m", limits=QUICK))
