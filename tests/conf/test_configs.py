@@ -23,6 +23,7 @@ REQUIRED = {
     ("model", "tiny_saved"): ["model.name_or_path=a-folder"],
     ("data", "jsonl"): ["data.task.path=a.jsonl"],
     ("data", "parquet"): ["data.task.path=a.parquet"],
+    ("reward", "judge"): ["reward.terms.answer.checker.model=NAME"],
     ("reward", "own"): ["reward._target_=my_rewards.contains"],
 }
 """What must be given beside an option."""

@@ -4,6 +4,7 @@ Connections are not kept: an answer takes a model seconds, and none is left to c
 """
 
 import asyncio
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -24,14 +25,16 @@ from aepo_lightning.rewards.judge.failures import AbstentionKind, JudgeFailure
 from aepo_lightning.rewards.judge.prompt import Prompt
 from aepo_lightning.rewards.judge.reply import Reply, read_completion
 
+logger = logging.getLogger(__name__)
+
 _MAX_REPLY_BYTES = 1 << 20
 _MAX_ERROR_BYTES = 4096
 _NO_KEY = "none"
 """What servers that ask for no key are sent: the client insists on one."""
 _VARIABLE = re.compile("[A-Z][A-Z0-9_]*")
 _OWN = frozenset({"model", "messages", "n", "stream", "response_format"})
-_MISUNDERSTOOD = (400, 422, 501)
-"""What servers answer that do not know a field of the request."""
+_MISUNDERSTOOD = (400, 422, 500, 501)
+"""What servers answer that do not know the schema of a request, or stumble over it."""
 _PASSING = (408, 409, 425, 429)
 _KEY_REFUSED = (401, 402, 403, 407)
 _OUT_OF_QUOTA = b"insufficient_quota"
@@ -79,9 +82,9 @@ class JudgeEndpoint:
         self._key_variable = api_key_env
         self._timeout_s = timeout_s
         fields = {"temperature": 0, "max_tokens": max_tokens} | dict(request)
-        self._model_name = model
+        self._name = model
         self.fields = {name: value for name, value in fields.items() if value is not None}
-        self._takes_schema = True
+        self._takes_schema, self._has_taken_schema = True, False
         self._openai: ModuleType | None = None
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = WeakKeyDictionary()
 
@@ -91,13 +94,19 @@ class JudgeEndpoint:
         Raises:
             JudgeFailure: If there is no reply, for whatever reason.
         """
-        is_structured = self._takes_schema
+        if not self._takes_schema:
+            return await self._send(prompt, None)
         try:
-            return await self._send(prompt, schema if is_structured else None)
+            reply = await self._send(prompt, schema)
         except _MisunderstoodError:
-            if not is_structured:
+            if self._has_taken_schema:
                 raise
+        else:
+            self._has_taken_schema = True
+            return reply
         reply = await self._send(prompt, None)
+        if self._takes_schema:
+            logger.warning("The judge %s does not take the JSON schema of its reply and is asked without.", self._name)
         self._takes_schema = False
         return reply
 
@@ -116,7 +125,7 @@ class JudgeEndpoint:
 
     async def _exchange(self, openai: ModuleType, prompt: Prompt, fields: Mapping[str, Any]) -> tuple[bytes, str]:
         completions = self._client(openai).chat.completions.with_streaming_response
-        create = completions.create(model=self._model_name, messages=prompt.messages(), extra_body=fields)
+        create = completions.create(model=self._name, messages=prompt.messages(), extra_body=fields)
         async with create as response:
             body = await _read(response.iter_bytes(), _MAX_REPLY_BYTES + 1)
             if len(body) > _MAX_REPLY_BYTES:
@@ -177,7 +186,7 @@ class JudgeEndpoint:
 
 
 class _MisunderstoodError(JudgeFailure):
-    """The server does not understand the request, which it may without the schema."""
+    """The server does not understand the request, or fails at it, which may be the schema's doing."""
 
 
 async def _read(chunks: Any, max_bytes: int) -> bytes:
@@ -216,13 +225,11 @@ def _refusal(status: int, headers: Mapping[str, str], body: bytes) -> JudgeFailu
     if status == 429:
         text = "is asked too often" if wait_s is None else f"is asked too often and asks to wait {wait_s:g} s"
         return JudgeFailure(AbstentionKind.BUSY, text, can_pass=True, retry_after_s=wait_s)
-    if status in _PASSING or (status >= 500 and status != 501):
-        text = f"failed (status {status})"
-        return JudgeFailure(AbstentionKind.FAILED, text, can_pass=True, retry_after_s=wait_s)
-    said = " ".join(body.decode("utf-8", "replace").split())
-    text = f"refuses the request (status {status}): {said!r:.240}"
     kind = _MisunderstoodError if status in _MISUNDERSTOOD else JudgeFailure
-    return kind(AbstentionKind.REFUSED, text)
+    if status in _PASSING or (status >= 500 and status != 501):
+        return kind(AbstentionKind.FAILED, f"failed (status {status})", can_pass=True, retry_after_s=wait_s)
+    said = " ".join(body.decode("utf-8", "replace").split())
+    return kind(AbstentionKind.REFUSED, f"refuses the request (status {status}): {said!r:.240}")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -145,11 +145,11 @@ def test_nobody_at_the_address_is_no_verdict():
     ids=["500", "429", "html", "no choices", "half a body"],
 )
 def test_what_may_pass_is_asked_again(first):
-    with judge_server(first, GOOD) as server:
+    with judge_server(GOOD, first, GOOD) as server:
         judge = judge_at(server, limits=TWICE)
-        (found,) = judged(judge)
-    assert found.is_correct
-    assert judge.counts.num_calls == len(server.requests) == 2
+        found = judged(judge, *map(claim, "ab"))
+    assert [each.is_correct for each in found] == [True, True]
+    assert judge.counts.num_calls == len(server.requests) == 3
 
 
 @pytest.mark.parametrize("answer", [page(status=401), page(status=404), completion("not correct")])
@@ -200,15 +200,17 @@ def test_a_request_asks_for_one_reply_by_schema_at_temperature_0():
     assert server.requests[0][1] == "/v1/chat/completions"
 
 
-def test_a_server_that_takes_no_schema_is_asked_without_from_then_on():
+@pytest.mark.parametrize("status", [400, 422, 500, 501])
+def test_a_server_that_takes_no_schema_is_asked_without_from_then_on(status, caplog):
     async def answer(request):
         has_schema = "response_format" in await request.json()
-        return await page("unknown field", 400)(request) if has_schema else web.json_response(GOOD)
+        return await page("unknown field", status)(request) if has_schema else web.json_response(GOOD)
 
-    with judge_server(answer) as server:
+    with judge_server(answer) as server, caplog.at_level(logging.WARNING):
         judge = judge_at(server)
         assert [found.is_correct for found in judged(judge, *map(claim, "ab"))] == [True, True]
         assert ["response_format" in body for body in bodies(server)] == [True, False, False]
+    assert caplog.text.count("is asked without") == 1
 
 
 def test_a_request_that_is_wrong_either_way_says_why_and_the_schema_stays():
@@ -217,6 +219,13 @@ def test_a_request_that_is_wrong_either_way_says_why_and_the_schema_stays():
         assert "maximum context length" in refused.reason
         assert taken.is_correct
         assert ["response_format" in body for body in bodies(server)] == [True, False, True]
+
+
+def test_a_server_that_has_taken_the_schema_may_fail_without_losing_it():
+    with judge_server(GOOD, page(status=500), GOOD) as server:
+        found = judged(judge_at(server), *map(claim, "abc"))
+        assert [each.is_scored for each in found] == [True, False, True]
+        assert ["response_format" in body for body in bodies(server)] == [True, True, True]
 
 
 SECRET = "sk-very-secret-0123456789"
