@@ -56,6 +56,8 @@ class Report:
     """Only what is to be shown."""
     calibration: Calibration | None = None
     """What labelled answers say of the judge. None if it was not checked."""
+    remarks: Sequence[str] = ()
+    """What else a reader must know, such as why published numbers are not comparable."""
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class Report:
         limits: TrustLimits | None = None,
         published: Published | None = None,
         calibration: Calibration | None = None,
+        remarks: Sequence[str] = (),
     ) -> "Report":
         """Compute the numbers of an evaluation.
 
@@ -72,6 +75,7 @@ class Report:
             limits: Beyond which scores are marked. None is the defaults.
             published: What is to stand beside them.
             calibration: Of the judge that gave the verdicts.
+            remarks: What else a reader must know.
 
         Raises:
             DataError: If there is no result at all.
@@ -87,6 +91,7 @@ class Report:
             limits=limits or TrustLimits(),
             published=published or {},
             calibration=calibration,
+            remarks=remarks,
         )
 
     def check(self) -> None:
@@ -113,12 +118,13 @@ class Report:
     def notes(self) -> list[str]:
         """What a reader must know beside the tables: doubts, who judged, and where published numbers come from."""
         found = [f"! {name}: {doubt}." for name, doubts in self.doubts.items() for doubt in doubts]
+        found += self.remarks
         found += [f"{run.name}: verdicts by {_described(run.stamp.checker)}." for run in self.runs]
         found += [judge_note(self.calibration, run) for run in self.runs if self.calibration is not None]
         shown = [score for summary in self.summaries for score in self.published.get(summary.benchmark, ())]
         sources = dict.fromkeys(f"{each.method}, {each.model}: {each.source}." for each in shown)
-        remarks = dict.fromkeys(f"{each.method}, {each.model}: {each.note}." for each in shown if each.note)
-        return [*found, *sources, *remarks]
+        cautions = dict.fromkeys(f"{each.method}, {each.model}: {each.note}." for each in shown if each.note)
+        return [*found, *sources, *cautions]
 
     @property
     def tables(self) -> list[Table]:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from types import TracebackType
 from typing import IO, Any
 
@@ -92,7 +93,7 @@ class ResultsFile:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
-        os.link(self.path, aside)
+        copyfile(self.path, aside)
         with replacing(self.path) as partial:
             partial.write_bytes(b"".join(line.content + b"\n" for line in sound))
         logger.warning(

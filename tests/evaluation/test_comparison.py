@@ -42,6 +42,8 @@ def test_what_has_no_partner_or_no_verdict_is_left_out_and_counted():
     assert found.paired.difference.value == 0.5
     # q2 right before: after it 0 or 1, so -1 or 0, beside 0 and 1
     assert (found.if_worst, found.if_best) == (0.0, pytest.approx(1 / 3))
+    turned = compare_results(run(after), run(before))
+    assert (turned.if_worst, turned.if_best) == (-found.if_best, -found.if_worst)
 
 
 def test_runs_without_a_common_question_are_refused():

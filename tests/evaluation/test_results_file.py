@@ -123,6 +123,14 @@ def test_a_disk_that_is_full_in_the_middle_of_a_line_leaves_whole_lines(path):
     assert len(read_results(path).results) == 3
 
 
+def test_any_text_comes_back_from_a_file(tmp_path):
+    text = "line\r\n\x00\ud800\u2028\x85\u202e\ufeff\x1b[2J" + "\U0001f600" * 1000
+    result = make_result(response_text=text, answer=text, question=text, golds=(text, ""))
+    write_evaluation(tmp_path, [result, make_result("q1")])
+    found = read_results(results_path(tmp_path, "riddles")).results
+    assert found == (result, make_result("q1"))
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [

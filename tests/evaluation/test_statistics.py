@@ -218,4 +218,4 @@ def test_intervals_of_benchmarks_cover_the_truth(num_questions, rate):
         chances = random.beta(rate, 1 - rate, size=num_questions)
         return random.binomial(5, chances) / 5
 
-    assert covered(means, rate, (0.0, 1.0), repeats=1000, resamples=1000) >= 0.9
+    assert covered(means, rate, (0.0, 1.0), repeats=500, resamples=1000) >= 0.9

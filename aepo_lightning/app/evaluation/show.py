@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from aepo_lightning.app.evaluation.published import ALL, published_scores_of
+from aepo_lightning.app.evaluation.published import ALL, judge_note, published_scores_of
 from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
 from aepo_lightning.evaluation.labelled import read_calibration
@@ -60,7 +60,9 @@ def make_report(
     published = {run.name: published_scores_of(run.name, method) for run in runs}
     own = folder / JUDGE_CHECK
     path = judge_check or (own if own.is_file() else None)
-    return Report.of(runs, limits, published, None if path is None else read_calibration(path))
+    remarks = [judge_note(run) for run in runs if published[run.name]]
+    calibration = None if path is None else read_calibration(path)
+    return Report.of(runs, limits, published, calibration, [each for each in remarks if each])
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

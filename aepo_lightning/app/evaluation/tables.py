@@ -27,5 +27,10 @@ def _rich(table: Table) -> RichTable:
     for number, heading in enumerate(table.headings):
         found.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in table.rows:
-        found.add_row(*row)
+        found.add_row(*map(_printable, row))
     return found
+
+
+def _printable(text: str) -> str:
+    """Return a text of which a terminal obeys nothing: questions and ids are somebody else's."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -26,6 +26,15 @@ def test_differences_and_questions_are_printed(folders, capsys):
     assert "what is q1?" not in text
 
 
+def test_a_terminal_obeys_nothing_in_a_question(tmp_path, capsys):
+    before = write_evaluation(tmp_path / "a", make_results("0", question="\x1b]0;title\x07 \x9b2J why?"), num_samples=1)
+    after = write_evaluation(tmp_path / "b", make_results("1", question="\x1b]0;title\x07 \x9b2J why?"), num_samples=1)
+    compare([str(before), str(after)])
+    text = capsys.readouterr().out
+    assert "]0;title" in text
+    assert not {"\x1b", "\x07", "\x9b"} & set(text)
+
+
 def test_few_changes_are_listed_where_few_are_asked_for(folders, capsys):
     compare([*folders, "--changes", "0"])
     assert "what is" not in capsys.readouterr().out

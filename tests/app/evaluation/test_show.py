@@ -1,14 +1,17 @@
 """`aepo-eval show`: what it prints, writes and refuses."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+from aepo_lightning.app.evaluation.published import judge_note
 from aepo_lightning.app.evaluation.show import show
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.calibration import Calibration, JudgedLabel
 from aepo_lightning.evaluation.labelled import write_calibration
-from tests.support.evaluated import make_results, write_evaluation
+from aepo_lightning.evaluation.results_file import BenchmarkResults
+from tests.support.evaluated import make_results, make_stamp, write_evaluation
 
 
 @pytest.fixture
@@ -57,8 +60,20 @@ def test_published_numbers_stand_beside_a_known_benchmark(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "published: AEPO, Qwen3-14B" in text
     assert "ARPO, Qwen3-14B" not in text
+    assert "! gaia: these verdicts are a rule's, published numbers are by the judge 'paper'." in text
     show([str(tmp_path), "--published", "arpo"])
     assert "published: ARPO, Qwen3-14B" in capsys.readouterr().out
+
+
+def test_a_judge_beside_a_judge_and_a_rule_beside_a_rule_need_no_remark():
+    def remark(benchmark, **checker):
+        return judge_note(
+            BenchmarkResults(path=Path(), stamp=make_stamp(benchmark=benchmark, checker=checker), results=())
+        )
+
+    assert remark("gaia", template_digest="t1") == ""
+    assert remark("hotpotqa", part="TokenF1") == ""
+    assert remark("gaia", part="GaiaMatch") != ""
 
 
 def test_a_limit_that_is_no_share_is_refused(folder):
