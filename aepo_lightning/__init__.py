@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from aepo_lightning.engines.transformers.engine import TransformersEngine
     from aepo_lightning.engines.vllm.engine import VLLMEngine
     from aepo_lightning.engines.vllm_server.engine import VLLMServerEngine
+    from aepo_lightning.evaluation.benchmark import Benchmark
+    from aepo_lightning.evaluation.evaluate import evaluate
+    from aepo_lightning.evaluation.evaluator import EvaluationChoices
+    from aepo_lightning.evaluation.in_training import BenchmarkScores
+    from aepo_lightning.evaluation.protocol import EvaluationProtocol
+    from aepo_lightning.evaluation.task_questions import TaskQuestions
     from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty, LossAggregation
     from aepo_lightning.ops.tree_packing import pack_rows
     from aepo_lightning.policy.lora import LoRA
@@ -124,6 +130,12 @@ _PLACES = {
     "engines.transformers.engine": "TransformersEngine",
     "engines.vllm.engine": "VLLMEngine",
     "engines.vllm_server.engine": "VLLMServerEngine",
+    "evaluation.benchmark": "Benchmark",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.evaluator": "EvaluationChoices",
+    "evaluation.in_training": "BenchmarkScores",
+    "evaluation.protocol": "EvaluationProtocol",
+    "evaluation.task_questions": "TaskQuestions",
     "objectives": "Cispo ClippedSurrogate ImportanceCorrection KLPenalty LossAggregation",
     "ops.tree_packing": "pack_rows",
     "policy.lora": "LoRA",

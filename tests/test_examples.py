@@ -5,6 +5,7 @@ from tests.support.paths import ROOT
 
 SAYS = {
     "callback_on_plain_module": "nats, drawn to quadrants.png",
+    "evaluate_policy": "80 trajectories of 20 questions:",
     "own_tool_reward_task": "'",
     "sampler_alone": "6 trajectories; planned: ",
     "swap_objective": "CISPO reward by iteration: ",

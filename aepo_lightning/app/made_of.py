@@ -25,7 +25,15 @@ MadeOf = Mapping[str, str]
 
 _COLD_START = ("seed", "model", "coldstart", "data.task", "tools", "rollout.chat_format")
 _SFT = ("seed", "model", "coldstart", "tools", "rollout.chat_format", "module.adapter")
-_EVALUATION = (*_COLD_START, "evaluation", "data.num_val_questions", "data.seed", "reward", "rollout.sampling")
+_EVALUATION = (
+    *_COLD_START,
+    "evaluation.num_samples",
+    "evaluation.pass_at",
+    "data.num_val_questions",
+    "data.seed",
+    "reward",
+    "rollout.sampling",
+)
 _DATA_ENDINGS = (
     ".json",
     ".jsonl",

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.devices import announce_precision, choose_precision, runs_on_gpus
+from aepo_lightning.app.evaluation.training_benchmarks import benchmark_callbacks
 from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.living_objects import spare_living_objects
 from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, misfits
@@ -221,8 +222,9 @@ def fit(record: RunRecord, run: Run) -> None:
     """Train, after a checkpoint if there is one. A run that was finished only gets its weights back."""
     checkpoint, name = record.checkpoint, record.report.algorithm
     with record.stage("AEPO" if name.startswith("aepo") else name):
+        callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:0] = benchmark_callbacks(record.cfg)
         if record.cfg.time_limit_s is not None:
-            callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
             callbacks.insert(0, TimeLimit(_seconds_to_train(record)))
         if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
             run.trainer.limit_train_batches = 0  # or Lightning would have one more iteration rolled out

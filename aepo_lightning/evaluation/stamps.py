@@ -34,8 +34,6 @@ def part_settings(part: object) -> dict[str, Any]:
     plain: dict[str, Any] = {"part": part_name(part)}
     if isinstance(identity := getattr(part, "identity", None), Mapping):
         return plain | dict(identity)  # such as that of a judge, which leaves out addresses and keys
-    if not is_dataclass(part) and type(part).__repr__ is not object.__repr__:
-        plain["settings"] = repr(part)
     if is_dataclass(part) and not isinstance(part, type):
         for each in fields(part):
             value = getattr(part, each.name)

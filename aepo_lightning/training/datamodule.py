@@ -17,6 +17,7 @@ from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.branching import BranchPolicy
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question, Task
 from aepo_lightning.contracts.reward import Reward
 from aepo_lightning.contracts.tool import Tool, ToolRunner
@@ -122,8 +123,7 @@ class RolloutDataModule(LightningDataModule):
         check_golds(self.task, reward)
         self.engine = engine
         self.algorithm = algorithm
-        self.iteration = 0
-        self.num_asked = 0
+        self.iteration = self.num_asked = 0
         self.trees: list[RolloutTree] = []
         self.metrics: dict[str, float] = {}
         self._build_parts = build_parts(
@@ -144,8 +144,7 @@ class RolloutDataModule(LightningDataModule):
             seed=seed,
         )
         self._rounds = SamplingRounds(rule=algorithm.dynamic_sampling)
-        self._max_concurrent_questions = max_concurrent_questions
-        self._num_val_samples = num_val_samples
+        self._max_concurrent_questions, self._num_val_samples = max_concurrent_questions, num_val_samples
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._val_chunk_size = val_chunk_size
         self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
@@ -154,8 +153,7 @@ class RolloutDataModule(LightningDataModule):
             weights=EngineWeights(engine=engine, check=self._publication_check, archive=weights_archive),
             overlap=OverlappedRollouts() if overlap else None,
         )
-        self._journal = journal
-        self._show_progress, self._round_trip = show_progress, round_trip
+        self._journal, self._show_progress, self._round_trip = journal, show_progress, round_trip
         self._first_iterations = FirstIterations()
         self._collected_at = -1
         self._minibatches: list[Minibatch] = []
@@ -238,10 +236,7 @@ class RolloutDataModule(LightningDataModule):
         return self._source.make_resumable(self._order(self.iteration).name)
 
     def wait_for_rollouts(self) -> None:
-        """Wait for rollouts in flight; `state_dict` waits for them too, but may be asked where no signal is heard.
-
-        With several ranks all of them must call it.
-        """
+        """Wait for rollouts in flight: `state_dict` does too, but maybe where no signal is heard. Collective."""
         self._source.wait()
 
     def train_dataloader(self) -> Iterable[Minibatch]:
@@ -328,8 +323,8 @@ class RolloutDataModule(LightningDataModule):
         return None if is_last else self._order(self.iteration + 1)
 
     def _order(self, iteration: int) -> RolloutOrder:
-        position = self._position(iteration)
-        return self._stream.order(iteration, position, self._trainer.global_rank, self._trainer.world_size)
+        ranks = self._trainer.global_rank, self._trainer.world_size
+        return self._stream.order(iteration, self._position(iteration), *ranks)
 
     def _position(self, iteration: int) -> int:
         """Return how many questions were asked before an iteration: this one or a later one."""
@@ -352,6 +347,11 @@ class RolloutDataModule(LightningDataModule):
         """Give the engine the present weights, unless it has them."""
         hear_signals(self._trainer)
         self._source.publish(self._moment)
+
+    @property
+    def published(self) -> WeightsStamp | None:
+        """The weights that the engine has; None before the first publication."""
+        return self._source.weights.stamp
 
     def rest(self) -> None:
         """Let the engine free what the update needs; the weights must be published again before the next rollout."""

@@ -177,6 +177,7 @@ def test_every_yaml_file_is_reached_by_a_test():
     reached |= {f"algorithm/objective/{name}.yaml" for name in options("algorithm/objective")}
     reached |= {f"benchmark/{name}.yaml" for name in options("benchmark")}  # in test_benchmarks.py
     reached |= {"judge_check.yaml", "judge/llm.yaml"}  # tests/app/evaluation/test_judge_check.py
+    reached |= {"eval.yaml", "judge/own.yaml"}  # tests/app/evaluation/test_benchmarks.py
     assert reached == {str(path.relative_to(CONF)) for path in CONF.rglob("*.yaml")}
 
 

@@ -46,10 +46,10 @@ def composed_config(name: str, words: Sequence[str], config_dir: str | None = No
             OmegaConf.to_container(cfg, resolve=True)
             if name != CONFIG_NAME and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
                 raise ConfigError(problem)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ConfigError(explain_override_error(error, _known_keys(name, extra))) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(explain_file(error, config_dir)) from error
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(explain_override_error(error, _known_keys(name, extra))) from error
         finally:
             GlobalHydra.instance().clear()
     expand_paths(cfg)
