@@ -49,6 +49,8 @@ class ConversationFiles:
     """Name of a dataset on the Hub, in place of `path`. It is read through the `datasets` package."""
     revision: str | None = None
     """Which commit of the dataset, so that the same rows are read again."""
+    subset: str | None = None
+    """Which configuration of the dataset, where it has several."""
     split: str = "train"
     """Which split of the dataset."""
     messages_field: str | None = None
@@ -111,7 +113,7 @@ class ConversationFiles:
         failures: list[Exception] = []
         with boundary(failures.append):  # a network, a cache and the code of others
             found: Iterator[Mapping[str, Any]] = iter(
-                datasets.load_dataset(self.hub, split=self.split, revision=self.revision)
+                datasets.load_dataset(self.hub, self.subset, split=self.split, revision=self.revision)
             )
             return found
         raise DataError(

@@ -15,6 +15,7 @@ from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.question import Demonstration, SegmentSource
 from aepo_lightning.contracts.tool import ToolSpec
+from aepo_lightning.distributed.first_process import is_first_process
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.tasks.conversations import ConversationFiles, ConversationRow, Fault, UnusableRowError
 from aepo_lightning.training.demonstrations import check_calls, encode_demonstration
@@ -137,7 +138,8 @@ def read_rows(
             f"At most {limits.max_unusable_fraction:.4g} of the rows may be unusable, but of {counts}\nRepair or "
             "remove them, or raise `coldstart.limits.max_unusable_fraction`."
         )
-    logger.info("Conversations: %s", counts)
+    if is_first_process():
+        logger.info("Conversations: %s", counts)
     if not val and limits.val_fraction:
         train, val = _held_out(train, limits.val_fraction)
     if not train:

@@ -47,17 +47,17 @@ def test_a_list_and_parquet_are_read(tmp_path):
 def test_a_dataset_of_the_hub_is_read_at_its_revision(monkeypatch):
     asked = []
 
-    def load_dataset(name, **options):
-        asked.append((name, options))
+    def load_dataset(name, subset, **options):
+        asked.append((name, subset, options))
         return [ROW]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert found(ConversationFiles(hub="me/mine", revision="abc")) == [("row 0", ["q", "a"])]
-    assert asked == [("me/mine", {"split": "train", "revision": "abc"})]
+    assert found(ConversationFiles(hub="me/mine", revision="abc", subset="s")) == [("row 0", ["q", "a"])]
+    assert asked == [("me/mine", "s", {"split": "train", "revision": "abc"})]
 
 
 def test_what_keeps_a_dataset_from_being_read_is_said(monkeypatch):
-    def fail(name, **options):
+    def fail(name, subset, **options):
         raise OSError("no network")
 
     source = ConversationFiles(hub="me/mine", revision="abc")
