@@ -2,7 +2,10 @@
 
 tool.py         what a tool is, what it is called with and what it answers; all that an author of tools reads
 question.py     questions, where they come from, worked demonstrations
-reward.py       what a trajectory is worth
+reward.py       what a trajectory is worth, and what finding out may cost
+reward_term.py  a term of a reward
+checker.py      what is found about an answer
+overlong.py     how far a trajectory is in the lengths that are punished
 engine.py       what generates tokens
 generation.py   how to sample, and what was sampled
 chat_format.py  how prompts, calls and results are written
