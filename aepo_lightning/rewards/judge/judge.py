@@ -31,8 +31,9 @@ class LLMJudge:
     """Has a language model judge answers, through any endpoint with OpenAI's chat protocol.
 
     Claims of which an answer or an accepted one is missing never reach the model, nor do those that a rule finds
-    correct. Verdicts are kept by model, template, settings of the request, question, choices, accepted answers and
-    answer; the address does not count. Failures are not kept: the claim is judged at the next occasion.
+    correct. Verdicts are kept by model, settings of the request and all that it is told: template, question, choices,
+    accepted answers and answer. The address does not count. Failures are not kept: the claim is judged at the next
+    occasion.
     """
 
     keeps_deadline: ClassVar[bool] = True
@@ -128,7 +129,8 @@ class LLMJudge:
         return Verdict(score=float(is_correct), is_correct=is_correct, reason=judgement.reason)
 
     async def _judged(self, claim: Claim, golds: tuple[str, ...]) -> Judgement:
-        prompt, key = judge_prompt(self.template, claim, golds), self._key(claim, golds)
+        prompt = judge_prompt(self.template, claim, golds)
+        key = self._key(prompt)
         if (known := self._store.get(key)) is not None:
             self._tally.add("num_kept")
             return known
@@ -172,9 +174,8 @@ class LLMJudge:
         except JudgeFailure as failure:
             return failure
 
-    def _key(self, claim: Claim, golds: tuple[str, ...]) -> str:
-        asked = (claim.question, claim.choices, golds, claim.answer)
-        said = json.dumps((self.model, self.template.digest, self._request, asked), sort_keys=True, default=str)
+    def _key(self, prompt: Prompt) -> str:
+        said = json.dumps((self.model, self.template.digest, self._request, prompt), sort_keys=True, default=str)
         return blake2b(said.encode(), digest_size=20).hexdigest()
 
     def _abstained(self, kind: AbstentionKind, text: str) -> Verdict:

@@ -124,6 +124,14 @@ def test_a_verdict_serves_for_the_same_judge_and_claim_only(settings, other, tmp
     assert len(server.requests) == 2
 
 
+def test_a_verdict_does_not_serve_where_the_judge_is_told_something_else(tmp_path, monkeypatch):
+    with judge_server(CORRECT) as server:
+        judged(judge_at(server, cache_path=tmp_path / "v.sqlite"))
+        monkeypatch.setattr("aepo_lightning.rewards.judge.prompt._system", lambda *_: "Judge kindly.")
+        judged(judge_at(server, cache_path=tmp_path / "v.sqlite"))
+    assert len(server.requests) == 2
+
+
 def test_a_failure_is_not_kept_but_the_judges_own_abstention_is():
     with judge_server(completion("prose"), completion(verdict("abstain", "Unclear.")), CORRECT) as server:
         judge = judge_at(server)
