@@ -25,13 +25,13 @@ def free_port():
 
 
 @contextmanager
-def real_server(folder: Path, log: Path):
+def real_server(folder: Path, log: Path, max_model_len=MAX_MODEL_LEN, ready_s=READY_S):
     """Yield the address of a vLLM server with the model in `folder`, and a function that kills it."""
     port = free_port()
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-num-seqs", "16"]
     arguments += [
         "--max-model-len",
-        str(MAX_MODEL_LEN),
+        str(max_model_len),
         "--kv-cache-memory-bytes",
         "16M",
         "--disable-uvicorn-access-log",
@@ -49,7 +49,7 @@ def real_server(folder: Path, log: Path):
 
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until_ready(url, process, log)
+        wait_until_ready(url, process, log, ready_s)
         yield url, kill
     finally:
         kill()
@@ -70,8 +70,8 @@ def shared_server(request, folder):
     return _shared[0]
 
 
-def wait_until_ready(url, process, log):
-    end = time.monotonic() + READY_S
+def wait_until_ready(url, process, log, ready_s=READY_S):
+    end = time.monotonic() + ready_s
     while time.monotonic() < end:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
@@ -79,7 +79,7 @@ def wait_until_ready(url, process, log):
         except (urllib.error.URLError, OSError):
             assert process.poll() is None, log.read_text()[-4000:]
             time.sleep(0.5)
-    raise AssertionError(f"The server was not ready in {READY_S} s.\n{log.read_text()[-4000:]}")
+    raise AssertionError(f"The server was not ready in {ready_s} s.\n{log.read_text()[-4000:]}")
 
 
 def until(condition):
