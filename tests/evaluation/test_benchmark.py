@@ -2,8 +2,10 @@
 
 import pytest
 
+from aepo_lightning.chat_formats.instructions import tag_instructions
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
 from aepo_lightning.contracts.question import Message, Question
+from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.benchmark import (
     Benchmark,
@@ -82,6 +84,14 @@ def test_each_prompt_offers_its_tools():
         "math": ("python",),
         "base": (),
     }
+
+
+@pytest.mark.parametrize("prompt", PROMPT_TOOLS)
+def test_each_prompt_tells_of_its_tools_alone_and_of_the_answer(prompt):
+    tools = EvaluationProtocol(prompt=prompt).tools
+    told = tag_instructions([ToolSpec(name=name, description=f"What {name} does.") for name in tools], str)
+    assert [name for name in ("search", "python", "browse") if f"<{name}>" in told] == list(tools)
+    assert all(tag in told for tag in ("<think>", "<answer>", "\\boxed{"))
 
 
 def test_a_checker_sees_what_the_user_asked_and_not_what_the_system_said():
