@@ -13,6 +13,7 @@ PATH = re.compile(r"(?<![\w./-])((?:[\w.-]+/)*[\w-]+\.(?:py|yaml|sbatch|sh|md))\
 DOTTED = re.compile(r"\baepo_lightning(?:\.\w+)+")
 PLACE = re.compile(r"`((?:[\w-]+/)*\w+\.py)`\s`([\w.]+)`")
 OF_THE_READER = {"conf/tools/calculator.yaml", "conf/tools/mine.yaml", "config.yaml", "my_tools.py", "my_rewards.py"}
+OF_THE_READER |= {"evaluation.yaml"}  # in the folder of an evaluation, as config.yaml in that of a run
 OF_THE_READER |= {"my_package/topr.py", "tests/test_topr.py", "my_conf/algorithm/topr.yaml"}
 OF_THE_READER |= {"my_conf/algorithm/objective/topr.yaml", "my_conf/judge/mine.yaml"}
 TEXTS = sorted([ROOT / "README.md", ROOT / "examples/README.md", *(ROOT / "docs").glob("*.md")])

@@ -23,4 +23,5 @@ targets.py          what a configuration that came with a folder may call
 export.py replay.py the other commands
 smollm2.py          fetches a small pretrained model from the package index
 plan/               memory and batch arithmetic without weights
+evaluation/         aepo-eval
 """

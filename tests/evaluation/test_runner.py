@@ -133,6 +133,17 @@ def test_what_was_cut_off_goes_on_and_nothing_is_made_twice(number, tmp_path):
     assert dying.num_finished > 0
 
 
+def test_what_was_generated_and_not_judged_is_judged_without_generating(tmp_path):
+    script, stamp = random_script(), make_stamp(num_samples=2, seed=3)
+    whole = ask(make_run(MortalEngine(script), Recorder(), tmp_path))[1]
+    engine, checker = MortalEngine(script), Recorder()
+    with ResultsFile(tmp_path / "r.jsonl", stamp) as results:
+        ask(make_run(engine, checker, tmp_path, results))
+    found = read_results(tmp_path / "r.jsonl").results
+    assert sorted(found, key=lambda each: each.pair) == sorted(whole, key=lambda each: each.pair)
+    assert (engine.requests, len(checker.claims)) == ([], len(whole))
+
+
 def test_trees_are_emptied_when_they_are_judged_where_the_journal_has_them(tmp_path):
     run = make_run(ScriptedEngine(calls_then_answer(1)), Recorder(), tmp_path)
     object.__setattr__(run, "keeps_tokens", False)

@@ -21,6 +21,8 @@ from aepo_lightning.errors import ConfigError
 BUILT = ("model", "engine", "algorithm", "data", "tools", "reward", "rollout", "experience", "publication_check")
 """What an evaluation builds of the configuration of a run."""
 FIGURES = "held_out.json"
+_PLACES = ("output_dir", "output_root")
+"""Settings of the command itself."""
 _TIMES = ("_duration_s", "_queue_s")
 """Figures that no two evaluations share."""
 _SHOWN = ("reward", "pass@", "f1", "entropy", "num_tool_calls", "format_error_fraction", "truncated_fraction")
@@ -50,7 +52,8 @@ def evaluate_own(
     with evaluation_folder(target, cfg):
         found = evaluate_run(cfg, folder, target, checkpoint)
         write_json(target / FIGURES, found)
-    printed = printed_by_training(folder) if checkpoint is None and not words else {}
+    is_as_trained = checkpoint is None and all(word.partition("=")[0] in _PLACES for word in words)
+    printed = printed_by_training(folder) if is_as_trained else {}
     Console().print(render_own(name, found, printed), f"results  {target}", sep="\n")
     return found
 
@@ -94,7 +97,7 @@ def _settled(cfg: DictConfig, words: Sequence[str], config_dir: str | None) -> t
         key = word.partition("=")[0]
         if override is None or "=" not in word or key.startswith(("+", "~")):
             raise ConfigError(f"A setting must read key=value, but got {word!r}. Write evaluation.num_samples=8.")
-        if key in ("output_dir", "output_root"):
+        if key in _PLACES:
             places[key] = override.value()
         elif key in groups and not OmegaConf.is_dict(override.value()):
             cfg[key] = composed_config(CONFIG_NAME, [word], config_dir)[key]
