@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 from aepo_lightning.contracts.checker import Claim, Outcome, Verdict, best_of
@@ -57,6 +58,7 @@ class MathEquivalence:
     memory_limit_mb: int = 1024
     max_chars: int = 2000
     num_workers: int | None = None
+    keeps_deadline: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse limits that let nothing through, and a missing library."""

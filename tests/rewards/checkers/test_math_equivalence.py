@@ -86,6 +86,7 @@ def test_nothing_to_compare(calls):
     calls()
     checker = MathEquivalence()
     assert isinstance(checker, AnswerChecker)
+    assert checker.keeps_deadline
     assert asyncio.run(checker(claim("5"))).outcome is asyncio.run(checker(claim("5", " "))).outcome is Outcome.UNSCORED
     assert asyncio.run(checker(claim(" ", "5"))).outcome is Outcome.SCORED
 
