@@ -50,6 +50,9 @@ def changed(draw, text):
             f"${text}%",
             f"the {text}.",
             " ".join(text.split(" ")[::-1]),
+            text.rpartition(",")[0],
+            text.replace("1000", "1,000"),
+            text.replace("5", "\uff15").replace("-", "\u2212"),
         ]
     )
 
