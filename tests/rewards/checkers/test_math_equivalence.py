@@ -224,6 +224,6 @@ def test_verdicts_over_what_others_reported():
 @pytest.mark.slow
 def test_a_process_without_memory_says_so():
     small = MathEquivalence(time_limit_s=PATIENT, memory_limit_mb=60)
-    found = asyncio.run(small(claim("(x+1)^2", "x^2+2x+1")))
-    assert found.outcome is Outcome.UNSCORED
+    found = asyncio.run(small(claim("(x+1)^2", "x^2+2x+2")))
+    assert found.outcome is Outcome.UNSCORED  # an error of its own, or the end of its process
     assert compared(("(x+1)^2", "x^2+2x+1"))[0].is_correct
