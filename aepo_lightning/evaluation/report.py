@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from aepo_lightning.atomic_files import replacing, write_json
 from aepo_lightning.errors import DataError
@@ -32,11 +33,17 @@ class Table:
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
-    """Each as long as the headings; the first column is of words, the others of numbers."""
+    """Each as long as the headings."""
+    words: Sequence[str] = ()
+    """Headings, beside the first, of columns that are of words and not of numbers."""
+
+    def is_of_words(self, column: int) -> bool:
+        """Return whether a column, by its number, is of words."""
+        return not column or self.headings[column] in self.words
 
     def to_markdown(self) -> str:
         """Return the table as Markdown."""
-        ruler = [":--", *("--:" for _ in self.headings[1:])]
+        ruler = [":--" if self.is_of_words(number) else "--:" for number in range(len(self.headings))]
         lines = ["| " + " | ".join(map(_escaped, row)) + " |" for row in (self.headings, ruler, *self.rows)]
         return f"**{self.title}**\n\n" + "\n".join(lines)
 
@@ -268,6 +275,7 @@ def draw_pass_at_k(summaries: Sequence[Summary]) -> Figure:
             (line,) = axes.plot(ks, values, "o-", label=summary.benchmark, linewidth=1.2, markersize=3)
             axes.fill_between(ks, lows, highs, color=line.get_color(), alpha=0.12)
     axes.set(xlabel="k", ylabel="pass@k", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend(fontsize="small")

@@ -218,16 +218,26 @@ def _levels(questions: Sequence[Question], metric: str) -> dict[str, LevelSummar
 
 
 def _pass_by_calls(questions: Sequence[Question]) -> dict[int, dict[int, float]]:
-    scored = [[each for each in question if each.verdict.is_scored] for question in questions]
-    sizes = [len(question) for question in scored]
-    ks = [k for k in range(1, max(sizes) + 1) if k & (k - 1) == 0 or k == max(sizes)]
-    limits = sorted({each.num_tool_calls for question in scored for each in question if each.verdict.is_correct} | {0})
-    found: dict[int, dict[int, float]] = {}
-    for limit in limits:
-        correct = [
-            sum(each.verdict.is_correct and each.num_tool_calls <= limit for each in question) for question in scored
-        ]
-        found[limit] = {k: float(pass_at_k_of_questions(correct, sizes, k).mean()) for k in ks}
+    scored = [sum(each.verdict.is_scored for each in question) for question in questions]
+    ks = [k for k in range(1, max(scored) + 1) if k & (k - 1) == 0 or k == max(scored)]
+    calls = {each.num_tool_calls for question in questions for each in question if each.verdict.is_correct}
+    most = max(each.num_tool_calls for question in questions for each in question)
+    return {limit: _pass_within(questions, scored, limit, ks) for limit in sorted(calls | {0, most})}
+
+
+def _pass_within(
+    questions: Sequence[Question], scored: Sequence[int], limit: int, ks: Sequence[int]
+) -> dict[int, float]:
+    """Return pass@k of what needed few calls, kept within its bounds as any other."""
+    drawn = [len(question) for question in questions]
+    few = [[each.verdict for each in question if each.num_tool_calls <= limit] for question in questions]
+    correct = [sum(verdict.is_correct for verdict in verdicts) for verdicts in few]
+    at_best = [sum(verdict.is_correct or not verdict.is_scored for verdict in verdicts) for verdicts in few]
+    found: dict[int, float] = {}
+    for k in ks:
+        triples = ((correct, scored), (correct, drawn), (at_best, drawn))
+        value, low, high = (float(pass_at_k_of_questions(*each, k).mean()) for each in triples)
+        found[k] = min(max(value, low), high)
     return found
 
 

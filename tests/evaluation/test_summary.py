@@ -149,6 +149,12 @@ def test_more_calls_never_solve_less_and_all_of_them_what_was_solved(seed):
         assert curve[-1] == pytest.approx(found.pass_at[k].value)
 
 
+def test_pass_at_k_within_all_calls_is_pass_at_k_where_verdicts_are_missing():
+    found = summarise(make_stamp(), make_results("00", "1?", num_calls={"search": 2}))
+    assert found.pass_by_calls == {0: {1: 0.0, 2: 0.0}, 2: {1: 0.5, 2: 0.5}}
+    assert found.pass_at[2].value == 0.5
+
+
 def test_shares_and_calls_by_hand():
     results = [
         make_result(

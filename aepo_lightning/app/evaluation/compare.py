@@ -94,7 +94,8 @@ def changes_table(found: Comparison, most: int) -> Table:
         for each in (*better[:most], *worse[:most])
     ]
     title = f"{found.benchmark}: {len(better)} questions got better, {len(worse)} worse"
-    return Table(title=title, headings=("question", "level", "before", "after", "text"), rows=rows)
+    headings = ("question", "level", "before", "after", "text")
+    return Table(title=title, headings=headings, rows=rows, words=("level", "text"))
 
 
 def _notes(found: Sequence[Comparison]) -> list[str]:

@@ -25,7 +25,7 @@ def print_tables(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
 def _rich(table: Table) -> RichTable:
     found = RichTable(title=table.title, title_justify="left")
     for number, heading in enumerate(table.headings):
-        found.add_column(heading, justify="right" if number else "left", overflow="fold")
+        found.add_column(heading, justify="left" if table.is_of_words(number) else "right", overflow="fold")
     for row in table.rows:
         found.add_row(*map(_printable, row))
     return found
