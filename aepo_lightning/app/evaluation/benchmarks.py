@@ -16,6 +16,7 @@ from aepo_lightning.app.evaluation.run_policy import policy_of_run, run_of
 from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.evaluation.show import make_report
 from aepo_lightning.app.evaluation.tables import print_tables
+from aepo_lightning.app.paths import writing
 from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.contracts.engine import Engine
@@ -69,6 +70,8 @@ def evaluate_benchmarks(
         finally:
             engine.close()
     report = make_report(target)
+    with writing(target):
+        report.write(target)
     print_tables(report.tables, [*report.notes, f"results  {target}"])
     return found
 

@@ -122,6 +122,10 @@ def test_results_lie_below_the_name_of_the_model_and_the_same_command_makes_none
     found = evaluate_benchmarks(str(whole / "model"), words_for(whole), config_dir=str(whole / "conf"))
     assert [each.pair[1] for each in found["riddles"]] == [0, 1] * 3
     assert (target / "results" / "riddles.jsonl").read_bytes() == before
+    report = json.loads((target / "report.json").read_text())
+    assert report["riddles"]["summary"]["num_trajectories"] == before.count(b"\n") - 1
+    assert (target / "report.md").is_file()
+    assert (target / "pass_at_k.png").is_file()
     assert "riddles" in capsys.readouterr().out
 
 
