@@ -18,7 +18,7 @@ class Shares:
 
     answered: float
     truncated: float
-    """Ended by the limit of tokens."""
+    """Ended by a limit of tokens, or by that of time."""
     abstained: float
     """The judge was not reached, or gave no verdict."""
     unscored: float
@@ -54,7 +54,7 @@ def shares_of(results: Sequence[TrajectoryResult]) -> Shares:
     number = len(results)
     return Shares(
         answered=sum(bool(result.answer.strip()) for result in results) / number,
-        truncated=sum(result.stop_reason is StopReason.LENGTH for result in results) / number,
+        truncated=sum(result.stop_reason in (StopReason.LENGTH, StopReason.TIMEOUT) for result in results) / number,
         abstained=outcomes[Outcome.ABSTAINED] / number,
         unscored=outcomes[Outcome.UNSCORED] / number,
         failed_tools=sum(result.num_outages > 0 for result in results) / number,

@@ -31,8 +31,8 @@ class SamplingSettings:
     max_turn_tokens: int | None = None
     """Tokens that the policy writes in one turn. A turn that needs more ends the trajectory."""
     timeout_s: float | None = None
-    """Seconds for a whole trajectory: generation, tool calls, and the waits for both. None is no limit. One that is
-    over ends with what it has; what ran for it is cancelled."""
+    """Seconds for a whole trajectory: generation, tool calls, and the waits for both. None is no limit. When they are
+    over it ends with the turns and results that it has; the turn or the calls that ran are cancelled."""
     max_tool_calls: int = 6
     on_call_limit: Literal["stop", "tell"] = "stop"
     """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""

@@ -161,12 +161,19 @@ def test_shares_and_calls_by_hand():
             "q0", 0, num_calls={"search": 2, "python": 1}, num_failed_calls={"busy": 1}, num_outages=1, duration_s=1.0
         ),
         make_result("q0", 1, ABSTAINED, answer=" ", num_generated_tokens=10, num_result_tokens=4, duration_s=3.0),
-        make_result("q1", 0, num_calls={"search": 1}, num_failed_calls={"error": 1}, scores={"f1": 0.5}),
+        make_result(
+            "q1",
+            0,
+            num_calls={"search": 1},
+            num_failed_calls={"error": 1},
+            scores={"f1": 0.5},
+            stop_reason=StopReason.TIMEOUT,
+        ),
         make_result("q1", 1, stop_reason=StopReason.LENGTH, scores={"f1": 1.0}),
     ]
     found = summarise(make_stamp(), results)
     shares, calls = found.shares, found.calls
-    assert (shares.answered, shares.truncated, shares.abstained, shares.unscored) == (0.75, 0.25, 0.25, 0.0)
+    assert (shares.answered, shares.truncated, shares.abstained, shares.unscored) == (0.75, 0.5, 0.25, 0.0)
     assert (shares.failed_tools, shares.with_tools) == (0.25, 0.5)
     assert shares.failed_calls == {"busy": 0.25, "error": 0.25}
     assert (calls.num_calls, calls.by_tool) == (1.0, {"python": 0.25, "search": 0.75})
