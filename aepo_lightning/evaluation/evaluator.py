@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +23,7 @@ from aepo_lightning.evaluation.results import EvaluationStamp, TrajectoryResult
 from aepo_lightning.evaluation.results_file import ResultsFile, read_results, results_path
 from aepo_lightning.evaluation.runner import EvaluationRun, Portion
 from aepo_lightning.evaluation.stamps import part_settings, question_digests, tool_settings, versions
-from aepo_lightning.rewards.extraction import EXTRACTION_MODES, ExtractionMode, extract_answer
+from aepo_lightning.rewards.extraction import extract_answer
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, derive_seed
 from aepo_lightning.rollout.description import digest_of
 from aepo_lightning.rollout.progress import rollout_progress
@@ -205,7 +205,7 @@ class Evaluator:
             judge=CheckedAnswers(
                 benchmark=benchmark.name,
                 chat_format=parts.chat_format,
-                read_answer=partial(extract_answer, mode=_mode(benchmark)),
+                read_answer=partial(extract_answer, mode=benchmark.protocol.extraction),
                 checker=self.checker(benchmark),
             ),
             seed=derive_seed(self.choices.seed, "benchmark", benchmark.name),
@@ -226,15 +226,6 @@ class Evaluator:
                 " and ".join(benchmark.protocol.tools),
                 " and ".join(missing) + (" is" if len(missing) == 1 else " are"),
             )
-
-
-def _mode(benchmark: Benchmark) -> ExtractionMode:
-    mode = benchmark.protocol.extraction
-    if mode not in EXTRACTION_MODES:
-        raise ConfigError(
-            f"`protocol.extraction` of {benchmark.name} must be one of {', '.join(EXTRACTION_MODES)}, but got {mode!r}."
-        )
-    return cast(ExtractionMode, mode)
 
 
 def _in_order(results: Sequence[TrajectoryResult], questions: Sequence[Question]) -> list[TrajectoryResult]:

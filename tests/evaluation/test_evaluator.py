@@ -123,8 +123,6 @@ def test_choices_without_meaning_are_refused(changes, message):
 def test_settings_that_do_not_fit_a_benchmark_are_named():
     with pytest.raises(ConfigError, match=r"`sampling` must have fields .* but got \['heat'\]"):
         make_evaluator(choices=choices(sampling={"heat": 1})).evaluate(riddles())
-    with pytest.raises(ConfigError, match=r"`protocol.extraction` of riddles must be one of paper"):
-        make_evaluator().evaluate(riddles(protocol=protocol(extraction="eyes")))
     with pytest.raises(DataError, match=r"riddles must have a question"):
         make_evaluator().evaluate(riddles(source=Riddles(num_questions=0)))
 
