@@ -33,7 +33,12 @@ _EMBEDDED = "aepo_lightning.engines.TransformersEngine"
 
 
 def evaluate_benchmarks(
-    source: str, words: Sequence[str], allowed: Sequence[str] = (), config_dir: str | None = None
+    source: str,
+    words: Sequence[str],
+    allowed: Sequence[str] = (),
+    config_dir: str | None = None,
+    *,
+    strict: bool = False,
 ) -> dict[str, list[TrajectoryResult]]:
     """Evaluate a model on benchmarks; print and keep what comes of it.
 
@@ -42,10 +47,11 @@ def evaluate_benchmarks(
         words: Overrides of `conf/eval.yaml`, `benchmarks=[...]` among them.
         allowed: What the configuration of a run may call beside the parts of this library.
         config_dir: A folder with configuration files of the user's own.
+        strict: Refuse scores that are in doubt. They are kept all the same.
 
     Raises:
         ConfigError: If a setting does not fit, or the folder holds results under other settings.
-        DataError: If a model or a benchmark cannot be read.
+        DataError: If a model or a benchmark cannot be read; with `strict`, if a score is in doubt.
     """
     cfg = compose_suite(words, config_dir)
     torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
@@ -73,6 +79,8 @@ def evaluate_benchmarks(
     with writing(target):
         report.write(target)
     print_tables(report.tables, [*report.notes, f"results  {target}"])
+    if strict:
+        report.check()
     return found
 
 

@@ -82,7 +82,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     words = plain_words(args.words)
     asks_benchmarks = any(word.partition("=")[0] == "benchmarks" for word in words)
-    _EVALUATIONS[asks_benchmarks].load()(args.source, words, args.allow, args.config_dir)
+    _EVALUATIONS[asks_benchmarks].load()(args.source, words, args.allow, args.config_dir, strict=args.strict)
 
 
 def _flags_last(words: Sequence[str]) -> list[str]:
@@ -111,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("source", help="a run's folder or checkpoint, a model's folder, or its name on the Hub")
     parser.add_argument("words", nargs="*", metavar="key=value", help="settings, see below")
     parser.add_argument("--config-dir", help="a folder with configuration files of your own, such as benchmark/my.yaml")
+    parser.add_argument("--strict", action="store_true", help="exit with an error if a score is in doubt")
     add_allow(parser)
     return parser
 

@@ -12,6 +12,7 @@ from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.evaluation.folder import OUTPUT_ROOT, choose_folder, evaluation_folder
 from aepo_lightning.app.evaluation.own_questions import evaluate_run, printed_by_training
 from aepo_lightning.app.evaluation.run_policy import run_of
+from aepo_lightning.app.evaluation.show import make_report
 from aepo_lightning.app.overrides import config_keys, suggest
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.app.words import parse
@@ -29,7 +30,12 @@ _SHOWN = ("reward", "pass@", "f1", "entropy", "num_tool_calls", "format_error_fr
 
 
 def evaluate_own(
-    source: str, words: Sequence[str], allowed: Sequence[str] = (), config_dir: str | None = None
+    source: str,
+    words: Sequence[str],
+    allowed: Sequence[str] = (),
+    config_dir: str | None = None,
+    *,
+    strict: bool = False,
 ) -> dict[str, float]:
     """Evaluate a run, or one of its checkpoints, on its own questions; print and keep the figures.
 
@@ -38,9 +44,11 @@ def evaluate_own(
         words: `key=value` of the run's configuration, `engine=vllm` and its like, `output_dir=` and `output_root=`.
         allowed: What the configuration in the folder may call beside the parts of this library.
         config_dir: A folder with options of the user's own.
+        strict: Refuse a score that is in doubt. It is kept all the same.
 
     Raises:
         ConfigError: If it is no run, or a setting does not fit.
+        DataError: With `strict`, if the score is in doubt.
     """
     folder, checkpoint = run_of(Path(source).expanduser())
     cfg, places = _settled(load_config(folder, allowed, BUILT), words, config_dir)
@@ -55,6 +63,8 @@ def evaluate_own(
     is_as_trained = checkpoint is None and all(word.partition("=")[0] in _PLACES for word in words)
     printed = printed_by_training(folder) if is_as_trained else {}
     Console().print(render_own(name, found, printed), f"results  {target}", sep="\n")
+    if strict:
+        make_report(target).check()
     return found
 
 

@@ -47,15 +47,17 @@ def test_only_commands_that_are_there_are_listed(monkeypatch, capsys):
             True,
             ("m", ["benchmarks=[a,b]", "seed=1"], ["my"], None),
         ),
-        (["m", "--config-dir", "c", "benchmarks=a"], True, ("m", ["benchmarks=a"], [], "c")),
+        (["m", "--config-dir", "c", "--strict", "benchmarks=a"], True, ("m", ["benchmarks=a"], [], "c")),
     ],
     ids=["run", "flag-between", "own-files"],
 )
 def test_words_decide_what_is_evaluated(words, is_benchmarks, expected, monkeypatch):
     seen = []
-    monkeypatch.setattr(SubCommand, "load", lambda self: lambda *found: seen.append((self.module, found)))
+    monkeypatch.setattr(
+        SubCommand, "load", lambda self: lambda *found, **flags: seen.append((self.module, found, flags))
+    )
     main(words)
-    assert seen == [("benchmarks" if is_benchmarks else "own_command", expected)]
+    assert seen == [("benchmarks" if is_benchmarks else "own_command", expected, {"strict": "--strict" in words})]
 
 
 def test_a_mistake_is_one_message_and_no_trace(tmp_path):

@@ -43,10 +43,12 @@ def test_every_figure_is_what_training_printed_to_the_last_digit(run, tmp_path, 
     assert unequal(found, printed) == []
     (kept,) = read_evaluation(target)
     assert (len(kept.results), kept.stamp.num_questions) == (24, 6)
-    replayed = list(replay_evaluation(target))
-    assert [each.difference for each in replayed] == [None] * 6
+
+
+def test_it_replays_from_its_journal_where_the_run_has_moved_to(run, tmp_path):
     moved = shutil.copytree(run, tmp_path / "elsewhere" / "run")
-    assert [each.difference for each in replay_evaluation(target, str(moved))] == [None] * 6
+    evaluate_own(str(run), [f"output_root={tmp_path}"])
+    assert [each.difference for each in replay_evaluation(tmp_path / "quick-run", str(moved))] == [None] * 6
 
 
 def test_a_checkpoint_and_other_settings_are_evaluations_of_their_own(run, tmp_path):
