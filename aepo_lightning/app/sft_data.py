@@ -21,6 +21,8 @@ from rich.console import Console
 
 from aepo_lightning.app.build import build_chat_format, build_tools, find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
+from aepo_lightning.app.evaluation.folder import CONFIG as EVALUATION_CONFIG
+from aepo_lightning.app.evaluation.saved_tools import TOOLS, RecordedTools
 from aepo_lightning.app.paths import as_path, writing
 from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_config import read_config
@@ -30,6 +32,7 @@ from aepo_lightning.atomic_files import replacing
 from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.reward import RewardOutput
+from aepo_lightning.contracts.tool import ToolSpec
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.judging import sample_number
@@ -39,8 +42,6 @@ from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import GoodTrajectories, Selection
 
-EVALUATION_CONFIG = "evaluation.yaml"
-"""What tells that a folder is that of an evaluation."""
 _BUILT = ("model", "tools", "rollout.chat_format")
 _OWN = ("target", "overwrite")
 
@@ -64,7 +65,7 @@ def good_trajectories(source: Path, selection: Selection, allowed: Sequence[str]
     files = [path for path in files if not path.stem.endswith(".steps")]
     if not files:
         raise ConfigError(f"The folder must hold finished rollouts, but {source} has none. Name that of a run.")
-    specs = build_tools(cfg.tools).specs
+    specs = _specs(source, cfg)
     found = GoodTrajectories(
         selection=selection,
         chat_format=build_chat_format(cfg, policy.tokenizer, specs),
@@ -76,6 +77,12 @@ def good_trajectories(source: Path, selection: Selection, allowed: Sequence[str]
         trees = RolloutJournal(path.parent).read(path.stem)
         found.add(str(path.relative_to(source)), (_judged(tree, verdicts) for tree in trees))
     return found
+
+
+def _specs(source: Path, cfg: DictConfig) -> Sequence[ToolSpec]:
+    """Return what the tools said of themselves. An evaluation has kept it, so that they need not be here."""
+    is_kept = (source / TOOLS).is_file() and not (source / CONFIG).is_file()
+    return RecordedTools.load(source).specs if is_kept else build_tools(cfg.tools).specs
 
 
 def _verdicts(folder: Path) -> dict[Pair, TrajectoryResult]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from aepo_lightning.app.build import build, build_chat_format, build_tools
+from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.app.sft import build_sft_data
 from aepo_lightning.app.sft_data import export_good, read_words
@@ -103,6 +104,8 @@ def test_an_evaluation_is_read_with_the_policy_that_it_names(run, tmp_path):
     cfg = composed(f"+evaluated.run={run}")
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
+    save_tools(evaluation, build_tools(cfg.tools).specs)
+    cfg.tools = {}  # what answered need not be here
     save_config(cfg, evaluation / "evaluation.yaml")
     shutil.copytree(run / "rollouts", evaluation / "rollouts")
     assert "2 good ones" in export_good(evaluation, [f"target={tmp_path / 'a.jsonl'}"])

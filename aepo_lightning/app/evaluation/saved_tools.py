@@ -9,7 +9,8 @@ from aepo_lightning.atomic_files import write_json
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolStatus
 from aepo_lightning.errors import DataError
 
-_FILE = "tools.json"
+TOOLS = "tools.json"
+"""In the folder of an evaluation."""
 _SAID = ("name", "description", "parameters", "text_parameter")
 """What a prompt may tell of a tool."""
 
@@ -41,7 +42,7 @@ class RecordedTools:
         Raises:
             DataError: If there is nothing that can be read.
         """
-        path = folder / _FILE
+        path = folder / TOOLS
         try:
             found = json.loads(path.read_text(encoding="utf-8"))["tools"]
             return cls(specs=tuple(ToolSpec(**{name: each[name] for name in _SAID}) for each in found))
@@ -51,4 +52,4 @@ class RecordedTools:
 
 def save_tools(folder: Path, specs: Sequence[ToolSpec]) -> None:
     """Keep what tools say of themselves in the folder of an evaluation."""
-    write_json(folder / _FILE, {"tools": [{name: getattr(spec, name) for name in _SAID} for spec in specs]})
+    write_json(folder / TOOLS, {"tools": [{name: getattr(spec, name) for name in _SAID} for spec in specs]})
