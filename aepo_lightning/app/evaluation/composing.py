@@ -71,15 +71,18 @@ def known_benchmarks(config_dir: str | None = None) -> list[str]:
     return sorted({name.removesuffix(".yaml") for name in names if name.endswith(".yaml") and name[0] != "_"})
 
 
-def named_benchmarks(value: object, config_dir: str | None = None) -> list[str]:
+def named_benchmarks(value: object, known: Sequence[str]) -> list[str]:
     """Return the benchmarks that a list, or one name, asks for.
+
+    Args:
+        value: As it was given; `all` is every one.
+        known: Those that there are.
 
     Raises:
         ConfigError: If one is unknown, with the nearest names.
     """
-    known = known_benchmarks(config_dir)
     names = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
-    names = known if names == [_ALL] else list(dict.fromkeys(names))
+    names = list(known) if names == [_ALL] else list(dict.fromkeys(names))
     if not names:
         raise ConfigError("`benchmarks` must name one at least, but got none. Write benchmarks=[gsm8k].")
     for name in names:
@@ -99,7 +102,7 @@ def compose_suite(words: Sequence[str], config_dir: str | None = None) -> DictCo
     asked = [parse(word) for word in words if word.partition("=")[0] == "benchmarks"]
     if not asked or asked[-1] is None:
         raise ConfigError("`benchmarks` must be a list of names. Write benchmarks=[gsm8k,hotpotqa].")
-    names = named_benchmarks(asked[-1].value(), config_dir)
+    names = named_benchmarks(asked[-1].value(), known_benchmarks(config_dir))
     chosen = [f"+{BENCHMARKS}@suite.{name}={name}" for name in names]
     own = [word for word in words if word.partition("=")[0] != "benchmarks"]
     return composed_config(EVAL, [*chosen, f"benchmarks=[{','.join(names)}]", *own], config_dir)

@@ -48,6 +48,7 @@ def _composed(names: Sequence[object]) -> list[Benchmark]:
     if not GlobalHydra.instance().is_initialized():
         suite = compose_suite([f"benchmarks=[{','.join(map(str, names))}]"]).suite
         return [build(suite[name]) for name in suite]
-    chosen = [f"+{BENCHMARKS}@suite.{name}={name}" for name in named_benchmarks(list(names))]
+    known = [each for each in GlobalHydra.instance().config_loader().get_group_options(BENCHMARKS) if each[0] != "_"]
+    chosen = [f"+{BENCHMARKS}@suite.{name}={name}" for name in named_benchmarks(list(names), known)]
     suite = compose(EVAL, [*chosen, "benchmarks=[]"]).suite
     return [build(suite[name]) for name in suite]
