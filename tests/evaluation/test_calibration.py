@@ -166,7 +166,7 @@ def test_the_corrected_accuracy_is_that_of_a_slow_reference(seed):
 
 def test_the_corrected_interval_holds_the_truth_as_often_as_it_says():
     source, num_held = random.Random(0), 0
-    for _ in range(300):
+    for _ in range(120):
         # A lenient judge: it calls 30 % of wrong answers correct. 50 % are; verdicts alone would say 65 %.
         def answer(name):
             label = source.random() < 0.5
@@ -175,8 +175,8 @@ def test_the_corrected_interval_holds_the_truth_as_often_as_it_says():
         labelled = [answer(f"l{index}") for index in range(80)]
         found = prediction_powered([(f"e{index}", answer("").judged) for index in range(200)], labelled)
         num_held += found.low <= 0.5 <= found.high
-    # 95 % of 300 is 285, with a standard deviation of 4.
-    assert 270 <= num_held <= 297
+    # 95 % of 120 is 114, with a standard deviation of 2.4.
+    assert num_held >= 106
 
 
 def test_a_judge_that_never_erred_on_the_labels_still_may():

@@ -86,7 +86,7 @@ def test_the_configuration_has_the_defaults_of_the_class():
             [*WORDS, "judge.modle=x"],
             "`judge.modle` must be a key of the config, but there is none. Did you mean `judge.model`",
         ),
-        ([*WORDS, "judge=other"], "`judge` must be one of llm, but got other"),
+        ([*WORDS, "judge=other"], "`judge` must be one of llm, .*but got other"),
         ([*WORDS, "judge.template=mine"], "`template` of a judge must be one of paper"),
         ([*WORDS, "judge.limits.deadline_s=0.0"], "`deadline_s` of a judge must be positive"),
         ([*WORDS, "judge._target_=builtins.dict"], "`judge` must be an `LLMJudge`, but got dict"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from aiohttp import web
@@ -22,9 +23,16 @@ SAMPLE = RewardInput(
 )
 
 
-def reward_of(server, tmp_path, *overrides):
-    words = [f"{CHECKER}.base_url={server.url}/v1", f"{CHECKER}.model=m", f"output_root={tmp_path}"]
-    return build(composed("reward=judge", *words, f"{CHECKER}.limits.max_attempts=1", *overrides).reward)
+@cache
+def config():
+    return composed("reward=judge", f"{CHECKER}.model=m", f"{CHECKER}.limits.max_attempts=1")
+
+
+def reward_of(server, tmp_path):
+    cfg = config().copy()
+    cfg.output_root = str(tmp_path)
+    cfg.reward.terms.answer.checker.base_url = f"{server.url}/v1"
+    return build(cfg.reward)
 
 
 def scored(reward, *samples, deadline_s=60.0):
