@@ -67,6 +67,10 @@ def pytest_collection_modifyitems(config, items):
 
     Workers take rooms in this order, so it holds for each of them. The longest room comes next, the rest fills up.
     """
+    if unstable := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(
+            f"Names of tests must be the same in every worker, but got {unstable[0]!r}. Name its parameters by `ids`."
+        )
     items[:] = without_gpu_tests(config, items)
     items.sort(key=lambda item: (not item.get_closest_marker("distributed"), room(item.nodeid) != VLLM))
 

@@ -284,7 +284,11 @@ def test_functions_in_a_list_bear_their_names():
     assert short(SAMPLE, most=9) == 0, "it stays a function"
 
 
-@pytest.mark.parametrize("wrong", [FormatTerm, PaperReward(), lambda: 1.0, lambda **_: 1.0], ids=str)
+@pytest.mark.parametrize(
+    "wrong",
+    [FormatTerm, PaperReward(), lambda: 1.0, lambda **_: 1.0],
+    ids=["a class", "a reward", "no argument", "keywords alone"],
+)
 def test_only_functions_of_a_trajectory_are_named(wrong):
     with pytest.raises(ConfigError, match="`@reward` must stand above a function"):
         reward(wrong)
