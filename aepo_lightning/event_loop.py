@@ -152,6 +152,8 @@ async def cut_off(work: Coroutine[Any, Any, T], deadline_s: float | None, name: 
     finally:
         if not task.done():
             await _stop(task, name)
+        else:
+            task.cancelled() or task.exception()  # nobody asks any more where the process is told to end
     if not is_in_time:
         raise CutOffError(f"it took longer than {deadline_s:g} s.")
     if task.cancelled():

@@ -111,7 +111,7 @@ class AtomicCheckpoint(Checkpoint):
         with finishing():
             self._is_unsaved = False
             self._save(trainer)
-        pl_module.log("time/checkpoint_s", perf_counter() - start, rank_zero_only=True)
+        pl_module.log("time/checkpoint_s", perf_counter() - start, sync_dist=True, rank_zero_only=True)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -95,7 +95,7 @@ class BranchPenalty(L.Callback):
         rollouts = branching_rollouts_of(trainer)
         policy = rollouts.branch_policy
         if isinstance(policy, PenalisedBranchPolicy):
-            pl_module.log("rollout/branch_penalty", policy.penalty_per_step, rank_zero_only=True)
+            pl_module.log("rollout/branch_penalty", policy.penalty_per_step, sync_dist=True, rank_zero_only=True)
         concentration = rollouts.metrics.get("rollout/branch_concentration")
         if self._target is None or self.penalty is None or concentration is None or concentration == self._target:
             return

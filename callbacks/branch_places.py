@@ -48,7 +48,9 @@ class BranchPlaces(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count the branches of the iteration, over all ranks."""
         figures = self.count(rollouts_of(trainer, "trees").trees)
-        pl_module.log_dict({f"rollout/{name}": value for name, value in figures.items()}, rank_zero_only=True)
+        pl_module.log_dict(
+            {f"rollout/{name}": value for name, value in figures.items()}, sync_dist=True, rank_zero_only=True
+        )
 
     def count(self, trees: Iterable[RolloutTree]) -> dict[str, float]:
         """Return the two shares over the trees of all ranks, as far as there is something to share. Collective."""

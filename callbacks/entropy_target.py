@@ -106,7 +106,7 @@ class EntropyTarget(L.Callback):
             self._last_epoch = trainer.current_epoch
         is_off = self._rule == "sign" and entropy >= self._target
         pl_module.entropy_coefficient = 0.0 if is_off else self.coefficient
-        pl_module.log("train/entropy_coefficient", pl_module.entropy_coefficient, rank_zero_only=True)
+        pl_module.log("train/entropy_coefficient", pl_module.entropy_coefficient, sync_dist=True, rank_zero_only=True)
 
     def _change(self, entropy: float, target: float) -> float:
         if self._rule == "proportional":

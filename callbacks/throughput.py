@@ -97,7 +97,7 @@ class Throughput(L.Callback):
             "throughput/tokens_per_s": num_tokens / iteration_s,
             "throughput/trajectories_per_s": num_trajectories / iteration_s,
         }
-        pl_module.log_dict(values, rank_zero_only=True)
+        pl_module.log_dict(values, sync_dist=True, rank_zero_only=True)
         experience_s = rollouts.metrics["time/experience_s"]
         found = (1.0, iteration_s, rollout_s, experience_s, self._update_s, num_tokens, float(num_trajectories))
         self.totals = {name: self.totals[name] + value for name, value in zip(_TOTALS, found, strict=True)}

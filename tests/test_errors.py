@@ -4,7 +4,7 @@ import ast
 
 from tests.support.paths import ROOT
 
-OF_DATA = {"VarlenAttention"}
+OF_DATA = {"VarlenAttention", "Verdict", "TrajectoryResult", "Calibration"}
 """Classes whose constructor takes data rather than settings."""
 
 
