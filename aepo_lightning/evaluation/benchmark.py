@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from aepo_lightning.contracts.checker import AnswerChecker, Claim
+from aepo_lightning.contracts.checker import AnswerChecker
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.protocol import EvaluationProtocol
@@ -149,15 +149,3 @@ class Benchmark:
             DataError: If there is no file, it is another version, or a row cannot be used.
         """
         return self.source.read(self.name)
-
-    @staticmethod
-    def claim(question: Question, answer: str) -> Claim:
-        """Return what a checker or a judge looks at: the question as the user asked it, its golds and an answer."""
-        choices = question.metadata.get("choices", ())
-        return Claim(
-            question=question.messages[-1].content,
-            golds=question.answers,
-            answer=answer,
-            question_id=question.question_id,
-            choices=tuple(choices),
-        )

@@ -98,4 +98,4 @@ def test_a_checker_sees_what_the_user_asked_and_not_what_the_system_said():
     messages = (Message(role="system", content="Use tools."), Message(role="user", content="2 + 2?"))
     question = Question(question_id="q", messages=messages, answers=("4", "four"), metadata={"choices": ["3", "4"]})
     claim = Claim(question="2 + 2?", golds=("4", "four"), answer="4", question_id="q", choices=("3", "4"))
-    assert Benchmark.claim(question, "4") == claim
+    assert Claim.of(question, "4") == claim
