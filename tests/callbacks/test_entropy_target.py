@@ -20,8 +20,8 @@ class Module(LightningModule):
         self.logged = []
 
     @override
-    def log(self, name, value, rank_zero_only):
-        assert rank_zero_only
+    def log(self, name, value, sync_dist, rank_zero_only):
+        assert sync_dist and rank_zero_only
         self.logged.append((name, value))
 
 
