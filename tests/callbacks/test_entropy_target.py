@@ -21,7 +21,8 @@ class Module(LightningModule):
 
     @override
     def log(self, name, value, sync_dist, rank_zero_only):
-        assert sync_dist and rank_zero_only
+        assert sync_dist
+        assert rank_zero_only
         self.logged.append((name, value))
 
 
