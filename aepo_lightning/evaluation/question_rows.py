@@ -12,7 +12,7 @@ from typing import Any
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks.answers import read_answers
+from aepo_lightning.tasks.answers import check_answer_pattern, read_answers
 from aepo_lightning.tasks.paths import BrokenRuleError
 from aepo_lightning.tasks.prompts import check_text, with_system
 
@@ -54,18 +54,7 @@ class QuestionRows:
         """Refuse what has no meaning."""
         if self.max_questions is not None and self.max_questions < 1:
             raise ConfigError(f"`max_questions` must be at least 1 or null, but got {self.max_questions}.")
-        if self.answer_pattern is None:
-            return
-        try:
-            num_groups = re.compile(self.answer_pattern).groups
-        except re.error as error:
-            raise ConfigError(
-                f"`answer_pattern` must be a regular expression, but got {self.answer_pattern!r}: {error}."
-            ) from error
-        if not num_groups:
-            raise ConfigError(
-                f"`answer_pattern` must have a group, but got {self.answer_pattern!r}. Put the answer in parentheses."
-            )
+        check_answer_pattern(self.answer_pattern)
 
     @property
     def columns(self) -> tuple[str, ...]:

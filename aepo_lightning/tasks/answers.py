@@ -1,11 +1,13 @@
 """Accepted answers as they stand in the rows of people: texts, numbers, lists, and what wraps them."""
 
 import math
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Integral, Real
 
+from aepo_lightning.errors import ConfigError
 from aepo_lightning.tasks.paths import BrokenRuleError
 
 _TARGET = "target"
@@ -14,6 +16,25 @@ _MOST_DIGITS = 25
 """Numbers that would be longer stay in exponent notation."""
 
 _RULE = "be a text, a number or a list of them"
+
+
+def check_answer_pattern(pattern: str | None) -> None:
+    """Refuse a regular expression that finds no answer.
+
+    Args:
+        pattern: Its first group is the answer proper. None takes all.
+
+    Raises:
+        ConfigError: If it is broken or has no group.
+    """
+    if pattern is None:
+        return
+    try:
+        num_groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ConfigError(f"`answer_pattern` must be a regular expression, but got {pattern!r}: {error}.") from error
+    if not num_groups:
+        raise ConfigError(f"`answer_pattern` must have a group, but got {pattern!r}. Put the answer in parentheses.")
 
 
 def read_answers(value: object) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aepo_lightning.contracts.question import Message, Question, Split
-from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks.answers import read_answers
+from aepo_lightning.errors import DataError
+from aepo_lightning.tasks.answers import check_answer_pattern, read_answers
 from aepo_lightning.tasks.paths import BrokenRuleError, row_error
 from aepo_lightning.tasks.prompts import check_text, read_messages, with_system
 
@@ -54,18 +54,7 @@ class RowFields:
 
     def __post_init__(self) -> None:
         """Refuse a regular expression that is broken or has no group."""
-        if self.answer_pattern is None:
-            return
-        try:
-            num_groups = re.compile(self.answer_pattern).groups
-        except re.error as error:
-            raise ConfigError(
-                f"`answer_pattern` must be a regular expression, but got {self.answer_pattern!r}: {error}."
-            ) from error
-        if num_groups < 1:
-            raise ConfigError(
-                f"`answer_pattern` must have a group, but got {self.answer_pattern!r}. Put the answer in parentheses."
-            )
+        check_answer_pattern(self.answer_pattern)
 
     def question(self, place: Place, split: Split, row: Mapping[str, Any]) -> Question:
         """Turn a row into a question, without answers if none is given.

@@ -1,6 +1,5 @@
 """The supervised cold start: next-token prediction on demonstrations, tool results masked (the paper's stage 0)."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +10,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from aepo_lightning.checkpoints import check_before_loading
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import TrainingError
@@ -23,7 +21,7 @@ from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, gradient_sync, 
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.tiled_mlp import TiledMLPs, tile_gated_mlps
 from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
-from aepo_lightning.training.network_state import add_identity, left_in_place, take_identity
+from aepo_lightning.training.network_state import add_identity, left_in_place, log_reduced, prepare_stage, take_identity
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
@@ -97,7 +95,7 @@ class ColdStartModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Have checkpoints checked before they are loaded."""
         del stage
-        check_before_loading(self.trainer.strategy)
+        prepare_stage(self.trainer)
 
     def configure_model(self) -> None:
         """Build the network, sharded per decoder layer if the strategy shards. Later calls do nothing.
@@ -162,8 +160,8 @@ class ColdStartModule(LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, LRScheduler):
             scheduler.step()
-        self._log_reduced({"coldstart/loss": total}, prog_bar=True)
-        self._log_reduced({"coldstart/entropy": entropy, "coldstart/grad_norm": norm})
+        log_reduced(self, {"coldstart/loss": total}, prog_bar=True)
+        log_reduced(self, {"coldstart/entropy": entropy, "coldstart/grad_norm": norm})
 
     def _refuse_non_finite(self, loss: float, grad_norm: float) -> None:
         if all_reduce([float(not torch.tensor([loss, grad_norm]).isfinite().all())], "max")[0]:
@@ -192,7 +190,7 @@ class ColdStartModule(LightningModule):
         """Log the mean cross-entropy of the held-out tokens, over all ranks."""
         if self._val_sums:
             [total] = all_reduce([sum(total for total, _ in self._val_sums)])
-            self._log_reduced({"coldstart/val_loss": total / sum(number for _, number in self._val_sums)})
+            log_reduced(self, {"coldstart/val_loss": total / sum(number for _, number in self._val_sums)})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
@@ -205,11 +203,6 @@ class ColdStartModule(LightningModule):
             DataError: If the checkpoint has another format, or parameters of other shapes.
         """
         take_identity(checkpoint, self.trained_network(), self.trainer)
-
-    def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False) -> None:
-        """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
-        logger = bool(self.trainer.loggers)
-        self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
 
     def _last_layer_of(self, batch: DemonstrationBatch) -> AbstractContextManager[None]:
         """Return the context in which the last layer computes what is scored of padded rows."""

@@ -6,7 +6,6 @@ that is passed in.
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from aepo_lightning.checkpoints import check_before_loading
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import WeightedMean
 from aepo_lightning.contracts.policy import PolicySource
@@ -39,7 +37,7 @@ from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import describe_evaluation
-from aepo_lightning.training.network_state import add_identity, left_in_place, take_identity
+from aepo_lightning.training.network_state import add_identity, left_in_place, log_reduced, prepare_stage, take_identity
 from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
@@ -171,11 +169,9 @@ class AEPOModule(LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Have checkpoints checked before they are loaded, and silence one warning of Lightning that is wrong here."""
+        """Have checkpoints checked before they are loaded."""
         del stage
-        check_before_loading(self.trainer.strategy)
-        # An engine in this process may set up a process group of its own, and everything logged is reduced already.
-        warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
+        prepare_stage(self.trainer)
 
     def configure_model(self) -> None:
         """Build the network, sharded per decoder layer if the strategy shards. Later calls do nothing.
@@ -279,7 +275,7 @@ class AEPOModule(LightningModule):
         """Log what the rollouts of this iteration looked like, where the data are rollouts."""
         datamodule = getattr(self.trainer, "datamodule", None)
         if isinstance(datamodule, Rollouts):
-            self._log_reduced(datamodule.metrics)
+            log_reduced(self, datamodule.metrics)
 
     def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
         """Take one optimiser step over the micro-batches of `minibatch`."""
@@ -331,8 +327,8 @@ class AEPOModule(LightningModule):
         values = {f"train/{name}": total / weight for name, total, weight in sums if weight}
         values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
         values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._log_reduced(values)
-        self._log_reduced({"entropy": values["train/entropy"]}, prog_bar=True, logger=False)
+        log_reduced(self, values)
+        log_reduced(self, {"entropy": values["train/entropy"]}, prog_bar=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the trees of the last evaluation."""
@@ -345,10 +341,4 @@ class AEPOModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log pass@k and what the evaluated trajectories looked like, exactly averaged over ranks."""
-        self._log_reduced(describe_evaluation(self._val_batches))
-
-    def _log_reduced(self, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True) -> None:
-        """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
-        # Without a logger Lightning would warn about every name.
-        logger = logger and bool(self.trainer.loggers)
-        self.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
+        log_reduced(self, describe_evaluation(self._val_batches))

@@ -1,6 +1,7 @@
-"""What the modules do with their network beside training it: where it stays, and what a checkpoint says of it."""
+"""What the modules share beside training: where the network stays, what a checkpoint says of it, how they log."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -9,6 +10,7 @@ import lightning as L
 from aepo_lightning.checkpoints import (
     IDENTITY_KEY,
     RANDOM_KEY,
+    check_before_loading,
     check_format,
     check_shapes,
     describe,
@@ -23,6 +25,24 @@ from aepo_lightning.policy.sharding.options import ShardingOptions
 @runtime_checkable
 class _HasNetwork(Protocol):
     network: PolicyNetwork | None
+
+
+def prepare_stage(trainer: L.Trainer) -> None:
+    """Have checkpoints checked before they are loaded, and silence one warning of Lightning that is wrong here.
+
+    An engine in this process may set up a process group of its own, and everything logged is reduced already.
+    """
+    check_before_loading(trainer.strategy)
+    warnings.filterwarnings("ignore", message=r"It is recommended to use `self\.log\(.*, sync_dist=True\)`")
+
+
+def log_reduced(
+    module: L.LightningModule, values: Mapping[str, float], prog_bar: bool = False, logger: bool = True
+) -> None:
+    """Log what is the same on every rank: with both flags Lightning neither reduces it nor warns about that."""
+    # Without a logger Lightning would warn about every name.
+    logger = logger and bool(module.trainer.loggers)
+    module.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
 
 
 @contextmanager

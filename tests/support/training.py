@@ -39,7 +39,6 @@ LIGHTNING_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 asks torch 2.13 in the old way
     "You defined a `validation_step` but have no `val_dataloader`",  # where the data are fixed optimiser steps
     "Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
-    r"It is recommended to use `self.log\(",  # all do, but Lightning forgets it where vLLM left a process group
 )
 
 

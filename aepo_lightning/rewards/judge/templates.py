@@ -13,6 +13,7 @@ References:
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aepo_lightning.rewards.judge.template import JudgeTemplate
 
@@ -56,15 +57,7 @@ _HLE = JudgeTemplate(
     words={"yes": "correct", "no": "incorrect"},
 )
 
-_BROWSECOMP = JudgeTemplate(
-    name="browsecomp",
-    instructions=_HLE_INSTRUCTIONS,
-    fields=_HLE_FIELDS,
-    verdict_field="correct",
-    reason_field="reasoning",
-    percent_fields=("confidence",),
-    words={"yes": "correct", "no": "incorrect"},
-)
+_BROWSECOMP = replace(_HLE, name="browsecomp")
 
 _SIMPLEQA = JudgeTemplate(
     name="simpleqa",
