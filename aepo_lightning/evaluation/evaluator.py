@@ -20,7 +20,7 @@ from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.benchmark import Benchmark
 from aepo_lightning.evaluation.judging import CheckedAnswers, Unjudged
 from aepo_lightning.evaluation.results import EvaluationStamp, TrajectoryResult
-from aepo_lightning.evaluation.results_file import ResultsFile, read_results, results_path
+from aepo_lightning.evaluation.results_file import ResultsFile, read_results, read_stamp, results_path, results_paths
 from aepo_lightning.evaluation.runner import EvaluationRun, Portion
 from aepo_lightning.evaluation.stamps import part_settings, question_digests, tool_settings, versions
 from aepo_lightning.rewards.extraction import extract_answer
@@ -175,7 +175,7 @@ class Evaluator:
                 them in memory.
 
         Raises:
-            ConfigError: If the folder holds results of the benchmark under other settings.
+            ConfigError: If the folder holds results of the benchmark under other settings, or of another model.
             DataError: If the questions cannot be read, or a prompt does not fit.
             EngineError: If the engine failed. What was finished is kept.
         """
@@ -185,7 +185,9 @@ class Evaluator:
         if folder is None:
             return _in_order(self._run(benchmark, parts, questions, None, None), questions)
         path = results_path(folder, benchmark.name)
-        with ResultsFile(path, self.stamp(benchmark, parts, questions)) as results:
+        stamp = self.stamp(benchmark, parts, questions)
+        _check_model(folder, path, stamp)
+        with ResultsFile(path, stamp) as results:
             found = list(read_results(path).results) if results.pairs else []
             if results.missing([each.question_id for each in questions]):
                 found += self._run(benchmark, parts, questions, results, RolloutJournal(folder / JOURNAL))
@@ -225,6 +227,18 @@ class Evaluator:
                 benchmark.name,
                 " and ".join(benchmark.protocol.tools),
                 " and ".join(missing) + (" is" if len(missing) == 1 else " are"),
+            )
+
+
+def _check_model(folder: Path, own: Path, stamp: EvaluationStamp) -> None:
+    """Refuse results of another model beside those of this one: there is one journal, and one model to replay it."""
+    for path in results_paths(folder):
+        there = None if path == own else read_stamp(path)
+        if there is not None and (differences := there.differences(stamp, ["model"])):
+            listing = "\n".join(f"  {each}" for each in differences)
+            raise ConfigError(
+                f"All results in {folder} must be of one model, but that of {path.name} differs:\n{listing}\nEvaluate "
+                "into another folder."
             )
 
 

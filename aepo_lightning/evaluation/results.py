@@ -146,7 +146,7 @@ class EvaluationStamp:
         """
         wanted = [each.name for each in fields(self)] if names is None else names
         own, theirs = _plain(self), _plain(other)
-        return list(_unequal({name: own[name] for name in wanted}, {name: theirs[name] for name in wanted}))
+        return list(unequal_settings({name: own[name] for name in wanted}, {name: theirs[name] for name in wanted}))
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -162,11 +162,18 @@ def _as_json(value: Any) -> Any:
     return value
 
 
-def _unequal(old: Any, new: Any, key: str = "") -> Iterator[str]:
+def unequal_settings(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    """Yield where plain values differ, one setting in a line: `sampling.temperature: 0.6 -> 1.0`.
+
+    Args:
+        old: As JSON has it, such as nested mappings.
+        new: What stands right of the arrow.
+        key: Where they stand, with dots.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys((*old, *new)):
             place = f"{key}.{name}" if key else name
-            yield from _unequal(old.get(name, _ABSENT), new.get(name, _ABSENT), place)
+            yield from unequal_settings(old.get(name, _ABSENT), new.get(name, _ABSENT), place)
     elif old != new or isinstance(old, bool) is not isinstance(new, bool):
         yield f"{key}: {_shown(old)} -> {_shown(new)}"
 

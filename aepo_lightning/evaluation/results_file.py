@@ -34,6 +34,11 @@ def results_path(folder: Path, benchmark: str) -> Path:
     return folder / RESULTS / f"{benchmark}{_ENDING}"
 
 
+def results_paths(folder: Path) -> list[Path]:
+    """Return the files of results in the folder of an evaluation, in the order of their names."""
+    return sorted((folder / RESULTS).glob(f"*{_ENDING}"))
+
+
 class ResultsFile:
     """The results of one benchmark on the disk, while an evaluation adds to them.
 
@@ -186,11 +191,24 @@ def read_results(path: Path) -> BenchmarkResults:
         DataError: If it is no file of results, or a line is damaged; file and line are named.
     """
     lines = read_lines(path)
-    first = next(lines, None)
-    if first is None:
+    stamp = _first_stamp(path, lines)
+    if stamp is None:
         raise DataError(f"{path} must begin with the stamp of an evaluation, but has no whole line. Evaluate again.")
-    stamp = _stamp_of(path, first)
     return BenchmarkResults(path=path, stamp=stamp, results=tuple(_results(path, lines)))
+
+
+def read_stamp(path: Path) -> EvaluationStamp | None:
+    """Read the stamp of a file of results; None where the file has no whole line.
+
+    Raises:
+        DataError: If it is no file of results.
+    """
+    return _first_stamp(path, read_lines(path))
+
+
+def _first_stamp(path: Path, lines: Iterator[Line]) -> EvaluationStamp | None:
+    first = next(lines, None)
+    return None if first is None else _stamp_of(path, first)
 
 
 def _results(path: Path, lines: Iterator[Line]) -> Iterator[TrajectoryResult]:
@@ -214,7 +232,7 @@ def read_evaluation(folder: Path) -> list[BenchmarkResults]:
     Raises:
         DataError: If it is not the folder of an evaluation, or a file of it cannot be read.
     """
-    paths = sorted((folder / RESULTS).glob(f"*{_ENDING}"))
+    paths = results_paths(folder)
     if not paths:
         found = "has no such file" if folder.is_dir() else "is no folder"
         raise DataError(

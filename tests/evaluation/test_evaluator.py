@@ -88,6 +88,15 @@ def test_two_settings_never_mix_in_one_folder(changes, message, tmp_path):
         make_evaluator(**changes).evaluate(riddles(), tmp_path)
 
 
+def test_another_benchmark_of_the_same_folder_is_asked_of_the_same_model(tmp_path):
+    make_evaluator().evaluate(riddles(), tmp_path)
+    other = riddles(name="others")
+    with pytest.raises(ConfigError, match=r"riddles.jsonl differs:\n  model.name: small -> other\n"):
+        make_evaluator(model={"name": "other"}).evaluate(other, tmp_path)
+    make_evaluator().evaluate(other, tmp_path)
+    assert [each.name for each in read_evaluation(tmp_path)] == ["others", "riddles"]
+
+
 def test_a_benchmark_gets_the_tools_of_its_protocol_and_a_missing_one_is_said(caplog):
     evaluator = make_evaluator()
     assert evaluator.parts(riddles()).tools.tool_names == ("search",)

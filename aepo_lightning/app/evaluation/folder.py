@@ -11,10 +11,15 @@ from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import read_config, save_config
 from aepo_lightning.app.targets import check_targets
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.results import unequal_settings
+from aepo_lightning.evaluation.results_file import results_path, results_paths
 
 CONFIG = "evaluation.yaml"
 """What tells that a folder is that of an evaluation: its configuration, and below `evaluated` whose it is."""
 OUTPUT_ROOT = "runs/eval"
+_SUITE = "suite"
+_SHARED = ("model", "sampling", "num_samples", "seed", "rollout.chat_format", "engine.max_model_len")
+"""What all benchmarks of one folder have in common: a replay takes it from the folder's configuration."""
 
 
 def choose_folder(output_dir: object, output_root: object, name: str) -> Path:
@@ -32,10 +37,11 @@ def choose_folder(output_dir: object, output_root: object, name: str) -> Path:
 
 @contextmanager
 def evaluation_folder(folder: Path, cfg: DictConfig) -> Iterator[Path]:
-    """Make a folder, hold its lock, and keep the configuration there that began the evaluation.
+    """Make a folder, hold its lock, and keep the configuration there with which its first results are made.
 
     Raises:
-        ConfigError: If it cannot be written, another evaluation writes there, or a run does.
+        ConfigError: If it cannot be written, another evaluation writes there, or a run does; if it is that of a run's
+            own questions and benchmarks are to be asked, or the other way round.
     """
     if (folder / "config.yaml").is_file():
         raise ConfigError(f"`output_dir` must not be the folder of a run, but {folder} is. Name another folder.")
@@ -44,8 +50,9 @@ def evaluation_folder(folder: Path, cfg: DictConfig) -> Iterator[Path]:
         lock = RunLock(folder, "output_dir")
     try:
         with writing(folder):
-            if not (folder / CONFIG).is_file():
+            if not (folder / CONFIG).is_file() or not results_paths(folder):
                 save_config(cfg, folder / CONFIG)
+        _check_kind(folder, cfg)
         yield folder
     finally:
         lock.release()
@@ -69,12 +76,37 @@ def load_evaluation(folder: Path, allowed: tuple[str, ...] = ()) -> DictConfig:
 
 
 def extend_suite(folder: Path, cfg: DictConfig) -> None:
-    """Keep the benchmarks that are added to an evaluation beside those that it has."""
+    """Keep the benchmarks that are added to an evaluation beside those that it has.
+
+    Raises:
+        ConfigError: If they are to be asked under other settings than those that are there, which are named.
+    """
     saved = read_config(folder / CONFIG)
-    missing = [name for name in cfg.suite if name not in saved.suite]
-    if missing:
-        with open_dict(saved):
-            for name in missing:
-                saved.suite[name] = OmegaConf.to_container(cfg.suite[name])
-        with writing(folder):
-            save_config(saved, folder / CONFIG)
+    new = [name for name in cfg.suite if name not in saved.suite or not results_path(folder, name).is_file()]
+    if not new:
+        return  # stamps tell what differs
+    if differences := list(unequal_settings(_shared(saved), _shared(cfg))):
+        listing = "\n".join(f"  {each}" for each in differences)
+        raise ConfigError(
+            f"Benchmarks that are added to {folder} must be asked under the settings of those that are there, but "
+            f"these differ:\n{listing}\nGive the saved values, or evaluate into another folder."
+        )
+    with open_dict(saved):
+        for name in new:
+            saved.suite[name] = OmegaConf.to_container(cfg.suite[name])
+    with writing(folder):
+        save_config(saved, folder / CONFIG)
+
+
+def _shared(cfg: DictConfig) -> dict[str, object]:
+    found = {name: OmegaConf.select(cfg, name) for name in _SHARED}
+    return {name: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each for name, each in found.items()}
+
+
+def _check_kind(folder: Path, cfg: DictConfig) -> None:
+    saved = read_config(folder / CONFIG)
+    if (_SUITE in saved) != (_SUITE in cfg):
+        there, asked = ("benchmarks", "a run's own questions")[:: 1 if _SUITE in saved else -1]
+        raise ConfigError(
+            f"`output_dir` must be a folder for {asked}, but {folder} has results of {there}. Name another folder."
+        )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolSpec, ToolStatus
-from aepo_lightning.errors import DataError
+from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.evaluation.results import unequal_settings
+from aepo_lightning.evaluation.results_file import results_paths
 
 TOOLS = "tools.json"
 """In the folder of an evaluation."""
@@ -51,5 +53,27 @@ class RecordedTools:
 
 
 def save_tools(folder: Path, specs: Sequence[ToolSpec]) -> None:
-    """Keep what tools say of themselves in the folder of an evaluation."""
+    """Keep what tools say of themselves in the folder of an evaluation.
+
+    Raises:
+        ConfigError: If it holds results that were made with other tools; what differs is named.
+        DataError: If it holds results, and what is there of their tools cannot be read.
+    """
+    if results_paths(folder) and (folder / TOOLS).is_file():
+        old, new = _said(RecordedTools.load(folder).specs), _said(specs)
+        if differences := list(unequal_settings(old, new, "tools")):
+            listing = "\n".join(f"  {each}" for each in differences)
+            raise ConfigError(
+                f"All results in {folder} must be made with the same tools, but these differ:\n{listing}\nGive the "
+                "same `tools`, or evaluate into another folder."
+            )
+        return
     write_json(folder / TOOLS, {"tools": [{name: getattr(spec, name) for name in _SAID} for spec in specs]})
+
+
+def _said(specs: Sequence[ToolSpec]) -> dict[str, object]:
+    """Return what tools say of themselves, by name, as JSON gives it back."""
+    found: dict[str, object] = json.loads(
+        json.dumps({spec.name: {name: getattr(spec, name) for name in _SAID} for spec in specs})
+    )
+    return found
