@@ -111,7 +111,8 @@ class Report:
         if doubts:
             raise DataError(
                 "Scores must rest on trajectories that were made, served and judged, but:\n" + "\n".join(doubts) + "\n"
-                "Mend the cause and go on with the evaluation or judge it again, or leave out --strict."
+                "Mend the cause, then go on with the evaluation, or have what no judge scored judged by `aepo-eval "
+                "rejudge`; or leave out --strict."
             )
 
     @property

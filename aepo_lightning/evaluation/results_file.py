@@ -45,7 +45,7 @@ class ResultsFile:
     A context manager. One process at a time writes to a file; whoever opens it holds the folder of the evaluation.
     """
 
-    def __init__(self, path: Path, stamp: EvaluationStamp) -> None:
+    def __init__(self, path: Path, stamp: EvaluationStamp, *, asks_again: bool = False) -> None:
         """Open a file, or begin it.
 
         A cut last line is dropped. Lines that are damaged are dropped too, and the file as it was is kept beside it
@@ -54,6 +54,7 @@ class ResultsFile:
         Args:
             path: Of the file. Its folder is made where it is not there.
             stamp: Of what will be added.
+            asks_again: Drop trajectories whose verdict is not scored, so that they are missing and can be judged again.
 
         Raises:
             ConfigError: If the file has results under another stamp; the settings that differ are named.
@@ -62,13 +63,13 @@ class ResultsFile:
         """
         self.path = path
         self.stamp = stamp
-        self._pairs = self._take_over()
+        self._pairs = self._take_over(asks_again)
         open_to_append(path).close()
         self._file: IO[bytes] = path.open("ab", buffering=0)
         if not self._file.tell():
             self._write({"stamp": stamp_to_dict(stamp)})
 
-    def _take_over(self) -> set[Pair]:
+    def _take_over(self, asks_again: bool) -> set[Pair]:
         lines = list(read_lines(self.path))
         if not lines:
             return set()
@@ -81,26 +82,29 @@ class ResultsFile:
         sound, pairs, problems = lines[:1], set[Pair](), list[str]()
         for line in lines[1:]:
             try:
-                pair = result_from_dict(line.load()).pair
+                result = result_from_dict(line.load())
+                pair = result.pair
                 if pair in pairs:
                     raise DataError(f"question {pair[0]!r} has its sample {pair[1]} already.")
             except DataError as error:
                 problems.append(f"line {line.number}: {error}")
                 continue
-            pairs.add(pair)
-            sound.append(line)
+            if result.verdict.is_scored or not asks_again:
+                pairs.add(pair)
+                sound.append(line)
         if problems:
-            self._keep(sound, problems)
+            self._set_aside(problems)
+        if len(sound) < len(lines):
+            with replacing(self.path) as partial:
+                partial.write_bytes(b"".join(line.content + b"\n" for line in sound))
         return pairs
 
-    def _keep(self, sound: Sequence[Line], problems: Sequence[str]) -> None:
-        """Leave only sound lines in the file; as it was it stays under a name of its own."""
+    def _set_aside(self, problems: Sequence[str]) -> None:
+        """Keep the file as it is under a name of its own, and say why."""
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
         copyfile(self.path, aside)
-        with replacing(self.path) as partial:
-            partial.write_bytes(b"".join(line.content + b"\n" for line in sound))
         logger.warning(
             "%s: %d lines cannot be used and their trajectories are made again (%s). The file is kept as %s.",
             self.path,

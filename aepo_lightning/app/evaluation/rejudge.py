@@ -1,7 +1,8 @@
 """`aepo-eval rejudge FOLDER judge=...`: the same trajectories, another judge or rule. Nothing is generated.
 
 The new verdicts lie below `rejudged/NAME` as an evaluation of their own, which `show` and `compare` take; the old ones
-stay as they are.
+stay as they are. A judge that was down is asked again, and only for what it did not score: the same judge keeps the
+verdicts that it gave, also those of the evaluation itself.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def rejudge_evaluation(
     Args:
         folder: Of the evaluation.
         words: Overrides that choose the judge: `judge=...`, `judge.model=...`.
-        name: Of the verdicts. An evaluation of this name that was cut off goes on.
+        name: Of the verdicts. An evaluation of this name goes on: what has no scored verdict is judged.
         config_dir: A folder with configuration files of the user's own.
         allowed: What the configuration in the folder may call beside the parts of this library.
 
@@ -99,8 +100,11 @@ def _default_name(node: DictConfig) -> str:
 
 def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> None:
     stamp = replace(old.stamp, checker=part_settings(checker))
-    with ResultsFile(path, stamp) as file, rollout_progress(f"judging {old.name}", len(old.results)) as count:
-        due = [each for each in old.results if each.pair not in file.pairs]
+    with (
+        ResultsFile(path, stamp, asks_again=True) as file,
+        rollout_progress(f"judging {old.name}", len(old.results)) as count,
+    ):
+        due = _take_over(old, file)
         for _ in range(len(old.results) - len(due)):
             count()
 
@@ -117,3 +121,16 @@ def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> N
                     group.create_task(judge(each))
 
         run_in_event_loop(judge_all())
+
+
+def _take_over(old: BenchmarkResults, file: ResultsFile) -> list[TrajectoryResult]:
+    """Add the verdicts that the same judge gave already; return what it is still to be asked.
+
+    A rule is asked again: it costs nothing, and its code may be another by now.
+    """
+    due = [each for each in old.results if each.pair not in file.pairs]
+    is_same_judge = "model" in file.stamp.checker and not old.stamp.differences(file.stamp, ["checker"])
+    for each in due if is_same_judge else ():
+        if each.verdict.is_scored:
+            file.append(each)
+    return [each for each in due if each.pair not in file.pairs]
