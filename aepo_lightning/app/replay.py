@@ -152,7 +152,9 @@ def replay_trees(parts: RolloutParts, name: str, trees: list[RolloutTree], num_a
         trees: As they were saved.
         num_at_once: How many of them grow at the same time.
     """
-    parts = replace(parts, reward=Unjudged())
+    parts = replace(
+        parts, reward=Unjudged(), settings=replace(parts.settings, timeout_s=None)
+    )  # time-outs are on record
 
     async def grow_all() -> list[RolloutTree]:
         places = asyncio.Semaphore(num_at_once)

@@ -14,3 +14,9 @@ def test_no_reward_is_asked():
     (found,) = replay_trees(make_parts(engine(), reward=judge), "train", grow(engine()), 1)
     assert found.difference is None
     assert found.num_tokens > 0
+
+
+def test_no_clock_runs():
+    tree = grow(ScriptedEngine(calls_then_answer(1)))
+    (found,) = replay_trees(make_parts(ScriptedEngine(calls_then_answer(1)), timeout_s=1e-9), "train", tree, 1)
+    assert found.difference is None
