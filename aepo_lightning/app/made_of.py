@@ -33,6 +33,8 @@ _EVALUATION = (
     "data.seed",
     "reward",
     "rollout.sampling",
+    "rollout.scoring",
+    "module.adapter",
 )
 _DATA_ENDINGS = (
     ".json",

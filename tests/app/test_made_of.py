@@ -38,6 +38,8 @@ def changed(cfg, key, value):
         ("rollout.chat_format._target_", "x.Y", ["configuration"], ["configuration"]),
         ("evaluation.num_samples", 3, [], ["configuration"]),
         ("rollout.sampling.temperature", 0.5, [], ["configuration"]),
+        ("rollout.scoring.on_error", 0.5, [], ["configuration"]),
+        ("module.adapter", {"rank": 4}, [], ["configuration"]),
         ("trainer.max_epochs", 3, [], []),
         ("module.optimizer.lr", 3.0, [], []),
         ("output_root", "elsewhere", [], []),
