@@ -35,9 +35,11 @@ class SamplingSettings:
     over it ends with the turns and results that it has; the turn or the calls that ran are cancelled."""
     max_tool_calls: int = 6
     on_call_limit: Literal["stop", "tell"] = "stop"
-    """`stop` ends the trajectory at one call too many; `tell` answers that the limit is reached, as evaluation does."""
-    max_calls: Mapping[str, int] = field(default_factory=dict)
-    """Calls that were run, for each tool that has a limit of its own: `{python: 5, search: 10}`."""
+    """`stop` ends the trajectory at a turn of which every call is one too many; `tell` answers that the limit is
+    reached, as evaluation does."""
+    max_calls: Mapping[str, int | None] = field(default_factory=dict)
+    """Calls that were run, for each tool that has a limit of its own: `{python: 5, search: 10}`; None is no
+    limit."""
     max_calls_message: str = "The limit of {limit} calls of {tool} is reached. Go on without it."
     """What one call of a tool too many is told."""
     ask_once: Sequence[str] = ()
@@ -136,21 +138,20 @@ def _check_limits(settings: SamplingSettings) -> None:
     if settings.timeout_s is not None and not settings.timeout_s > 0:
         raise ConfigError(f"`timeout_s` must be positive or null, but got {settings.timeout_s}. Give seconds.")
     for tool, limit in settings.max_calls.items():
-        if limit < 0:
+        if limit is not None and limit < 0:
             raise ConfigError(f"`max_calls` must not be negative, but got {limit} for {tool!r}. 0 allows none.")
     for name in ("stop", "ask_once"):
         if isinstance(getattr(settings, name), str) or not all(getattr(settings, name)):
             raise ConfigError(f"`{name}` must be a list of non-empty texts, but got {getattr(settings, name)!r}.")
-    for name in ("max_calls_message", "ask_once_message"):
-        _check_message(name, getattr(settings, name))
+    _check_message("max_calls_message", settings.max_calls_message, {"tool": "search", "limit": 0})
+    _check_message("ask_once_message", settings.ask_once_message, {"tool": "search"})
 
 
-def _check_message(name: str, message: str) -> None:
+def _check_message(name: str, message: str, values: Mapping[str, object]) -> None:
     try:
-        told = message.format(limit=0, tool="search")
-    except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(
-            f"`{name}` must name {{tool}} or {{limit}} alone in braces, but got {message!r}: {error!r}."
-        ) from error
+        told = message.format(**values)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        named = " or ".join(f"{{{value}}}" for value in values)
+        raise ConfigError(f"`{name}` must name {named} alone in braces, but got {message!r}: {error!r}.") from error
     if not told.strip():
         raise ConfigError(f"`{name}` must not be empty, but got {message!r}. The policy reads it.")

@@ -148,8 +148,8 @@ class ChainSteps:
         """
         first, settings = chain.num_tool_calls, self.parts.settings
         refused = refused_calls(chain.history, calls, settings)
-        is_over = 0 in refused and refused[0].status is ToolStatus.CALL_LIMIT
-        if is_over and settings.on_call_limit == "stop":
+        num_beyond = sum(result.status is ToolStatus.CALL_LIMIT for result in refused.values())
+        if num_beyond == len(calls) and settings.on_call_limit == "stop":
             return None
         lanes: dict[object, list[int]] = {}
         answered: dict[int, tuple[ToolCall, ToolResult]] = {}

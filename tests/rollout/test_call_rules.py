@@ -35,6 +35,7 @@ def test_each_tool_has_a_limit_of_its_own_within_a_turn_too():
     calls = [search("b"), python("3"), search("c"), search("d"), ToolCall(tool="browse", text="e")]
     limits = {"python": 2, "search": 3}
     assert refused(history, calls, max_calls=limits) == {1: "call_limit", 3: "call_limit"}
+    assert refused(history, calls, max_calls={**limits, "python": None}) == {3: "call_limit"}
 
 
 @pytest.mark.parametrize("status", ["call_limit", "repeated", "malformed", "unknown_tool"])
@@ -87,6 +88,9 @@ def test_under_stop_one_call_of_a_tool_too_many_ends_the_trajectory():
     "fields, told",
     [
         ({"max_calls": {"python": -1}}, "`max_calls` must not be negative, but got -1 for 'python'"),
+        ({"max_calls_message": "{tool.x}"}, r"`max_calls_message` must name {tool} or {limit} alone in braces"),
+        ({"max_calls_message": "{limit[0]}"}, r"`max_calls_message` must name {tool} or {limit} alone in braces"),
+        ({"ask_once_message": "{limit}"}, r"`ask_once_message` must name {tool} alone in braces"),
         ({"max_calls_message": "{tools}"}, r"`max_calls_message` must name {tool} or {limit} alone in braces"),
         ({"ask_once_message": "{"}, "`ask_once_message` must name"),
         ({"ask_once_message": " "}, "`ask_once_message` must not be empty"),

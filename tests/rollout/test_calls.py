@@ -99,6 +99,32 @@ def test_calls_beyond_the_limit_in_the_middle_of_a_turn_are_told(on_limit, stop)
     assert tree.leaves[0].stop_reason is stop
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["limited last", "limited first"])
+def test_a_turn_goes_on_while_one_of_its_calls_is_within_its_limit(order):
+    tools = [CountingTool(name="ledger"), CountingTool(name="other")]
+    turns = [
+        calls("a"),
+        Turn(text="".join(each.text for each in (calls("b", tool="other"), calls("c"))[::order]), ends=True),
+        calls("d"),
+    ]
+    runtime = ToolRuntime(tools=tools)
+    (tree,) = grow(
+        ScriptedEngine(
+            lambda text, _: turns[text.count("<|im_start|>assistant") - 1], tokenizer=TOKENIZER, max_model_len=4000
+        ),
+        tools=runtime,
+        chat_format=HermesFormat(TOKENIZER, runtime.specs),
+        budget=1,
+        max_response_tokens=3000,
+        max_calls={"ledger": 1},
+        reward=AnyReward(),
+    )
+    assert [tool.calls for tool in tools] == [["a"], ["b"]]
+    assert tree.leaves[0].stop_reason is StopReason.CALL_LIMIT
+    statuses = [s.tool_result.status for s in tree.segments if s.tool_result]
+    assert statuses == [ToolStatus.OK, *[ToolStatus.OK, ToolStatus.CALL_LIMIT][::order]]
+
+
 def test_results_that_do_not_fit_are_kept_beside_the_trajectory():
     tree = roll([["a", "b"]], CountingTool(name="ledger", script=["x" * 3000] * 2))
     (leaf,) = tree.leaves
