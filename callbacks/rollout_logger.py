@@ -4,6 +4,7 @@ What the policy, a tool, a web page or a row of the data wrote is shown as it is
 link or HTML of the page around it, and sends no commands to the terminal that shows the file.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -87,10 +88,8 @@ def _spread(tree: RolloutTree) -> float:
 
 def describe_tree(tree: RolloutTree, decode: Decoder, num_trajectories: int) -> str:
     """Return a question and some of its trajectories, evenly from the best to the worst, as Markdown."""
-    places = {id(leaf): index for index, leaf in enumerate(tree.leaves)}
-    scored = sorted(tree.scored_leaves, key=lambda pair: -pair[1])
-    unscored = [leaf for leaf in tree.leaves if not leaf.is_scored]
-    ranked = [places[id(leaf)] for leaf in [*(leaf for leaf, _ in scored), *unscored]]
+    worth = [-reward if leaf.is_scored else math.inf for leaf, reward in zip(tree.leaves, tree.rewards, strict=True)]
+    ranked = sorted(range(len(worth)), key=worth.__getitem__)
     number = min(num_trajectories, len(ranked))
     shown = [ranked[position * (len(ranked) - 1) // max(number - 1, 1)] for position in range(number)]
     question = tree.question

@@ -83,7 +83,7 @@ def penalise_repetition(
     penalised = logits.float().clone()
     for row, (tokens, penalty) in enumerate(zip(seen, penalties, strict=True)):
         if penalty != 1:
-            index = torch.tensor(sorted(set(tokens)), device=logits.device)
+            index = torch.tensor(tokens, device=logits.device)  # what stands there twice gets the same value twice
             scores = penalised[row, index]
             penalised[row, index] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return penalised

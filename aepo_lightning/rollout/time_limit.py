@@ -37,4 +37,4 @@ async def run_within(
 
 def was_over(timeouts: Mapping[SeedPath, tuple[int, int]], chain: Chain) -> bool:
     """Return whether a recorded chain ran out of time where this one stands now."""
-    return bool(timeouts) and timeouts.get(chain.seed_path) == (chain.turn, chain.num_tool_calls)
+    return timeouts.get(chain.seed_path) == (chain.turn, chain.num_tool_calls)
