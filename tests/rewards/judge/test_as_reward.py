@@ -60,6 +60,17 @@ def test_verdicts_are_rewards_and_only_what_needs_a_judge_costs_one(tmp_path):
     assert (tmp_path / "judge_verdicts.sqlite").exists()
 
 
+def test_a_number_with_the_same_digits_is_for_the_judge(tmp_path):
+    sample = replace(
+        SAMPLE,
+        question=replace(SAMPLE.question, answers=("3.5",)),
+        response_text=r"<think>t</think><answer>\boxed{35}</answer>",
+    )
+    with judge_server(completion(verdict("incorrect"))) as server:
+        (found,) = scored(reward_of(server, tmp_path), sample)
+    assert (found.reward, found.is_correct, len(server.requests)) == (0.0, False, 1)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [({"choices": []}, "malformed"), (completion("not correct"), "unreadable")],
