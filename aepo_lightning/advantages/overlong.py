@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from aepo_lightning.contracts.generation import StopReason
-from aepo_lightning.contracts.overlong import check_overlong_lengths, overlong_buffer, overlong_share
+from aepo_lightning.contracts.overlong import check_overlong_lengths, overlong_lengths, overlong_share
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.errors import ConfigError
 
@@ -48,13 +48,7 @@ class OverlongPenalty:
         Raises:
             ConfigError: If no trajectory can get as long as `max_tokens`, or the buffer is not shorter than that.
         """
-        longest = max_response_tokens if self.max_tokens is None else self.max_tokens
-        if longest > max_response_tokens:
-            raise ConfigError(
-                f"`overlong.max_tokens` must be at most `max_response_tokens` ({max_response_tokens}), but got "
-                f"{longest}. Lower it, or leave it out to take the limit."
-            )
-        buffer = overlong_buffer(longest, self.buffer_tokens, "overlong.buffer_tokens")
+        longest, buffer = overlong_lengths(self.max_tokens, self.buffer_tokens, max_response_tokens, "overlong")
         return replace(self, max_tokens=longest, buffer_tokens=buffer)
 
     def __call__(self, length: int, is_truncated: bool = False) -> float:

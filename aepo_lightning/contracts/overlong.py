@@ -42,6 +42,29 @@ def overlong_buffer(max_tokens: int, buffer_tokens: int | None, name: str) -> in
     return buffer
 
 
+def overlong_lengths(
+    max_tokens: int | None, buffer_tokens: int | None, max_response_tokens: int, name: str
+) -> tuple[int, int]:
+    """Return from which length on the punishment is whole, and in how many tokens before it grows.
+
+    Args:
+        max_tokens: As it was set. None is the limit of the rollouts.
+        buffer_tokens: As it was set. None is the paper's share of the longest length.
+        max_response_tokens: Limit of the rollouts.
+        name: Of what has the settings, for the message.
+
+    Raises:
+        ConfigError: If no trajectory can get as long as `max_tokens`, or the buffer is not shorter than that.
+    """
+    longest = max_response_tokens if max_tokens is None else max_tokens
+    if longest > max_response_tokens:
+        raise ConfigError(
+            f"`{name}.max_tokens` must be at most `max_response_tokens` ({max_response_tokens}), but got {longest}. "
+            "Lower it, or leave it out to take the limit."
+        )
+    return longest, overlong_buffer(longest, buffer_tokens, f"{name}.buffer_tokens")
+
+
 def check_overlong_lengths(max_tokens: int | None, buffer_tokens: int | None) -> None:
     """Refuse lengths that are not positive; None is a default.
 

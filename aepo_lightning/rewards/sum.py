@@ -112,6 +112,16 @@ class RewardSum:
         """Whether a term is DAPO's punishment of long trajectories."""
         return any(getattr(term, "punishes_overlong", False) for term in self._terms.values())
 
+    def check_response_limit(self, max_response_tokens: int) -> None:
+        """Have the terms that depend on the longest length of a trajectory look at it.
+
+        Raises:
+            ConfigError: If one could never give what it is there for.
+        """
+        for term in self._terms.values():
+            if (check := getattr(term, "check_response_limit", None)) is not None:
+                check(max_response_tokens)
+
     async def __call__(self, sample: RewardInput) -> RewardOutput:
         """Return what the trajectory is worth.
 

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from aepo_lightning.contracts.generation import StopReason
-from aepo_lightning.contracts.overlong import check_overlong_lengths, overlong_buffer, overlong_share
+from aepo_lightning.contracts.overlong import (
+    check_overlong_lengths,
+    overlong_buffer,
+    overlong_lengths,
+    overlong_share,
+)
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.reward import MAX_REWARD, RewardInput
 from aepo_lightning.contracts.reward_term import TermOutput
@@ -112,7 +117,8 @@ class OverlongTerm:
         buffer_tokens: L_cache: the last so many tokens before it, in which it grows. None is a fifth of it.
 
     Raises:
-        ConfigError: If a length is not positive, or the buffer is not the shorter one.
+        ConfigError: If a length is not positive, or the buffer is not the shorter one; at the start of a training, if
+            `max_tokens` is above the limit of the rollouts.
 
     References:
         DAPO, arXiv:2503.14476, eq. 13. A trajectory that was cut off before its limit counts as longer than it.
@@ -128,6 +134,14 @@ class OverlongTerm:
         check_overlong_lengths(self.max_tokens, self.buffer_tokens)
         if self.max_tokens is not None:
             overlong_buffer(self.max_tokens, self.buffer_tokens, "buffer_tokens")
+
+    def check_response_limit(self, max_response_tokens: int) -> None:
+        """Refuse lengths that no trajectory of rollouts with this limit can have.
+
+        Raises:
+            ConfigError: If `max_tokens` is above the limit, or the buffer is not shorter than what it leads up to.
+        """
+        overlong_lengths(self.max_tokens, self.buffer_tokens, max_response_tokens, "OverlongTerm")
 
     async def __call__(self, sample: RewardInput) -> TermOutput:
         """Return the punishment.

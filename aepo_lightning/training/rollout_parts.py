@@ -56,6 +56,8 @@ def build_parts(
             f"{', '.join(runner.tool_names) or 'none'}."
         )
     scored_by = as_reward(reward, scoring.isolation, scoring.deadline_s)
+    if (check := getattr(reward, "check_response_limit", None)) is not None:
+        check(sampling.max_response_tokens)
     settings = algorithm.rollout_settings(sampling)
 
     def complete(tokenizer: PreTrainedTokenizerBase) -> RolloutParts:

@@ -56,6 +56,11 @@ def test_long_trajectories_are_not_punished_twice(tmp_path):
     cfg.algorithm.overlong.factor = 0.0
     run = build_run(cfg, policy, tmp_path)
     assert run.datamodule.prepare_sampler(policy.tokenizer).parts.reward.punishes_overlong
+    longest = cfg.rollout.sampling.max_response_tokens
+    with open_dict(cfg):
+        cfg.reward.terms.overlong.max_tokens = longest + 1
+    with pytest.raises(ConfigError, match=rf"`OverlongTerm\.max_tokens` must be at most .* \({longest}\), but got"):
+        build_run(cfg, policy, tmp_path)
 
 
 def test_a_judge_may_look_at_the_answers_of_those_who_keep_the_form():

@@ -10,7 +10,7 @@ from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.reward import RewardInput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.errors import ConfigError, RewardError
-from aepo_lightning.rewards import FormatTerm, LengthTerm, OverlongTerm, ToolTerm
+from aepo_lightning.rewards import FormatTerm, LengthTerm, OverlongTerm, RewardSum, ToolTerm
 
 RIGHT = r"<think>t</think><answer>\boxed{ NYC }</answer>"
 
@@ -93,6 +93,14 @@ def test_a_length_is_a_share_of_the_longest(longest, length, value):
 def test_a_limit_that_nobody_knows_is_an_error(term):
     with pytest.raises(RewardError, match=r"`max_tokens` must be set .* for question 'q-7'"):
         ask(term)
+
+
+@pytest.mark.parametrize("longest", [{"max_tokens": 31}, {"buffer_tokens": 30}], ids=["max", "buffer"])
+def test_a_punishment_that_no_trajectory_can_meet_is_refused(longest):
+    total = RewardSum(terms={"form": FormatTerm(), "overlong": OverlongTerm(**longest)})
+    total.check_response_limit(31)
+    with pytest.raises(ConfigError, match=r"`OverlongTerm\.\w+_tokens` must be .*\b30\b.*, but got 3"):
+        total.check_response_limit(30)
 
 
 @pytest.mark.parametrize(
