@@ -54,7 +54,7 @@ class VerdictStore:
         with self._lock, self._forgiving():
             self._follow_fork()
             if self._reader is None and self._file.exists():
-                self._reader = _opened(self._file, wait_s=0.0)
+                self._reader = _opened_for_reading(self._file)
             if self._reader is not None and (found := _select(self._reader, key)) is not None:
                 self._known[key] = found
         return self._known.get(key)
@@ -80,7 +80,7 @@ class VerdictStore:
         kept = [judgement]
         with self._forgiving():
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            with closing(_opened(self._file, _WAIT_S)) as connection:
+            with closing(_opened_for_writing(self._file)) as connection:
                 with connection:
                     connection.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?, ?)", values)
                 if (found := _select(connection, key)) is not None:
@@ -106,26 +106,52 @@ class VerdictStore:
             self._pid, self._reader = os.getpid(), None
 
 
-def _opened(path: Path, wait_s: float) -> sqlite3.Connection:
+def _opened_for_writing(path: Path) -> sqlite3.Connection:
     """Open a file, and make its table if it is new.
 
     Raises:
         sqlite3.Error: If it is no database, or stays locked.
         ValueError: If its format is another one.
     """
-    connection = sqlite3.connect(path, timeout=wait_s, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=_WAIT_S)
     try:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version == 0:
+        if not _version(connection):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(f"{_SCHEMA} PRAGMA user_version = {_FORMAT};")
-        elif version != _FORMAT:
-            raise ValueError(f"it must be a store of format {_FORMAT}, but has {version}. Use another file.")
         connection.execute("PRAGMA synchronous = NORMAL")
     except (sqlite3.Error, ValueError):
         connection.close()
         raise
     return connection
+
+
+def _opened_for_reading(path: Path) -> sqlite3.Connection | None:
+    """Open a file that is there, without writing to it or waiting for a lock.
+
+    Returns:
+        None if it holds no verdicts yet, or is locked at the moment, as while it is made.
+
+    Raises:
+        sqlite3.Error: If it is no database.
+        ValueError: If its format is another one.
+    """
+    connection = sqlite3.connect(path, timeout=0.0, check_same_thread=False)
+    try:
+        if _version(connection):
+            return connection
+    except (sqlite3.Error, ValueError) as error:
+        if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            connection.close()
+            raise
+    connection.close()
+    return None
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _FORMAT):
+        raise ValueError(f"it must be a store of format {_FORMAT}, but has {version}. Use another file.")
+    return int(version)
 
 
 def _select(connection: sqlite3.Connection, key: str) -> Judgement | None:

@@ -71,6 +71,20 @@ def test_a_store_made_after_the_first_look_is_found(tmp_path):
     assert early.get("k") == NO
 
 
+@pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_a_file_that_another_process_makes_at_the_moment_holds_nothing_yet(lock, tmp_path, caplog):
+    path = tmp_path / "v.sqlite"
+    store = VerdictStore(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as maker, caplog.at_level(logging.WARNING):
+        maker.execute(lock)
+        maker.execute("CREATE TABLE other (x)")
+        assert store.get("k") is None
+        maker.execute("ROLLBACK")
+    assert not caplog.records
+    put(VerdictStore(path), "k", YES)
+    assert store.get("k") == YES
+
+
 def is_no_database(path):
     path.write_text("<html>" * 100)
 
