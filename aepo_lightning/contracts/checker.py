@@ -25,6 +25,24 @@ def golds_of(question: Question) -> tuple[str, ...]:
     return tuple(gold for gold in question.answers if gold.strip())
 
 
+def choices_of(question: Question) -> tuple[str, ...]:
+    """Return what a multiple-choice question offers, by `choices` of its metadata; nothing where it has none.
+
+    Raises:
+        DataError: If they are no list of texts and numbers.
+    """
+    choices: object = question.metadata.get("choices")
+    if choices is None:
+        return ()
+    is_list = isinstance(choices, Sequence) and not isinstance(choices, str | bytes)
+    if not is_list or not all(isinstance(each, str | int | float) for each in choices):
+        raise DataError(
+            f"`choices` of question {question.question_id!r} must be a list of texts, in the order of their letters, "
+            f"but got {choices!r:.80}. Write each choice as a text of its own."
+        )
+    return tuple(map(str, choices))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """An answer as it was read from a response, beside what is known to be right."""
@@ -51,14 +69,14 @@ class Claim:
             The claim. Accepted answers that are blank are left out.
 
         Raises:
-            DataError: If the accepted answers are no texts.
+            DataError: If the accepted answers or the choices are no texts.
         """
         return cls(
             question=question.messages[-1].content if question.messages else "",
             golds=golds_of(question),
             answer=answer,
             question_id=question.question_id,
-            choices=tuple(map(str, question.metadata.get("choices") or ())),
+            choices=choices_of(question),
         )
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats import TagFormat
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.checker import AnswerChecker
+from aepo_lightning.contracts.checker import AnswerChecker, choices_of
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.contracts.question import Question
@@ -122,12 +122,15 @@ class Evaluator:
         """Read the questions that are asked, and look at their prompts.
 
         Raises:
-            DataError: If they cannot be read, or a prompt leaves no room and that is an error.
+            DataError: If they cannot be read, the choices of one are no list of texts, or a prompt leaves no room and
+                that is an error.
         """
         asked = benchmark.questions().questions[: self.choices.num_questions]
         rank, num_ranks = self.choices.share
         if not asked:
             raise DataError(f"The benchmark {benchmark.name} must have a question, but has none.")
+        for each in asked:
+            choices_of(each)
         limit = self.engine.max_model_len
         lengths = {each.question_id: len(parts.chat_format.encode_prompt(each.messages)) for each in asked}
         too_long = [name for name, length in lengths.items() if length >= limit]

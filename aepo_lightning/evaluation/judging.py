@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from aepo_lightning.contracts.blame import describe_failure, part_name
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict
+from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict, choices_of
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.contracts.tool import ToolStatus
@@ -120,7 +120,7 @@ def trajectory_facts(tree: RolloutTree, leaf: Leaf) -> dict[str, Any]:
         "sample": sample_number(leaf),
         "question": question.messages[-1].content,
         "golds": tuple(question.answers),
-        "choices": tuple(question.metadata.get("choices", ())),
+        "choices": choices_of(question),
         "level": str(question.metadata.get("level", "")),
         "stop_reason": leaf.stop_reason,
         "num_calls": dict(Counter(call.tool for call, _ in results if call is not None)),

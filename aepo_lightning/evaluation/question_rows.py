@@ -95,7 +95,7 @@ class QuestionRows:
         asked = self._text(place, row, self.question_fields, key)
         own_id = next((each for each in (_reach(row, each) for each in self.id_fields) if each is not None), number)
         level = next((each for each in (_reach(row, each) for each in self.level_fields) if each is not None), "")
-        choices = {"choices": list(_reach(row, self.choices_field) or ())} if self.choices_field else {}
+        choices = {"choices": self._choices(place, row)} if self.choices_field else {}
         return Question(
             question_id=f"{name}-{own_id}",
             messages=with_system(self.system_prompt, asked),
@@ -112,6 +112,14 @@ class QuestionRows:
             return value if key is None else decrypted(value, str(key))
         except BrokenRuleError as error:
             raise _row_error(place, name, error.rule, value) from None
+
+    def _choices(self, place: str, row: Mapping[str, Any]) -> list[Any]:
+        value = _reach(row, self.choices_field)
+        if value is None:
+            return []
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise _row_error(place, self.choices_field, "be a list of texts", value)
+        return list(value)
 
     def _golds(self, place: str, row: Mapping[str, Any], key: Any) -> tuple[str, ...]:
         name, value = _first(place, row, self.answer_fields)

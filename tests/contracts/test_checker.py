@@ -2,7 +2,9 @@
 
 import pytest
 
-from aepo_lightning.contracts.checker import Outcome, Verdict, best_of
+from aepo_lightning.contracts.checker import Claim, Outcome, Verdict, best_of
+from aepo_lightning.contracts.question import Question
+from aepo_lightning.errors import DataError
 
 UNSCORED = Verdict(outcome=Outcome.UNSCORED, reason="too long")
 WRONG, HALF = Verdict(), Verdict(score=0.5)
@@ -38,3 +40,18 @@ def test_the_best_counts_and_a_missing_one_only_where_it_could_change_that(verdi
 def test_there_is_no_best_of_none():
     with pytest.raises(ValueError, match="must not be empty"):
         best_of([])
+
+
+@pytest.mark.parametrize("choices", ["Paris", b"Paris", {"A": "Paris"}, 2, [["Paris"]], [None]])
+def test_choices_that_are_no_list_of_texts_name_their_question(choices):
+    question = Question(question_id="q-7", messages=(), answers=("A",), metadata={"choices": choices})
+    with pytest.raises(DataError, match=r"`choices` of question 'q-7' must be a list of texts, .* but got"):
+        Claim.of(question, "A")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [({}, ()), ({"choices": None}, ()), ({"choices": []}, ()), ({"choices": (3, "4")}, ("3", "4"))],
+)
+def test_choices_are_read_as_texts(metadata, expected):
+    assert Claim.of(Question(question_id="q", messages=(), answers=("A",), metadata=metadata), "A").choices == expected

@@ -1,6 +1,7 @@
 """A policy is asked a benchmark under its protocol: once, in order, and never under two settings in one folder."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -104,6 +105,18 @@ def test_a_benchmark_gets_the_tools_of_its_protocol_and_a_missing_one_is_said(ca
     with caplog.at_level(logging.WARNING):
         evaluator.evaluate(riddles(protocol=protocol(prompt="code_search")))
     assert "riddles offers search and python, but python is not there" in caplog.text
+
+
+class WithChoices(Riddles):
+    def read(self, name):
+        found = super().read(name)
+        questions = [replace(each, metadata={**each.metadata, "choices": "Paris"}) for each in found.questions]
+        return replace(found, questions=tuple(questions))
+
+
+def test_choices_that_are_no_list_are_refused_before_anything_is_generated():
+    with pytest.raises(DataError, match=r"`choices` of question '.+' must be a list of texts"):
+        make_evaluator().evaluate(riddles(source=WithChoices()))
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error_or_counts_as_cut_off(caplog):

@@ -77,6 +77,11 @@ def test_choices_travel_with_a_question():
         ([{"question": "a", "answer": " "}], {}, "`answer` must hold an accepted answer, but got str ' '"),
         ([{"question": "a", "answer": "?"}], {"withheld_answers": ["?"]}, "hold an accepted answer, but got str '?'"),
         ([{"question": "a", "answer": True}], {}, "line 1: `answer` must be a text, a number or a list of them"),
+        (
+            [{"question": "a", "answer": "b", "options": "x or y"}],
+            {"choices_field": "options"},
+            "line 1: `options` must be a list of texts, but got str 'x or y'",
+        ),
         ([{"question": "a", "answer": "no marks"}], {"answer_pattern": "#### (.+)"}, "must match '#### "),
         ([{"question": "\ud83d", "answer": "b"}], {}, "`question` must be text without half a surrogate pair"),
         (
