@@ -32,7 +32,9 @@ class SamplingSettings:
     """Tokens that the policy writes in one turn. A turn that needs more ends the trajectory."""
     timeout_s: float | None = None
     """Seconds for a whole trajectory: generation, tool calls, and the waits for both. None is no limit. When they are
-    over it ends with the turns and results that it has; the turn or the calls that ran are cancelled."""
+    over it ends with the turns and results that it has; the turn or the calls that ran are cancelled. For
+    evaluation and for algorithms without branches and probe: what a chain decided in a turn that was cut off is not on
+    record."""
     max_tool_calls: int = 6
     on_call_limit: Literal["stop", "tell"] = "stop"
     """`stop` ends the trajectory at a turn of which every call is one too many; `tell` answers that the limit is

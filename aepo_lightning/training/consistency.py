@@ -3,10 +3,11 @@
 import logging
 from typing import Protocol, runtime_checkable
 
+from aepo_lightning.branching import NeverBranch
 from aepo_lightning.contracts.engine import Engine, RepeatableEngine
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ImportanceCorrection
-from aepo_lightning.rollout import RolloutSettings
+from aepo_lightning.rollout import Independent, RolloutSettings
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.trained_policy import TrainedPolicy
 
@@ -69,8 +70,13 @@ class _RollsOut(Protocol):
     def is_overlapped(self) -> bool: ...
 
 
-def check_agreement(data: _RollsOut, module: TrainedPolicy) -> None:
+def check_agreement(data: _RollsOut, module: TrainedPolicy, settings: RolloutSettings) -> None:
     """Check that the rollouts are those which the module's loss is for.
+
+    Args:
+        data: What grows them.
+        module: What is trained on them.
+        settings: Of the training rollouts.
 
     Raises:
         ConfigError: If they are not.
@@ -81,9 +87,29 @@ def check_agreement(data: _RollsOut, module: TrainedPolicy) -> None:
             f"`algorithm` must be the same for module and data, but got {trained.name!r} and {data.algorithm.name!r}"
             f"{' with other parts' if trained.name == data.algorithm.name else ''}. Pass one value to both."
         )
+    check_time_limit(data.algorithm, settings.timeout_s)
     check_correction(data.old_logprobs, module.importance_correction)
     if data.is_overlapped:
         check_overlap(data.engine, module.importance_correction)
+
+
+def check_time_limit(algorithm: Algorithm, timeout_s: float | None) -> None:
+    """Check that what a clock cuts off decides about no other trajectory: no record would say how.
+
+    Args:
+        algorithm: Its trajectories branch, or one is looked at before the others, or each stands alone.
+        timeout_s: Seconds for a whole trajectory; None is no limit.
+
+    Raises:
+        ConfigError: If there is a limit for trajectories that do not stand alone.
+    """
+    is_alone = isinstance(algorithm.branch_policy, NeverBranch | Independent) and not algorithm.allocator.needs_probe
+    if timeout_s is not None and not is_alone:
+        raise ConfigError(
+            f"`timeout_s` of the sampling settings must be null for an algorithm that branches, but got {timeout_s:g} "
+            f"for {algorithm.name!r}: what a trajectory decided in a turn that was cut off could not be repeated "
+            "after a crash or in a replay. Limit `max_response_tokens` and the tools, or train with algorithm=grpo."
+        )
 
 
 def check_correction(old_logprobs: str, correction: ImportanceCorrection) -> None:

@@ -216,7 +216,7 @@ class RolloutDataModule(LightningDataModule):
             self._round_trip = False
         if stage != "fit":
             return
-        check_agreement(self, self._module)
+        check_agreement(self, self._module, self.sampler.parts.settings)
         self.sampler.whole_only = needs_whole_rollouts(self.engine, self._module.importance_correction)
         if self._trainer.is_global_zero:
             warn_about_sampling(self.sampler.parts.settings)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from lightning import Trainer
 
+from aepo_lightning.budgets import PreMonitoring
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rollout import RolloutSettings, SamplingSettings
+from aepo_lightning.training.consistency import check_time_limit
+from aepo_lightning.training.presets import AEPO, ARPO, GRPO
 from tests.support.recorded_runs import TreeRecorder, adam, experience, tree_run
 from tests.support.training import (
     LIGHTNING_WARNINGS,
@@ -54,6 +57,20 @@ def test_module_and_data_must_have_one_algorithm(tmp_path):
     run.module.algorithm = replace(run.datamodule.algorithm, budget=5)
     with pytest.raises(ConfigError, match="but got 'test' and 'test' with other parts"):
         run.fit()
+
+
+def test_a_time_limit_is_for_trajectories_that_decide_about_no_other(tmp_path):
+    run, _ = tree_run(tmp_path)
+    sampler = run.datamodule.sampler
+    sampler.parts = replace(sampler.parts, settings=replace(sampler.parts.settings, timeout_s=9.0))
+    with pytest.raises(ConfigError, match="must be null for an algorithm that branches, but got 9 for 'test'"):
+        run.fit()
+    assert sampler.for_evaluation(2).parts.settings.timeout_s == 9
+    check_time_limit(GRPO(), 9.0)
+    check_time_limit(AEPO(), None)
+    for probe_or_branches in (replace(GRPO(), allocator=PreMonitoring()), ARPO()):
+        with pytest.raises(ConfigError, match="must be null"):
+            check_time_limit(probe_or_branches, 9.0)
 
 
 def test_the_module_trains_from_any_loader_of_minibatches(tmp_path):
