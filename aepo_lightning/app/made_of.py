@@ -53,9 +53,14 @@ _WHOLE_BYTES = 1 << 28
 _EDGE_BYTES = 1 << 20
 
 
+def is_sft(cfg: DictConfig) -> bool:
+    """Return whether the cold start of a configuration is one on conversations."""
+    return cfg.coldstart.get("data") is not None
+
+
 def cold_start_made_of(cfg: DictConfig) -> MadeOf:
     """Return what the cold start of a configuration is made of."""
-    return _made_of(cfg, _COLD_START if cfg.coldstart.get("data") is None else _SFT)
+    return _made_of(cfg, _SFT if is_sft(cfg) else _COLD_START)
 
 
 def evaluation_made_of(cfg: DictConfig) -> MadeOf:

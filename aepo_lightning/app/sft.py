@@ -46,11 +46,6 @@ _MEMORY = ("mixed_precision", "cpu_offload", "reshard_after_forward", "defer_gra
 """Settings of the module that the next stage trains with, which this one shares."""
 
 
-def is_sft(cfg: DictConfig) -> bool:
-    """Return whether the cold start of a configuration is one on conversations."""
-    return cfg.coldstart.get("data") is not None
-
-
 def train_sft(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:
     """Train, from the last checkpoint where there is one, and write the policy as a Hugging Face folder. Collective.
 

@@ -22,10 +22,9 @@ from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.devices import announce_precision, choose_precision, runs_on_gpus
-from aepo_lightning.app.evaluation.training_benchmarks import benchmark_callbacks
 from aepo_lightning.app.freed_memory import keep_freed_memory
 from aepo_lightning.app.living_objects import spare_living_objects
-from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, misfits
+from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, is_sft, misfits
 from aepo_lightning.app.occupied_folder import settle_with_folder
 from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
 from aepo_lightning.app.report import RunReport, render_report
@@ -39,7 +38,7 @@ from aepo_lightning.app.run_folder import (
 )
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
-from aepo_lightning.app.sft import free_memory, is_sft, train_sft
+from aepo_lightning.app.user_parts import with_functions
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
@@ -49,6 +48,7 @@ from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_o
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.publishing.write import write_together
 from aepo_lightning.policy.source import PretrainedPolicy
+from aepo_lightning.training.consistency import check_time_limit
 from aepo_lightning.training.lightning_settings import check_options
 from aepo_lightning.training.optimizers import check_factories
 from aepo_lightning.training.time_limit import TimeLimit
@@ -112,11 +112,10 @@ def open_run(cfg: DictConfig) -> RunRecord:
     Raises:
         ConfigError: If the folder cannot be written, is in use, or holds another run; if a setting differs that must
             not; if what `ckpt_path` names is not there; if trainer, optimizer or scheduler are for another kind of
-            training.
+            training; if a benchmark is unknown, or trajectories that branch have a time limit.
         DataError: If the checkpoint is damaged.
     """
-    check_options(cfg.trainer)
-    check_factories(build(cfg.module.get("optimizer")), build(cfg.module.get("scheduler")))
+    _check_later_stages(cfg)
     if cfg.num_threads is not None:
         torch.set_num_threads(cfg.num_threads)
     announce_precision(cfg)
@@ -141,6 +140,25 @@ def open_run(cfg: DictConfig) -> RunRecord:
     return RunRecord(cfg=settled, report=report, checkpoint=checkpoint, lock=lock, environment=environment)
 
 
+def _check_later_stages(cfg: DictConfig) -> None:
+    """Refuse now what would be refused after the cold start."""
+    check_options(cfg.trainer)
+    check_factories(build(cfg.module.get("optimizer")), build(cfg.module.get("scheduler")))
+    timeout_s = cfg.rollout.sampling.get("timeout_s")
+    if timeout_s is not None:
+        check_time_limit(build(with_functions(cfg.algorithm, "algorithm")), timeout_s)
+    _benchmark_callbacks(cfg)
+
+
+def _benchmark_callbacks(cfg: DictConfig) -> list[L.Callback]:
+    """Return what asks the benchmarks of a run; a run without any does not import what they take."""
+    if not cfg.evaluation.benchmarks:
+        return []
+    from aepo_lightning.app.evaluation.training_benchmarks import benchmark_callbacks
+
+    return benchmark_callbacks(cfg)
+
+
 def cold_start(record: RunRecord) -> PolicySource:
     """Return the policy to start from, after supervised training where the configuration asks for it.
 
@@ -157,8 +175,7 @@ def cold_start(record: RunRecord) -> PolicySource:
 
             if is_sft(cfg):
                 if not ((target / "config.json").is_file() and fits()):
-                    train_sft(cfg, start_from, record.folder, target, own)
-                    free_memory()
+                    _train_sft(cfg, start_from, record.folder, target, own)
             else:
                 make_once(
                     target / "config.json",
@@ -223,7 +240,7 @@ def fit(record: RunRecord, run: Run) -> None:
     checkpoint, name = record.checkpoint, record.report.algorithm
     with record.stage("AEPO" if name.startswith("aepo") else name):
         callbacks: list[L.Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
-        callbacks[:0] = benchmark_callbacks(record.cfg)
+        callbacks[:0] = _benchmark_callbacks(record.cfg)
         if record.cfg.time_limit_s is not None:
             callbacks.insert(0, TimeLimit(_seconds_to_train(record)))
         if checkpoint is not None and checkpoint.is_finished(run.trainer.max_epochs or -1):
@@ -261,6 +278,13 @@ def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
 @rank_zero_only
 def _print_report(report: RunReport) -> None:
     Console().print(render_report(report))
+
+
+def _train_sft(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:
+    from aepo_lightning.app.sft import free_memory, train_sft  # takes a quarter of a second, and few runs need it
+
+    train_sft(cfg, policy, folder, target, made_of)
+    free_memory()
 
 
 def _train_cold_start(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:

@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 
 from aepo_lightning.app.build import build
-from aepo_lightning.app.made_of import cold_start_made_of, evaluation_made_of, misfits
+from aepo_lightning.app.made_of import cold_start_made_of, evaluation_made_of, is_sft, misfits
 from aepo_lightning.app.plan import cold_start_input, make_plan, print_plan, render_cold_start
-from aepo_lightning.app.sft import build_sft_data, is_sft, scheduler_of
+from aepo_lightning.app.sft import build_sft_data, scheduler_of
 from aepo_lightning.errors import ConfigError
 from tests.support.composed import composed
 from tests.support.conversations import row_of, write

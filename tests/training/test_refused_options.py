@@ -72,16 +72,21 @@ def test_a_configuration_is_refused_before_the_run_has_a_folder(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "word",
+    ("word", "message"),
     [
-        "module.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true}",
-        "module.optimizer={_target_: torch.optim.LBFGS, _partial_: true}",
+        (
+            "module.scheduler={_target_: torch.optim.lr_scheduler.ReduceLROnPlateau, _partial_: true}",
+            "but got ReduceLROnPlateau",
+        ),
+        ("module.optimizer={_target_: torch.optim.LBFGS, _partial_: true}", "but got LBFGS"),
+        ("evaluation.benchmarks=[gsm8l]", "but got 'gsm8l'. Did you mean gsm8k"),
+        ("rollout.sampling.timeout_s=9.0", "must be null for an algorithm that branches, but got 9 for 'aepo"),
     ],
-    ids=["scheduler", "optimizer"],
+    ids=["scheduler", "optimizer", "benchmark", "time limit"],
 )
-def test_kinds_in_a_configuration_are_refused_before_the_cold_start(tmp_path, word):
+def test_what_a_later_stage_would_refuse_is_refused_before_the_cold_start(tmp_path, word, message):
     cfg = composed(f"run_dir={tmp_path / 'run'}", word)
-    with pytest.raises(ConfigError, match=r"but got (ReduceLROnPlateau|LBFGS)"):
+    with pytest.raises(ConfigError, match=message):
         stages.open_run(cfg)
     assert not (tmp_path / "run").exists()
 
