@@ -55,6 +55,16 @@ class RewardLimits:
                 f"`on_error` must be 'fail', 'abstain' or the reward of a failure, but got {self.on_error!r}."
             )
 
+    def time_for(self, reward: object) -> float | None:
+        """Return the seconds after which a reward is cut off; None if it is not, or sees to that itself."""
+        is_endless = math.isinf(self.deadline_s) or getattr(reward, "keeps_deadline", False)
+        return None if is_endless else self.deadline_s
+
+    @property
+    def failure(self) -> tuple[float, bool]:
+        """What a trajectory earns whose reward failed in a run that goes on, and whether it counts as scored."""
+        return (0.0, False) if isinstance(self.on_error, str) else (float(self.on_error), True)
+
     @classmethod
     def of(cls, limits: "AnyRewardLimits") -> "RewardLimits":
         """Return limits that are given as an object or as a mapping of its fields.

@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,23 +67,17 @@ class LimitedTerm:
         if self.limits.on_error == "fail":
             raise RewardError(problem) from failures[0]
         logger.warning("%s The run goes on.", problem)
-        is_scored = self.limits.on_error != "abstain"
-        value = float(self.limits.on_error) if is_scored else 0.0
+        value, is_scored = self.limits.failure
         return TermOutput(value=value, reason=problem, is_scored=is_scored, has_failed=True)
 
     async def _answer(self, sample: RewardInput, label: str) -> Any:
         if self.is_immediate:
             answer = self._call(sample)
             return await answer if inspect.isawaitable(answer) else answer
-        is_endless = math.isinf(self.limits.deadline_s) or self._keeps_deadline
+        asked = getattr(self._call, "__self__", self._call)  # of a method, what it is of
         async with self._places.take():
             work = call_function(self._call, sample, "aepo-reward")
-            return await cut_off(work, None if is_endless else self.limits.deadline_s, label)
-
-    @property
-    def _keeps_deadline(self) -> bool:
-        kept = getattr(self._call, "__self__", self._call)
-        return bool(getattr(kept, "keeps_deadline", False))
+            return await cut_off(work, self.limits.time_for(asked), label)
 
     def _describe(self, error: Exception, label: str, question_id: str) -> str:
         if isinstance(error, CutOffError):

@@ -1,7 +1,6 @@
 """Has a trajectory scored: the one place where a reward is called, with a deadline, and where its answer is checked."""
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +32,8 @@ class ScoringSettings(RewardLimits):
     """A trajectory with a tool result of such a status is left out of its group and of the update, whatever it earns:
     `unavailable`, `busy`, `timeout` (of what stands behind a tool, not of a program that the policy wrote). Empty
     leaves none out. `failed_tools_fraction` counts all of them in either case."""
-    _places: Places = field(init=False, repr=False, compare=False)
+    places: Places = field(init=False, repr=False, compare=False)
+    """Where trajectories wait that the reward cannot look at yet."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
@@ -44,12 +44,7 @@ class ScoringSettings(RewardLimits):
                 f"`mask_failed_tools` must be a list of {', '.join(_OUTAGES)}, but got {names!r:.80}. Use [] for none."
             )
         object.__setattr__(self, "mask_failed_tools", tuple(names))
-        object.__setattr__(self, "_places", Places(self.max_concurrent))
-
-    @property
-    def places(self) -> Places:
-        """Where trajectories wait that the reward cannot look at yet."""
-        return self._places
+        object.__setattr__(self, "places", Places(self.max_concurrent))
 
 
 async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, settings: ScoringSettings) -> RewardOutput:
@@ -69,16 +64,19 @@ async def score(reward: Callable[[RewardInput], Any], sample: RewardInput, setti
         if getattr(reward, "is_immediate", False):  # arithmetic alone: nothing that could hang is worth a task
             answer = await reward(sample)
         else:
-            is_endless = math.isinf(settings.deadline_s) or getattr(reward, "keeps_deadline", False)
-            deadline_s = None if is_endless else settings.deadline_s
             async with settings.places.take():
-                answer = await cut_off(call_function(reward, sample, "aepo-reward"), deadline_s, f"the reward `{name}`")
+                work = call_function(reward, sample, "aepo-reward")
+                answer = await cut_off(work, settings.time_for(reward), f"the reward `{name}`")
         return without_outages(checked_output(answer, name, question_id), sample, settings.mask_failed_tools)
     problem = _describe(failures[0], name, question_id, settings.deadline_s)
     if settings.on_error == "fail":
         raise RewardError(f"{problem} {_ADVICE}") from failures[0]
     logger.warning("%s %s", problem, _consequence(settings.on_error))
-    return without_outages(_of_failure(settings.on_error, problem), sample, settings.mask_failed_tools)
+    value, is_scored = settings.failure
+    output = RewardOutput(
+        reward=value, is_correct=False, is_well_formed=True, reason=problem, is_scored=is_scored, has_failed=True
+    )
+    return without_outages(output, sample, settings.mask_failed_tools)
 
 
 def without_outages(output: RewardOutput, sample: RewardInput, statuses: Sequence[str]) -> RewardOutput:
@@ -98,15 +96,6 @@ def without_outages(output: RewardOutput, sample: RewardInput, statuses: Sequenc
 
 def _consequence(on_error: str | float) -> str:
     return "The trajectory is left out." if on_error == "abstain" else f"The trajectory earns {on_error:g}."
-
-
-def _of_failure(on_error: str | float, problem: str) -> RewardOutput:
-    """Return what a trajectory gets whose reward failed in a run that goes on."""
-    is_scored = on_error != "abstain"
-    value = float(on_error) if is_scored else 0.0
-    return RewardOutput(
-        reward=value, is_correct=False, is_well_formed=True, reason=problem, is_scored=is_scored, has_failed=True
-    )
 
 
 def _describe(error: Exception, name: str, question_id: str, deadline_s: float) -> str:
