@@ -27,7 +27,7 @@ class JudgeCounts:
     num_judged: int = 0
     """Claims on which the judge ruled `correct` or `incorrect`."""
     num_calls: int = 0
-    """Requests that were sent, further attempts included."""
+    """Requests that were sent, further attempts and those without the schema included."""
     num_uncounted_calls: int = 0
     """Replies whose tokens the server does not count."""
     prompt_tokens: int = 0

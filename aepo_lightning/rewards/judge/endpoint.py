@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -52,6 +52,7 @@ class JudgeEndpoint:
         request: Further fields of a request; None leaves out what is sent else.
         timeout_s: For one request.
         max_tokens: Of a reply.
+        on_request: Called for each request that is sent.
 
     Raises:
         ConfigError: If an argument has no meaning, the variable is not set, or the `openai` package is not installed.
@@ -66,6 +67,7 @@ class JudgeEndpoint:
         request: Mapping[str, Any],
         timeout_s: float,
         max_tokens: int,
+        on_request: Callable[[], None],
     ) -> None:
         _check_url(base_url)
         _check_key(api_key_env)
@@ -81,6 +83,7 @@ class JudgeEndpoint:
         self._url = base_url
         self._key_variable = api_key_env
         self._timeout_s = timeout_s
+        self._on_request = on_request
         fields = {"temperature": 0, "max_tokens": max_tokens} | dict(request)
         self._name = model
         self.fields = {name: value for name, value in fields.items() if value is not None}
@@ -102,9 +105,11 @@ class JudgeEndpoint:
             if self._has_taken_schema:
                 raise
         else:
-            self._has_taken_schema = True
+            self._takes_schema = self._has_taken_schema = True
             return reply
         reply = await self._send(prompt, None)
+        if self._has_taken_schema:  # for another claim, meanwhile
+            return reply
         if self._takes_schema:
             logger.warning("The judge %s does not take the JSON schema of its reply and is asked without.", self._name)
         self._takes_schema = False
@@ -124,6 +129,7 @@ class JudgeEndpoint:
         return read_completion(self._without_key(body), content_type)
 
     async def _exchange(self, openai: ModuleType, prompt: Prompt, fields: Mapping[str, Any]) -> tuple[bytes, str]:
+        self._on_request()
         completions = self._client(openai).chat.completions.with_streaming_response
         create = completions.create(model=self._name, messages=prompt.messages(), extra_body=fields)
         async with create as response:

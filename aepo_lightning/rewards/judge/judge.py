@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -72,6 +73,7 @@ class LLMJudge:
         self.template = _template(template)
         self.rule = rule
         self._limits = limits or JudgeLimits()
+        self._tally = JudgeTally(prices)
         self._endpoint = JudgeEndpoint(
             base_url,
             model,
@@ -79,10 +81,10 @@ class LLMJudge:
             request=request or {},
             timeout_s=self._limits.timeout_s,
             max_tokens=self._limits.max_tokens,
+            on_request=partial(self._tally.add, "num_calls"),
         )
         self._request = self._endpoint.fields
         self._store = VerdictStore(cache_path)
-        self._tally = JudgeTally(prices)
         self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Places] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -162,7 +164,6 @@ class LLMJudge:
         schema = self.template.schema()
 
         async def attempt() -> Judgement:
-            self._tally.add("num_calls")
             reply = await self._endpoint.ask(prompt, schema)
             self._tally.spend(reply)
             return read_judgement(reply, self.template)

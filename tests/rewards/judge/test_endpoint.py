@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import threading
 import time
 from email.utils import formatdate
 
@@ -210,6 +211,7 @@ def test_a_server_that_takes_no_schema_is_asked_without_from_then_on(status, cap
         judge = judge_at(server)
         assert [found.is_correct for found in judged(judge, *map(claim, "ab"))] == [True, True]
         assert ["response_format" in body for body in bodies(server)] == [True, False, False]
+    assert judge.counts.num_calls == 3
     assert caplog.text.count("is asked without") == 1
 
 
@@ -226,6 +228,28 @@ def test_a_server_that_has_taken_the_schema_may_fail_without_losing_it():
         found = judged(judge_at(server), *map(claim, "abc"))
         assert [each.is_scored for each in found] == [True, False, True]
         assert ["response_format" in body for body in bodies(server)] == [True, True, True]
+
+
+def test_a_schema_that_was_taken_for_another_claim_meanwhile_stays(caplog):
+    is_taken = threading.Event()
+
+    async def once_it_is_taken(_):
+        while not is_taken.is_set():
+            await asyncio.sleep(0.01)
+        return web.json_response(GOOD)
+
+    async def run(judge, server):
+        first = asyncio.ensure_future(judge(claim("a")))
+        while len(server.requests) < 2:
+            await asyncio.sleep(0.01)
+        second = await judge(claim("b"))
+        is_taken.set()
+        return [await first, second, await judge(claim("c"))]
+
+    with judge_server(page(status=500), once_it_is_taken, GOOD) as server, caplog.at_level(logging.WARNING):
+        assert all(found.is_correct for found in asyncio.run(run(judge_at(server), server)))
+        assert ["response_format" in body for body in bodies(server)] == [True, False, True, True]
+    assert not caplog.records
 
 
 SECRET = "sk-very-secret-0123456789"
