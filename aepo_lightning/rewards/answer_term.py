@@ -2,7 +2,7 @@
 
 from collections.abc import Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args
 
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
 from aepo_lightning.contracts.question import Question
@@ -17,7 +17,6 @@ T = TypeVar("T")
 
 AnswerPlace: TypeAlias = BoxRule | ExtractionMode
 """Where an answer stands: in the box of the `<answer>` block, as `PaperReward` reads it, or by `extract_answer`."""
-_BOX_RULES = ("strict", "official")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +42,7 @@ class AnswerTerm:
         """Refuse settings without meaning."""
         if isinstance(self.checker, type) or not callable(self.checker):
             raise ConfigError(f"`checker` must be an `AnswerChecker`, but got {self.checker!r:.80}. Pass an instance.")
-        places = (*_BOX_RULES, *EXTRACTION_MODES)
+        places = (*get_args(BoxRule), *EXTRACTION_MODES)
         if self.place not in places:
             raise ConfigError(f"`place` must be one of {', '.join(places)}, but got {self.place!r}.")
 

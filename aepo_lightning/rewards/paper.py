@@ -3,7 +3,7 @@ r"""The reward of the paper: format first, then token F1, then a bonus for using
 import math
 import re
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from aepo_lightning.contracts.checker import golds_of
 from aepo_lightning.contracts.question import Question
@@ -11,12 +11,10 @@ from aepo_lightning.contracts.reward import RewardInput, RewardOutput
 from aepo_lightning.errors import ConfigError, RewardError
 from aepo_lightning.rewards.answer_format import find_format_problem, perfect_response
 from aepo_lightning.rewards.boxed import BoxRule, boxed_answer, check_box_rule, last_boxed, no_box_problem
-from aepo_lightning.rewards.f1 import exact_match, token_f1
 from aepo_lightning.rewards.tool_use import used_all
-from aepo_lightning.rewards.typed import typed_f1, typed_match
+from aepo_lightning.rewards.typed import RULES, Comparison
 
 _MALFORMED_REWARD = -1.0
-_RULES = {"typed": (typed_f1, typed_match), "words": (token_f1, exact_match)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ class PaperReward:
     search_tag: str = "search"
     python_tag: str = "python"
     bonus_from_executed_calls: bool = False
-    match: Literal["typed", "words"] = "typed"
+    match: Comparison = "typed"
     box: BoxRule = "strict"
     checks_form: ClassVar[bool] = True
     is_immediate: ClassVar[bool] = True
@@ -74,8 +72,8 @@ class PaperReward:
             raise ConfigError(
                 f"`search_tag` and `python_tag` must differ, but got {self.search_tag!r} twice. Name two tools."
             )
-        if self.match not in _RULES:
-            raise ConfigError(f"`match` must be one of {', '.join(_RULES)}, but got {self.match!r}.")
+        if self.match not in RULES:
+            raise ConfigError(f"`match` must be one of {', '.join(RULES)}, but got {self.match!r}.")
         check_box_rule(self.box)
 
     async def __call__(self, sample: RewardInput) -> RewardOutput:
@@ -104,7 +102,7 @@ class PaperReward:
         boxed = boxed_answer(text, self.box)
         if boxed is None:
             return _malformed(no_box_problem(self.box))
-        measure, is_same = _RULES[self.match]
+        measure, is_same = RULES[self.match]
         f1 = max(measure(boxed, answer) for answer in sample.question.answers)
         bonus = self.multi_tool_bonus if f1 > 0 and self._used_both_tools(sample) else 0.0
         return RewardOutput(

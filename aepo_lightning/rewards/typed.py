@@ -7,9 +7,14 @@ is dropped elsewhere (`A`, `+`, `the`) is taken as it is. Texts without any of t
 """
 
 import re
+from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import Literal, TypeAlias
 
-from aepo_lightning.rewards.f1 import VERDICTS, bag_f1, normalize_answer, split_words
+from aepo_lightning.rewards.f1 import VERDICTS, bag_f1, exact_match, normalize_answer, split_words, token_f1
+
+Comparison: TypeAlias = Literal["words", "typed"]
+"""How two short answers are compared: as words without punctuation, or numbers as numbers and choices as choices."""
 
 _NEEDS_CARE = re.compile(r"[0-9]|[a-z][+#-](?![a-z])")
 _DASHES = str.maketrans("\u2212\u2010\u2011\u2012\u2013", "-----")
@@ -77,6 +82,13 @@ def typed_f1(prediction: str, answer: str) -> float:
     if predicted != accepted and VERDICTS & {" ".join(predicted), " ".join(accepted)}:
         return 0.0
     return bag_f1(predicted, accepted)
+
+
+RULES: Mapping[Comparison, tuple[Callable[[str, str], float], Callable[[str, str], bool]]] = {
+    "words": (token_f1, exact_match),
+    "typed": (typed_f1, typed_match),
+}
+"""By comparison: how far an answer agrees with an accepted one, in [0, 1], and whether the two are the same."""
 
 
 def _compare_choices(prediction: str, answer: str) -> bool | None:

@@ -1,16 +1,12 @@
 """Normalised exact match."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 from aepo_lightning.contracts.checker import Claim, Verdict
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.rewards.checkers.accepted import matches_any
-from aepo_lightning.rewards.f1 import exact_match
-from aepo_lightning.rewards.typed import typed_match
-
-Comparison = Literal["words", "typed"]
-"""How two short answers are compared: as words without punctuation, or numbers as numbers and choices as choices."""
+from aepo_lightning.rewards.typed import RULES, Comparison
 
 
 def check_comparison(comparison: str) -> None:
@@ -19,7 +15,7 @@ def check_comparison(comparison: str) -> None:
     Raises:
         ConfigError: If it is neither `words` nor `typed`.
     """
-    if comparison not in ("words", "typed"):
+    if comparison not in get_args(Comparison):
         raise ConfigError(f"`comparison` must be `words` or `typed`, but got {comparison!r}.")
 
 
@@ -46,4 +42,4 @@ class ExactMatch:
 
     async def __call__(self, claim: Claim) -> Verdict:
         """Return whether one of the accepted answers was given."""
-        return matches_any(claim, exact_match if self.comparison == "words" else typed_match)
+        return matches_any(claim, RULES[self.comparison][1])

@@ -40,21 +40,15 @@ class GaiaMatch:
 
 
 def _is_same(answer: str, gold: str) -> bool:
-    if (number := _number(gold)) is not None:
-        return _number(to_ascii(answer).translate(_UNITS)) == number
-    if not _SEPARATOR.search(gold):
-        return _is_same_text(answer, gold, _PUNCTUATION)
+    if _number(gold) is not None or not _SEPARATOR.search(gold):
+        return _is_same_value(answer, gold, _PUNCTUATION)
     given, wanted = _SEPARATOR.split(answer), _SEPARATOR.split(gold)
-    return len(given) == len(wanted) and all(map(_is_same_element, given, wanted))
+    return len(given) == len(wanted) and all(_is_same_value(*pair, {}) for pair in zip(given, wanted, strict=True))
 
 
-def _is_same_element(answer: str, gold: str) -> bool:
+def _is_same_value(answer: str, gold: str, dropped: dict[int, int | None]) -> bool:
     if (number := _number(gold)) is not None:
         return _number(to_ascii(answer).translate(_UNITS)) == number
-    return _is_same_text(answer, gold, {})
-
-
-def _is_same_text(answer: str, gold: str, dropped: dict[int, int | None]) -> bool:
     given, wanted = ("".join(text.split()).lower() for text in (answer, gold))
     left, wanted_left = given.translate(dropped), wanted.translate(dropped)
     return left == wanted_left if left or wanted_left else given == wanted

@@ -1,6 +1,5 @@
 """Mathematical equivalence by `math-verify`, which runs in worker processes that are killed when they hang."""
 
-import asyncio
 import math
 import os
 import re
@@ -8,15 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
-from weakref import WeakKeyDictionary
 
 from aepo_lightning.contracts.checker import Claim, Outcome, Verdict, best_of
 from aepo_lightning.errors import ConfigError, boundary
-from aepo_lightning.event_loop import CutOffError, cut_off
+from aepo_lightning.event_loop import CutOffError, Places, cut_off
 from aepo_lightning.processes.calls import ProcessCalls
 from aepo_lightning.processes.errors import BrokenCallError, CannotSendError, ProcessError
 from aepo_lightning.rewards.checkers import math_worker
-from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, RIGHT, accepted_answers
+from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, RIGHT, WRONG, accepted_answers
 from aepo_lightning.rewards.checkers.numbers import plain_number, to_ascii
 from aepo_lightning.rewards.extraction import without_text_command
 
@@ -31,8 +29,8 @@ _MOST_TRIES = 2
 _calls = ProcessCalls(math_worker.compare)
 _cannot_start: list[str] = []
 """Why no process can load the library, once that is known."""
-_places: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, asyncio.Semaphore]] = WeakKeyDictionary()
-"""Of all checkers in a loop that have as many workers."""
+_places: dict[int, Places] = {}
+"""Of all checkers that have as many workers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +88,7 @@ class MathEquivalence:
             return RIGHT
         open_golds = [gold for gold, verdict in zip(golds, compared, strict=True) if verdict is None]
         if not open_golds:
-            return _DIFFERENT
+            return WRONG
         return await self._compare(open_golds, given)
 
     async def _compare(self, golds: Sequence[str], answer: str) -> Verdict:
@@ -129,8 +127,7 @@ class MathEquivalence:
 
     async def _call(self, golds: Sequence[str], answer: str) -> tuple[str, str]:
         num_workers = self.num_workers or os.cpu_count() or 1
-        places = _places.setdefault(asyncio.get_running_loop(), {})
-        async with places.setdefault(num_workers, asyncio.Semaphore(num_workers)):
+        async with _places.setdefault(num_workers, Places(num_workers)).take():
             await _calls.prepare()
             work = _calls.value([to_ascii(gold) for gold in golds], to_ascii(answer), self.memory_limit_mb)
             found: tuple[str, str] = await cut_off(work, self.time_limit_s, "math-verify")
@@ -181,15 +178,12 @@ def _nesting(text: str) -> int:
     return deepest
 
 
-_DIFFERENT = Verdict(reason="The answer is none of the accepted ones.")
-
-
 def _verdict(found: str, reason: str) -> Verdict:
     if found == math_worker.EQUAL:
         return RIGHT
     if found == math_worker.BEYOND:
         return _unscored(reason.rstrip("."))
-    return Verdict(reason=f"{_DIFFERENT.reason} {reason}".rstrip())
+    return Verdict(reason=f"{WRONG.reason} {reason}".rstrip())
 
 
 def _unscored(problem: str) -> Verdict:

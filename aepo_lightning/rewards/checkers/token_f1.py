@@ -5,11 +5,8 @@ from typing import ClassVar
 
 from aepo_lightning.contracts.checker import Claim, Verdict
 from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, RIGHT, accepted_answers
-from aepo_lightning.rewards.checkers.exact_match import Comparison, check_comparison
-from aepo_lightning.rewards.f1 import exact_match, token_f1
-from aepo_lightning.rewards.typed import typed_f1, typed_match
-
-_RULES = {"words": (token_f1, exact_match), "typed": (typed_f1, typed_match)}
+from aepo_lightning.rewards.checkers.exact_match import check_comparison
+from aepo_lightning.rewards.typed import RULES, Comparison
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +37,7 @@ class TokenF1:
             return NO_GOLD
         if not claim.answer.strip():
             return NO_ANSWER
-        measure, is_same = _RULES[self.comparison]
+        measure, is_same = RULES[self.comparison]
         if any(is_same(claim.answer, gold) for gold in golds):
             return RIGHT
         score = max(measure(claim.answer, gold) for gold in golds)

@@ -3,17 +3,19 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.event_loop import Places
+from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, accepted_answers
 from aepo_lightning.rewards.judge.attempts import with_attempts
 from aepo_lightning.rewards.judge.counts import JudgeCounts, JudgeTally
 from aepo_lightning.rewards.judge.endpoint import JudgeEndpoint
@@ -85,7 +87,8 @@ class LLMJudge:
         )
         self._request = self._endpoint.fields
         self._store = VerdictStore(cache_path)
-        self._places: WeakKeyDictionary[asyncio.AbstractEventLoop, _Places] = WeakKeyDictionary()
+        self._places = Places(self._limits.max_concurrent_calls)
+        self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Flight]] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         """Return who judges and how, without addresses and keys."""
@@ -110,13 +113,10 @@ class LLMJudge:
     async def __call__(self, claim: Claim) -> Verdict:
         """Return the verdict on a claim: scored, or abstained with the reason."""
         self._tally.add("num_claims")
-        golds = tuple(gold for gold in claim.golds if gold.strip())
-        if not golds:
+        golds = accepted_answers(claim)
+        if not golds or not claim.answer.strip():
             self._tally.add("num_without_answer")
-            return Verdict(outcome=Outcome.UNSCORED, reason="The question has no accepted answer to compare with.")
-        if not claim.answer.strip():
-            self._tally.add("num_without_answer")
-            return Verdict(reason="The response has no answer.")
+            return NO_ANSWER if golds else NO_GOLD
         if self.rule is not None and (found := await self.rule(claim)).is_correct:
             self._tally.add("num_equal_by_rule")
             return found
@@ -130,7 +130,7 @@ class LLMJudge:
         is_correct = judgement.ruling is Ruling.CORRECT
         return Verdict(score=float(is_correct), is_correct=is_correct, reason=judgement.reason)
 
-    async def _judged(self, claim: Claim, golds: tuple[str, ...]) -> Judgement:
+    async def _judged(self, claim: Claim, golds: Sequence[str]) -> Judgement:
         prompt = judge_prompt(self.template, claim, golds)
         key = self._key(prompt)
         if (known := self._store.get(key)) is not None:
@@ -140,11 +140,11 @@ class LLMJudge:
             bound = self._limits.max_prompt_chars
             text = f"was not asked: the prompt has {prompt.length} characters, and at most {bound} are sent"
             raise JudgeFailure(AbstentionKind.TOO_LONG, text)
-        places = self._places.setdefault(asyncio.get_running_loop(), _Places.make(self._limits.max_concurrent_calls))
-        flight = places.flights.get(key)
+        flights = self._flights.setdefault(asyncio.get_running_loop(), {})
+        flight = flights.get(key)
         if flight is None:
-            flight = _Flight(task=asyncio.ensure_future(self._ask(places.free, key, prompt)))
-            places.flights[key] = flight
+            flight = _Flight(task=asyncio.ensure_future(self._ask(key, prompt)))
+            flights[key] = flight
         else:
             self._tally.add("num_shared")
         flight.num_waiting += 1
@@ -154,12 +154,12 @@ class LLMJudge:
             flight.num_waiting -= 1
             if not flight.num_waiting:  # cancels nothing that has ended
                 flight.task.cancel()
-                del places.flights[key]
+                del flights[key]
         if isinstance(landed, JudgeFailure):
             raise landed
         return landed
 
-    async def _ask(self, free: asyncio.Semaphore, key: str, prompt: Prompt) -> Judgement | JudgeFailure:
+    async def _ask(self, key: str, prompt: Prompt) -> Judgement | JudgeFailure:
         """Return the verdict, or why there is none: nobody may wait for it any more when that is known."""
         schema = self.template.schema()
 
@@ -169,7 +169,7 @@ class LLMJudge:
             return read_judgement(reply, self.template)
 
         try:
-            async with free:
+            async with self._places.take():
                 judgement = await with_attempts(attempt, self._limits, f"the judge {self.model}")
             return await self._store.put(key, self.model, judgement)
         except JudgeFailure as failure:
@@ -193,17 +193,6 @@ class _Flight:
     task: "asyncio.Task[Judgement | JudgeFailure]"
     num_waiting: int = 0
     """The last one who leaves ends the request."""
-
-
-class _Places(NamedTuple):
-    """What belongs to one event loop."""
-
-    free: asyncio.Semaphore
-    flights: dict[str, _Flight]
-
-    @classmethod
-    def make(cls, num: int) -> "_Places":
-        return cls(asyncio.Semaphore(num), {})
 
 
 def _described(rule: AnswerChecker | None) -> str | None:

@@ -1,6 +1,7 @@
 """The messages that a judge gets. Everything that others wrote stands behind a fence that cannot occur in it."""
 
 import re
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Prompt(NamedTuple):
         return len(self.system) + len(self.user)
 
 
-def judge_prompt(template: JudgeTemplate, claim: Claim, golds: tuple[str, ...]) -> Prompt:
+def judge_prompt(template: JudgeTemplate, claim: Claim, golds: Sequence[str]) -> Prompt:
     """Return what a judge is asked about a claim.
 
     Args:
