@@ -2,18 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import stamina
-
+from aepo_lightning.attempts import attempts
 from aepo_lightning.contracts.tool import RetryPolicy, Tool, ToolContext, ToolResult, ToolSpec, ToolStatus
 from aepo_lightning.errors import ToolError, ToolTimeoutError, ToolUnavailableError, boundary
 from aepo_lightning.event_loop import CutOffError, cut_off
-
-_MAX_BACKOFF_S = 30.0
 
 
 async def attempt_call(
@@ -50,7 +47,12 @@ async def attempt_call(
         num_attempts = 1
         with boundary(first.append):
             return await tool(arguments, context)
-        async for attempt in _attempts(retry, ends_at):
+        async for attempt in attempts(
+            partial(_may_pass, policy=retry),
+            max_attempts=retry.max_attempts,
+            backoff_s=retry.backoff_s,
+            ends_at=ends_at,
+        ):
             with attempt:
                 if first:
                     raise first.pop()
@@ -69,30 +71,8 @@ async def attempt_call(
     return replace(result, duration_s=time.perf_counter() - started, num_attempts=num_attempts)
 
 
-def _attempts(policy: RetryPolicy, ends_at: float) -> AsyncIterator[AbstractContextManager[object]]:
-    """Yield a context for each attempt; it swallows an error that another attempt before the deadline follows."""
-    loop = asyncio.get_running_loop()
-
-    def pause(error: Exception) -> bool | float:
-        names = {kind.__name__ for kind in type(error).__mro__}
-        if names.isdisjoint(policy.errors):
-            return False
-        asked: float | None = getattr(error, "retry_after_s", None)
-        if asked is None:
-            return True
-        return asked if loop.time() + asked < ends_at else False
-
-    contexts: AsyncIterator[AbstractContextManager[object]] = aiter(
-        stamina.retry_context(
-            on=pause,
-            attempts=policy.max_attempts,
-            timeout=None,  # the deadline ends the attempts
-            wait_initial=policy.backoff_s,
-            wait_max=max(policy.backoff_s, _MAX_BACKOFF_S),
-            wait_jitter=policy.backoff_s,
-        )
-    )
-    return contexts
+def _may_pass(error: Exception, policy: RetryPolicy) -> bool:
+    return not {kind.__name__ for kind in type(error).__mro__}.isdisjoint(policy.errors)
 
 
 def _describe_answer(spec: ToolSpec, answer: object) -> ToolResult:
