@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import DataError
@@ -31,7 +31,7 @@ def choices_of(question: Question) -> tuple[str, ...]:
     Raises:
         DataError: If they are no list of texts and numbers.
     """
-    choices: object = question.metadata.get("choices")
+    choices: Any = question.metadata.get("choices")
     if choices is None:
         return ()
     is_list = isinstance(choices, Sequence) and not isinstance(choices, str | bytes)
