@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from aepo_lightning.contracts.checker import AnswerChecker
@@ -95,6 +95,8 @@ class BenchmarkQuestions:
     """Of the file. Empty for rows of the Hub."""
     is_known: bool = False
     """Whether this is the version that published numbers were measured on."""
+    is_other_version: bool = False
+    """Whether another version is known than this one, which was accepted all the same."""
 
 
 @runtime_checkable
@@ -108,6 +110,18 @@ class BenchmarkSource(Protocol):
             DataError: If there is no file, it is another version, or a row cannot be used.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionsInMemory:
+    """A source that was read."""
+
+    found: BenchmarkQuestions
+
+    def read(self, name: str) -> BenchmarkQuestions:
+        """Return what was found."""
+        del name
+        return self.found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,3 +163,11 @@ class Benchmark:
             DataError: If there is no file, it is another version, or a row cannot be used.
         """
         return self.source.read(self.name)
+
+    def loaded(self) -> "Benchmark":
+        """Return the same benchmark with its questions in memory, so that its source is read once.
+
+        Raises:
+            DataError: If they cannot be read; see `questions`.
+        """
+        return replace(self, source=QuestionsInMemory(self.questions()))

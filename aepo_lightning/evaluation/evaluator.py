@@ -23,6 +23,7 @@ from aepo_lightning.evaluation.results import EvaluationStamp, TrajectoryResult
 from aepo_lightning.evaluation.results_file import ResultsFile, read_results, read_stamp, results_path, results_paths
 from aepo_lightning.evaluation.runner import EvaluationRun, Portion
 from aepo_lightning.evaluation.stamps import part_settings, question_digests, tool_settings, versions
+from aepo_lightning.rewards.checkers import ExactMatch, SubstringAccuracy, TokenF1
 from aepo_lightning.rewards.extraction import extract_answer
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, derive_seed
 from aepo_lightning.rollout.description import digest_of
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 JOURNAL = "rollouts"
 """The folder, within that of an evaluation, that holds what was generated and what tools answered."""
+_FURTHER: Mapping[str, AnswerChecker] = {"em": ExactMatch(), "f1": TokenF1(), "acc": SubstringAccuracy()}
+"""Rules whose scores stand beside every verdict."""
 
 
 @runtime_checkable
@@ -145,7 +148,9 @@ class Evaluator:
             logger.warning("%s. They count as cut off.", problem)
         return asked[rank::num_ranks]
 
-    def stamp(self, benchmark: Benchmark, parts: RolloutParts, questions: Sequence[Question]) -> EvaluationStamp:
+    def stamp(
+        self, benchmark: Benchmark, parts: RolloutParts, questions: Sequence[Question], checker: AnswerChecker
+    ) -> EvaluationStamp:
         """Return the settings that decide the results of a benchmark."""
         sampling = {name: value for name, value in asdict(parts.settings).items() if name != "budget"}
         protocol = benchmark.protocol
@@ -161,11 +166,12 @@ class Evaluator:
             model=self.model,
             sampling={**sampling, "max_model_len": self.engine.max_model_len},
             tools=tool_settings(parts.tools),
-            checker=part_settings(self.checker(benchmark)),
+            checker=part_settings(checker),
             seed=self.choices.seed,
             num_samples=parts.settings.budget,
             num_questions=len(questions),
             metric=benchmark.metric,
+            is_other_version=benchmark.questions().is_other_version,
             versions=versions(self.engine),
         )
 
@@ -182,18 +188,20 @@ class Evaluator:
             DataError: If the questions cannot be read, or a prompt does not fit.
             EngineError: If the engine failed. What was finished is kept.
         """
+        benchmark, checker = benchmark.loaded(), self.checker(benchmark)
         parts = self.parts(benchmark)
         self._warn_about_tools(benchmark, parts)
         questions = self.questions(benchmark, parts)
         if folder is None:
-            return _in_order(self._run(benchmark, parts, questions, None, None), questions)
+            return _in_order(self._run(benchmark, parts, questions, checker), questions)
         path = results_path(folder, benchmark.name)
-        stamp = self.stamp(benchmark, parts, questions)
+        stamp = self.stamp(benchmark, parts, questions, checker)
         _check_model(folder, path, stamp)
         with ResultsFile(path, stamp) as results:
             found = list(read_results(path).results) if results.pairs else []
             if results.missing([each.question_id for each in questions]):
-                found += self._run(benchmark, parts, questions, results, RolloutJournal(folder / JOURNAL))
+                journal = RolloutJournal(folder / JOURNAL)
+                found += self._run(benchmark, parts, questions, checker, results, journal)
         return _in_order(found, questions)
 
     def _run(
@@ -201,8 +209,9 @@ class Evaluator:
         benchmark: Benchmark,
         parts: RolloutParts,
         questions: Sequence[Question],
-        results: ResultsFile | None,
-        journal: RolloutJournal | None,
+        checker: AnswerChecker,
+        results: ResultsFile | None = None,
+        journal: RolloutJournal | None = None,
     ) -> list[TrajectoryResult]:
         self.before()
         run = EvaluationRun(
@@ -211,7 +220,8 @@ class Evaluator:
                 benchmark=benchmark.name,
                 chat_format=parts.chat_format,
                 read_answer=partial(extract_answer, mode=benchmark.protocol.extraction),
-                checker=self.checker(benchmark),
+                checker=checker,
+                further=_FURTHER,
             ),
             seed=derive_seed(self.choices.seed, "benchmark", benchmark.name),
             weights=self.weights,

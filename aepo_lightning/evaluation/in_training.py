@@ -97,6 +97,7 @@ class BenchmarkScores(L.Callback):
             DataError: If a benchmark cannot be read, or a prompt leaves no room.
         """
         evaluator = self._evaluator(trainer, pl_module)
+        self._benchmarks = [each.loaded() for each in self._benchmarks]
         for benchmark in self._benchmarks:
             evaluator.questions(benchmark, evaluator.parts(benchmark))
 

@@ -120,8 +120,16 @@ class PublishedQuestions:
                 f"{place} must have {known.num_rows} rows, but has {len(rows)}. Get it from {known.url}, or accept "
                 "what is there by `allow_other_version=true`."
             )
-        questions = self.rows.questions(name, rows)
-        return BenchmarkQuestions(questions=questions, origin=str(place), sha256=digest, is_known=is_known)
+        is_other = (known.sha256 is not None and not is_known) or known.num_rows not in (None, len(rows))
+        if is_other:
+            logger.warning("%s is another version of %s: its numbers are not comparable.", place, name)
+        return BenchmarkQuestions(
+            questions=self.rows.questions(name, rows),
+            origin=str(place),
+            sha256=digest,
+            is_known=is_known,
+            is_other_version=is_other,
+        )
 
     def _from_hub(self, name: str, hub: HubDataset) -> BenchmarkQuestions:
         if hub.revision is None:

@@ -22,6 +22,7 @@ REPORT_JSON, REPORT_MARKDOWN, PASS_AT_K = "report.json", "report.md", "pass_at_k
 _MOST_COLUMNS, _LONGEST = 6, 160
 _HEADLINES = ("pass@1", "accuracy", "f1")
 """Names under which the headline is published."""
+_OTHER_VERSION = "! {}: its questions are another version than the known one, so the score is not comparable."
 Published = Mapping[str, Sequence[PublishedScore]]
 """By benchmark."""
 
@@ -126,6 +127,7 @@ class Report:
     def notes(self) -> list[str]:
         """What a reader must know beside the tables: doubts, who judged, and where published numbers come from."""
         found = [f"! {name}: {doubt}." for name, doubts in self.doubts.items() for doubt in doubts]
+        found += [_OTHER_VERSION.format(run.name) for run in self.runs if run.stamp.is_other_version]
         found += self.remarks
         found += [f"{run.name}: verdicts by {_described(run.stamp.checker)}." for run in self.runs]
         found += [judge_note(self.calibration, run) for run in self.runs if self.calibration is not None]

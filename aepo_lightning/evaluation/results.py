@@ -128,6 +128,8 @@ class EvaluationStamp:
     """How many are asked, so that results which are not whole show it. None does not say."""
     metric: str = "accuracy"
     """What the headline averages: `accuracy`, whether verdicts are correct, or `f1`, their scores."""
+    is_other_version: bool = False
+    """Whether the questions are another version than the known one, which was accepted all the same."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of this library and of what it generates with."""
 

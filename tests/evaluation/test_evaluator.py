@@ -11,7 +11,7 @@ from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results_file import read_evaluation
 from aepo_lightning.tools import DocumentSearch, ToolRuntime, tool
-from tests.support.benchmarks import Asked, Riddles, protocol, riddles
+from tests.support.benchmarks import Asked, Counted, Riddles, protocol, riddles
 from tests.support.builders import ScriptedEngine, Turn
 from tests.support.training import small_policy
 
@@ -96,6 +96,20 @@ def test_another_benchmark_of_the_same_folder_is_asked_of_the_same_model(tmp_pat
         make_evaluator(model={"name": "other"}).evaluate(other, tmp_path)
     make_evaluator().evaluate(other, tmp_path)
     assert [each.name for each in read_evaluation(tmp_path)] == ["others", "riddles"]
+
+
+def test_questions_are_read_once_and_the_checker_is_built_once(tmp_path):
+    source, built = Counted(), []
+    evaluator = make_evaluator(checker=lambda benchmark: built.append(benchmark.name) or benchmark.checker)
+    found = evaluator.evaluate(riddles(source=source), tmp_path)
+    assert (len(found), source.reads, built) == (6, ["riddles"], ["riddles"])
+
+
+def test_the_scores_of_further_rules_stand_beside_each_verdict():
+    assert all(
+        each.scores == dict.fromkeys(("em", "f1", "acc"), float(each.golds == ("e1",)))
+        for each in make_evaluator().evaluate(riddles())
+    )
 
 
 def test_a_benchmark_gets_the_tools_of_its_protocol_and_a_missing_one_is_said(caplog):

@@ -7,7 +7,7 @@ from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.evaluator import EvaluationChoices
 from aepo_lightning.evaluation.in_training import AskableRollouts, BenchmarkScores, is_due, scores
 from aepo_lightning.evaluation.results_file import read_evaluation
-from tests.support.benchmarks import Riddles, protocol, riddles
+from tests.support.benchmarks import Counted, Riddles, protocol, riddles
 from tests.support.evaluated import make_results
 from tests.support.training import make_datamodule, make_module, make_run, make_trainer, small_policy
 
@@ -57,18 +57,19 @@ def test_a_prompt_that_does_not_fit_ends_the_run_before_it_is_trained(tmp_path):
     assert run.trainer.global_step == 0
 
 
-def asked_run(folder, max_epochs):
-    benchmark = riddles(protocol=protocol(num_samples=1))
+def asked_run(folder, max_epochs, **changes):
+    benchmark = riddles(**changes, protocol=protocol(num_samples=1))
     callback = BenchmarkScores([benchmark], choices=EvaluationChoices(num_questions=2), every_n_iterations=1)
     return make_run(folder, max_epochs=max_epochs, callbacks=[callback]).fit()
 
 
 def test_what_was_asked_is_logged_and_kept_below_the_run(tmp_path):
-    run = asked_run(tmp_path, 1)
+    run = asked_run(tmp_path, 1, source=(source := Counted()))
     (values,) = [values for _, values in run.logger.rows if "benchmark/riddles/score" in values]
     assert values["benchmark/riddles/unscored_fraction"] == 0.0
     (kept,) = read_evaluation(tmp_path / "benchmarks" / "00001")
     assert len(kept.results) == 2
+    assert source.reads == ["riddles"]
     assert kept.stamp.model["global_step"] == run.trainer.global_step
 
 

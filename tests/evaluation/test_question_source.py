@@ -49,14 +49,19 @@ def test_questions_are_the_same_wherever_the_file_lies(tmp_path):
     assert read[0] == read[1]
 
 
-def test_another_version_is_refused_with_both_digests_unless_it_is_wanted(tmp_path):
+def test_another_version_is_refused_with_both_digests_unless_it_is_wanted(tmp_path, caplog):
     digest = written(tmp_path)
     with pytest.raises(DataError, match=f"known version of tiny, SHA-256 {'0' * 64}, but has {digest}.*allow_other"):
         source(tmp_path, sha256="0" * 64).read("tiny")
     with pytest.raises(DataError, match="must have 3 rows, but has 2"):
         source(tmp_path, num_rows=3).read("tiny")
-    found = source(tmp_path, sha256="0" * 64, num_rows=3, allow_other_version=True).read("tiny")
-    assert (len(found.questions), found.is_known) == (2, False)
+    with caplog.at_level(logging.WARNING):
+        found = source(tmp_path, sha256="0" * 64, num_rows=3, allow_other_version=True).read("tiny")
+    assert (len(found.questions), found.is_known, found.is_other_version) == (2, False, True)
+    assert f"{tmp_path / 'tiny.jsonl'} is another version of tiny: its numbers are not comparable" in caplog.text
+    assert source(tmp_path, num_rows=3, allow_other_version=True).read("tiny").is_other_version
+    known = source(tmp_path, sha256=digest, num_rows=2, allow_other_version=True)
+    assert not known.read("tiny").is_other_version
 
 
 def test_a_missing_file_says_where_it_belongs_and_where_it_comes_from(tmp_path):

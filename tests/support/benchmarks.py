@@ -36,6 +36,17 @@ class Riddles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Counted(Riddles):
+    """Says how often it was read."""
+
+    reads: list = field(default_factory=list)
+
+    def read(self, name):
+        self.reads.append(name)
+        return super().read(name)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SameWords:
     """The rule of riddles."""
 

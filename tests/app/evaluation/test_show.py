@@ -35,6 +35,11 @@ def test_markdown_and_json_are_printed_alone(folder, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads((folder / "report.json").read_text())
 
 
+def test_a_score_of_another_version_of_the_questions_is_marked(tmp_path, capsys):
+    show([str(write_evaluation(tmp_path, make_results("110"), is_other_version=True))])
+    assert "! riddles: its questions are another version than the known one" in capsys.readouterr().out
+
+
 def test_a_score_in_doubt_is_shown_and_refused_by_strict(folder, capsys):
     with pytest.raises(DataError, match=r"riddles: 16.7 % of the trajectories have no verdict"):
         show([str(folder), "--strict"])
