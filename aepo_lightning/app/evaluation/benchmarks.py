@@ -1,6 +1,6 @@
 """`aepo-eval PATH_OR_HUB_ID benchmarks=[...]`: any model or run on benchmarks, one after another."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from aepo_lightning.app.build import build, build_chat_format, build_tools
 from aepo_lightning.app.evaluation.composing import compose_suite
 from aepo_lightning.app.evaluation.folder import choose_folder, evaluation_folder, extend_suite
-from aepo_lightning.app.evaluation.judges import choose_checker
+from aepo_lightning.app.evaluation.judges import ChosenCheckers
 from aepo_lightning.app.evaluation.run_policy import policy_of_run, run_of
 from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.evaluation.show import make_report
@@ -19,6 +19,7 @@ from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
 from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_run import load_config
+from aepo_lightning.contracts.checker import AnswerChecker
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolRunner
@@ -55,22 +56,21 @@ def evaluate_benchmarks(
     """
     cfg = compose_suite(words, config_dir)
     torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
-    suite = build_suite(cfg)
-    for benchmark in suite:
-        benchmark.questions()  # what is missing is said before anything is generated
+    suite = [each.loaded() for each in build_suite(cfg)]  # what is missing is said before anything is generated
     policy = named_policy(source, cfg, allowed)
     with open_dict(cfg):
         cfg.evaluated = {"source": source}
         settle_context(cfg, suite, policy.source)
     target = choose_folder(cfg.output_dir, cfg.output_root, policy.name)
     found: dict[str, list[TrajectoryResult]] = {}
+    checkers = ChosenCheckers(cfg)
     with evaluation_folder(target, cfg):
         extend_suite(target, cfg)
         engine: Engine = build(cfg.engine, policy=policy.source)
         try:
             tools = build_tools(cfg.tools)
             save_tools(target, tools.specs)
-            evaluator = build_evaluator(cfg, engine, policy, tools)
+            evaluator = build_evaluator(cfg, engine, policy, tools, checkers)
             for benchmark in suite:
                 found[benchmark.name] = evaluator.evaluate(benchmark, target)
         finally:
@@ -78,7 +78,7 @@ def evaluate_benchmarks(
     report = make_report(target)
     with writing(target):
         report.write(target)
-    print_tables(report.tables, [*report.notes, f"results  {target}"])
+    print_tables(report.tables, [*report.notes, *checkers.work(), f"results  {target}"])
     if strict:
         report.check()
     return found
@@ -123,7 +123,13 @@ def settle_context(cfg: DictConfig, suite: Sequence[Benchmark], source: PolicySo
         cfg.engine.max_model_len = asked if own is None else min(asked, own)
 
 
-def build_evaluator(cfg: DictConfig, engine: Engine, policy: EvaluatedPolicy, tools: ToolRunner) -> Evaluator:
+def build_evaluator(
+    cfg: DictConfig,
+    engine: Engine,
+    policy: EvaluatedPolicy,
+    tools: ToolRunner,
+    checker: Callable[[Benchmark], AnswerChecker] | None = None,
+) -> Evaluator:
     """Build what asks benchmarks of a policy. The engine gets the weights when something is missing."""
     is_ready = False
 
@@ -140,7 +146,7 @@ def build_evaluator(cfg: DictConfig, engine: Engine, policy: EvaluatedPolicy, to
         weights=policy.stamp,
         tools=tools,
         chat_format=partial(build_chat_format, cfg),
-        checker=partial(choose_checker, cfg),
+        checker=checker or ChosenCheckers(cfg),
         choices=build_choices(cfg),
         before=load,
     )

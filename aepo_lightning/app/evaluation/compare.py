@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from aepo_lightning.app.evaluation.tables import print_tables
+from aepo_lightning.app.evaluation.tables import print_tables, print_text
 from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.comparison import Comparison, compare_results, protocol_differences
 from aepo_lightning.evaluation.report import Table
@@ -37,7 +37,7 @@ def compare(words: Sequence[str]) -> None:
         )
     found = [compare_results(one, other) for one, other in pairs]
     if args.json:
-        print(json.dumps({each.benchmark: asdict(each) for each in found}, indent=1))  # noqa: T201
+        print_text(json.dumps({each.benchmark: asdict(each) for each in found}, indent=1))
         return
     notes = ["! measured in different ways:", *differences] if differences else []
     notes += _notes(found)

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from aepo_lightning.app.build import build
 from aepo_lightning.app.evaluation.composing import composed_config
+from aepo_lightning.app.evaluation.judges import describe_work
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.calibration import Calibration
@@ -90,9 +91,7 @@ def render_calibration(calibration: Calibration, counts: JudgeCounts | None = No
         kinds = ", ".join(f"{kind} {num}" for kind, num in calibration.abstentions.items())
         lines.append(f"no verdict   {table.num_abstained} ({kinds})")
     if counts is not None:
-        cost = "" if counts.cost is None else f", cost {counts.cost:.4g}"
-        tokens = f"{counts.prompt_tokens:,} + {counts.completion_tokens:,} tokens"
-        lines.append(f"calls        {counts.num_calls} ({counts.num_kept} verdicts were kept), {tokens}{cost}")
+        lines.append(f"took         {describe_work(counts)}")
     return Group(Text("\n".join(lines)), cells)
 
 

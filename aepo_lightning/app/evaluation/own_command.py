@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
 from aepo_lightning.app.command import CONFIG_NAME, config_groups
@@ -13,6 +13,7 @@ from aepo_lightning.app.evaluation.folder import OUTPUT_ROOT, choose_folder, eva
 from aepo_lightning.app.evaluation.own_questions import evaluate_run, printed_by_training
 from aepo_lightning.app.evaluation.run_policy import run_of
 from aepo_lightning.app.evaluation.show import make_report
+from aepo_lightning.app.evaluation.tables import plain_console, print_text
 from aepo_lightning.app.overrides import config_keys, suggest
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.app.words import parse
@@ -62,7 +63,8 @@ def evaluate_own(
         write_json(target / FIGURES, found)
     is_as_trained = checkpoint is None and all(word.partition("=")[0] in _PLACES for word in words)
     printed = printed_by_training(folder) if is_as_trained else {}
-    Console().print(render_own(name, found, printed), f"results  {target}", sep="\n")
+    plain_console().print(render_own(name, found, printed))
+    print_text(f"results  {target}")
     if strict:
         make_report(target).check()
     return found

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from aepo_lightning.app.build import build
 from aepo_lightning.app.evaluation.composing import EVAL, composed_config
 from aepo_lightning.app.evaluation.folder import evaluation_folder, load_evaluation
-from aepo_lightning.app.evaluation.judges import build_judge
+from aepo_lightning.app.evaluation.judges import build_judge, judge_work
+from aepo_lightning.app.evaluation.tables import print_tables, print_text
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.contracts.checker import AnswerChecker
@@ -45,7 +46,7 @@ def rejudge(words: Sequence[str]) -> None:
     add_allow(parser)
     args = parser.parse_intermixed_args(list(words))
     target = rejudge_evaluation(args.folder, args.words, args.name, args.config_dir, tuple(args.allow))
-    print(f"new verdicts  {target}")  # noqa: T201 -- a command's answer
+    print_text(f"new verdicts  {target}")
 
 
 def rejudge_evaluation(
@@ -79,6 +80,7 @@ def rejudge_evaluation(
         for each in found:
             checker = build_judge(node, build(cfg.suite[each.name]))
             _judge_again(each, checker, results_path(target, each.name))
+            print_tables((), judge_work(each.name, checker))
     return target
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aepo_lightning.app.evaluation.published import ALL, judge_note, published_scores_of
-from aepo_lightning.app.evaluation.tables import print_tables
+from aepo_lightning.app.evaluation.tables import print_tables, print_text
 from aepo_lightning.app.paths import writing
 from aepo_lightning.evaluation.labelled import read_calibration
 from aepo_lightning.evaluation.report import Report
@@ -30,9 +30,9 @@ def show(words: Sequence[str]) -> None:
     args = _parser().parse_args(list(words))
     report = make_report(args.folder, args.published, _limits(args), args.judge_check)
     if args.json:
-        print(json.dumps(report.to_dict(), indent=1))  # noqa: T201
+        print_text(json.dumps(report.to_dict(), indent=1))
     elif args.markdown:
-        print(report.to_markdown(), end="")  # noqa: T201
+        print_text(report.to_markdown(), end="")
     else:
         print_tables(report.tables, report.notes)
     if args.write:

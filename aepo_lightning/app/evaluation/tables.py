@@ -1,4 +1,4 @@
-"""Tables of evaluations on a terminal."""
+"""Tables and texts of evaluations on a terminal."""
 
 from collections.abc import Iterable
 
@@ -12,14 +12,23 @@ _WIDE = 200
 
 def print_tables(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:
     """Print tables that have rows, then notes, each on a line of its own."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDE)
+    console = plain_console()
     for table in tables:
         if table.rows:
-            console.print(_rich(table), highlight=False, markup=False)
+            console.print(_rich(table))
     for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
+
+
+def print_text(text: str, end: str = "\n") -> None:
+    """Print a text as it is, in lines as long as its own."""
+    plain_console().out(text, end=end, highlight=False)
+
+
+def plain_console() -> Console:
+    """Return where answers go: what stands in brackets stays, and lines that are not on a terminal are long."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, highlight=False, width=_WIDE)
 
 
 def _rich(table: Table) -> RichTable:

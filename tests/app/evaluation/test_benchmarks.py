@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from aepo_lightning.app.evaluation.benchmarks import build_choices, evaluate_benchmarks, settle_context
 from aepo_lightning.app.evaluation.command import main
 from aepo_lightning.app.evaluation.composing import compose_suite, known_benchmarks, named_benchmarks
-from aepo_lightning.app.evaluation.judges import build_judge, choose_checker
+from aepo_lightning.app.evaluation.judges import ChosenCheckers, build_judge, choose_checker
 from aepo_lightning.app.evaluation.rejudge import rejudge_evaluation
 from aepo_lightning.app.evaluation.replay import replay_evaluation
 from aepo_lightning.errors import ConfigError, DataError
@@ -88,6 +88,14 @@ def test_a_judge_is_asked_where_a_benchmark_has_one_and_gets_its_rule():
     assert build_judge(OmegaConf.create(other), riddles()) == SameWords(accepts_empty=True)
     with pytest.raises(ConfigError, match=r"`judge` must be an `AnswerChecker`, but .* gave Riddles"):
         build_judge(OmegaConf.create({"_target_": "tests.support.benchmarks.Riddles"}), riddles())
+
+
+def test_a_judge_is_built_once_and_says_what_it_took():
+    node = {"_target_": "aepo_lightning.rewards.judge.LLMJudge", "base_url": "http://127.0.0.1:1/v1", "model": "m"}
+    checkers = ChosenCheckers(OmegaConf.create({"judge": node | {"prices": None}}))
+    assert checkers(riddles()) is checkers(riddles())
+    checkers(riddles(name="rule", judge=""))
+    assert checkers.work() == ["riddles: its judge took 0 calls (0 verdicts were kept), 0 + 0 tokens."]
 
 
 def write_model(folder):

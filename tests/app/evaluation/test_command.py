@@ -11,6 +11,7 @@ from aepo_lightning.app.evaluation.command import SUB_COMMANDS, SubCommand, main
 from aepo_lightning.app.evaluation.folder import CONFIG, choose_folder, evaluation_folder, load_evaluation
 from aepo_lightning.app.evaluation.own_command import _settled, render_own, unequal
 from aepo_lightning.app.evaluation.own_questions import HeldOut, as_logged
+from aepo_lightning.app.evaluation.tables import plain_console, print_text
 from aepo_lightning.errors import ConfigError
 from tests.support.builders import make_question
 
@@ -135,3 +136,9 @@ def test_questions_grow_in_the_portions_of_validation():
 def test_every_command_of_the_table_is_a_function_where_it_is_there():
     assert all(callable(each.load()) for each in sub_commands().values())
     assert all(callable(each.load()) for each in command._EVALUATIONS.values() if each.is_there)
+
+
+def test_what_is_printed_keeps_its_brackets_and_its_long_lines(capsys):
+    print_text("runs/x-[a]/" + "y" * 300)
+    plain_console().print(render_own("x-[a]", {"val/reward": 0.5}, {}))
+    assert capsys.readouterr().out.startswith("runs/x-[a]/" + "y" * 300 + "\nx-[a]")

@@ -47,7 +47,7 @@ def test_figures_are_printed_and_written(tmp_path, capsys):
         "1 (unreadable 1)",
     ):
         assert text in printed
-    assert "calls        4 (0 verdicts were kept), 360 + 40 tokens, cost 0.36" in printed
+    assert "took         4 calls (0 verdicts were kept), 360 + 40 tokens, cost 0.36" in printed
     found = read_calibration(tmp_path / "labels.judge_check.json")
     assert (found.judge["template"], found.abstentions) == ("paper", {"unreadable": 1})
 
