@@ -13,13 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aepo_lightning.evaluation.statistics import Estimate
+from aepo_lightning.evaluation.statistics import RESAMPLES, Estimate, unseen_share
 
 Counts: TypeAlias = NDArray[np.float64]
 """Pairs by true positives, false positives, false negatives, true negatives, along the last axis."""
 Statistic: TypeAlias = Callable[[Counts], Counts]
 
-RESAMPLES = 5_000
 _LEVEL = 0.95
 
 
@@ -149,11 +148,6 @@ def cohen_kappa(pairs: Sequence[JudgedLabel], level: float = _LEVEL, resamples: 
         Cohen, A coefficient of agreement for nominal scales, 1960.
     """
     return _over_questions(pairs, _kappa_of, level, resamples)
-
-
-def unseen_share(num_questions: int, level: float = _LEVEL) -> float:
-    """Return how large a share of questions may be of a kind of which none was seen: 1 - ((1 - level) / 2)^(1 / Q)."""
-    return float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / num_questions))
 
 
 def prediction_powered(

@@ -11,7 +11,7 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import Tool, ToolRunner
 from aepo_lightning.engines.transformers.engine import TransformersEngine
 from aepo_lightning.evaluation.benchmark import Benchmark
-from aepo_lightning.evaluation.evaluated_policy import evaluated
+from aepo_lightning.evaluation.evaluated_policy import context_of, evaluated
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results import TrajectoryResult
 from aepo_lightning.policy.source import PretrainedPolicy
@@ -61,6 +61,5 @@ def evaluate(
 
 
 def _embedded(source: PolicySource, benchmark: Benchmark) -> TransformersEngine:
-    own = getattr(source.config.get_text_config(), "max_position_embeddings", None)
-    asked = benchmark.protocol.max_model_len
-    return TransformersEngine(source, max_model_len=asked if own is None else min(asked, own), device="auto")
+    length = context_of(source, benchmark.protocol.max_model_len)
+    return TransformersEngine(source, max_model_len=length, device="auto")

@@ -62,6 +62,12 @@ def evaluated(source: PolicySource) -> EvaluatedPolicy:
     return EvaluatedPolicy(source=source, weights=lambda: parameters(source), name=name, digest=files_digest(files))
 
 
+def context_of(source: PolicySource, asked: int) -> int:
+    """Return how long a sequence of a policy may be, in tokens: as asked, or what the model has if that is less."""
+    own: int | None = getattr(source.config.get_text_config(), "max_position_embeddings", None)
+    return asked if own is None else min(asked, own)
+
+
 def files_digest(files: Sequence[Path]) -> str:
     """Return a digest of names and contents of files; of very large ones, of blocks all over them."""
     digest = blake2b(digest_size=8)

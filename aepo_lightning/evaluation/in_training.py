@@ -20,6 +20,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.benchmark import Benchmark
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results import TrajectoryResult
+from aepo_lightning.evaluation.summary import by_question
 from aepo_lightning.rollout import RolloutSampler, pass_at_k
 
 
@@ -149,10 +150,7 @@ def scores(benchmark: Benchmark, results: Sequence[TrajectoryResult]) -> dict[st
         benchmark: Which.
         results: Of this rank's questions.
     """
-    by_question: dict[str, list[TrajectoryResult]] = {}
-    for each in results:
-        by_question.setdefault(each.question_id, []).append(each)
-    scored = [[each.verdict for each in group if each.verdict.is_scored] for group in by_question.values()]
+    scored = [[each.verdict for each in group if each.verdict.is_scored] for group in by_question(results)]
     scored = [group for group in scored if group]
     num_trajectories, num_questions = float(len(results)), float(len(scored))
     smallest = -all_reduce([-min((len(group) for group in scored), default=10**6)], "max")[0]

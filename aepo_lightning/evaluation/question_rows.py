@@ -3,7 +3,6 @@
 Fields have alternatives, because one set is published under other names in other places: `question`, `problem`.
 """
 
-import re
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.errors import ConfigError, DataError
-from aepo_lightning.tasks.answers import check_answer_pattern, read_answers
+from aepo_lightning.tasks.answers import answer_proper, check_answer_pattern, read_answers
 from aepo_lightning.tasks.paths import BrokenRuleError
 from aepo_lightning.tasks.prompts import check_text, with_system
 
@@ -135,12 +134,10 @@ class QuestionRows:
         return golds
 
     def _proper(self, place: str, name: str, gold: str) -> str:
-        if self.answer_pattern is None:
-            return gold
-        match = re.search(self.answer_pattern, gold)
-        if match is None or match.group(1) is None:
-            raise _row_error(place, name, f"match {self.answer_pattern!r}", gold)
-        return match.group(1).strip()
+        try:
+            return answer_proper(gold, self.answer_pattern)
+        except BrokenRuleError as error:
+            raise _row_error(place, name, error.rule, gold) from None
 
 
 def decrypted(text: str, key: str) -> str:

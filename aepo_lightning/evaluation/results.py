@@ -61,14 +61,11 @@ class TrajectoryResult:
     """Tokens of tool results."""
     seed: int = 0
     """From which every random number of the trajectory derives, together with the question and the sample."""
-    duration_s: float | None = None
-    """From the first generation to the last. None where it was not measured."""
 
     def __post_init__(self) -> None:
         """Refuse what could not be read back or counted."""
         counts: dict[str, float] = {"sample": self.sample, "num_generated_tokens": self.num_generated_tokens}
-        counts |= {"num_result_tokens": self.num_result_tokens, "duration_s": self.duration_s or 0}
-        counts["num_outages"] = self.num_outages
+        counts |= {"num_result_tokens": self.num_result_tokens, "num_outages": self.num_outages}
         counts |= {**self.num_calls, **self.num_failed_calls}
         for name, value in counts.items():
             if not 0 <= value < float("inf"):

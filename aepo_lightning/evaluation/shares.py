@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from aepo_lightning.contracts.checker import Outcome
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.evaluation.results import TrajectoryResult
@@ -42,8 +40,6 @@ class Calls:
     num_generated_tokens: float
     """The length of responses without tool results."""
     num_result_tokens: float
-    duration_s: float | None
-    """None where it was not measured."""
 
 
 def shares_of(results: Sequence[TrajectoryResult]) -> Shares:
@@ -72,12 +68,10 @@ def calls_of(results: Sequence[TrajectoryResult], accuracy: float | None) -> Cal
     """
     by_tool = sum((Counter(result.num_calls) for result in results), Counter[str]())
     number, num_calls = len(results), by_tool.total() / len(results)
-    durations = [result.duration_s for result in results if result.duration_s is not None]
     return Calls(
         num_calls=num_calls,
         by_tool={tool: by_tool[tool] / number for tool in sorted(by_tool)},
         productivity=None if accuracy is None else tool_productivity(accuracy, num_calls),
         num_generated_tokens=sum(result.num_generated_tokens for result in results) / number,
         num_result_tokens=sum(result.num_result_tokens for result in results) / number,
-        duration_s=float(np.mean(durations)) if durations else None,
     )

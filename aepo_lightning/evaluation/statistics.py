@@ -108,9 +108,14 @@ def interval_over_questions(
     found = bootstrap([values], mean, level, resamples)
     if np.ptp(values) > 0:
         return found
-    unseen = 1.0 - ((1 - level) / 2) ** (1 / values.size)
+    unseen = unseen_share(values.size, level)
     low, high = (found.value + unseen * (bound - found.value) for bound in bounds)
     return Estimate(found.value, low, high)
+
+
+def unseen_share(num_questions: int, level: float = 0.95) -> float:
+    """Return how large a share of questions may be of a kind of which none was seen: 1 - ((1 - level) / 2)^(1 / Q)."""
+    return float(1.0 - ((1.0 - level) / 2.0) ** (1.0 / num_questions))
 
 
 def sign_flip_p(differences: Strata, statistic: Statistic = mean) -> float:

@@ -30,7 +30,7 @@ class TaskQuestions:
         """
         task = as_task(self.task)
         size = ask_size(task, self.split)
-        number = size if self.num_questions is None else min(self.num_questions, size or self.num_questions)
+        number = min((each for each in (size, self.num_questions) if each is not None), default=None)
         if not number:
             what = "no end, so that `num_questions` must be given" if number is None else f"no {self.split} questions"
             raise DataError(f"The task of the benchmark {name} must have questions, but it has {what}.")

@@ -37,6 +37,20 @@ def check_answer_pattern(pattern: str | None) -> None:
         raise ConfigError(f"`answer_pattern` must have a group, but got {pattern!r}. Put the answer in parentheses.")
 
 
+def answer_proper(answer: str, pattern: str | None) -> str:
+    """Return what the first group of a pattern finds in an answer; all of it without a pattern.
+
+    Raises:
+        BrokenRuleError: If the pattern finds nothing.
+    """
+    if pattern is None:
+        return answer
+    match = re.search(pattern, answer)
+    if match is None or match.group(1) is None:
+        raise BrokenRuleError(f"match {pattern!r}")
+    return match.group(1).strip()
+
+
 def read_answers(value: object) -> tuple[str, ...]:
     """Return the accepted answers of one row as texts; blank and missing ones are left out.
 

@@ -1,6 +1,5 @@
 """One row of a question file as a question: which fields hold what, and what is wrong where one does not."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, TypeVar
 
 from aepo_lightning.contracts.question import Message, Question, Split
 from aepo_lightning.errors import DataError
-from aepo_lightning.tasks.answers import check_answer_pattern, read_answers
+from aepo_lightning.tasks.answers import answer_proper, check_answer_pattern, read_answers
 from aepo_lightning.tasks.paths import BrokenRuleError, row_error
 from aepo_lightning.tasks.prompts import check_text, read_messages, with_system
 
@@ -96,12 +95,7 @@ class RowFields:
     def _extract(self, place: Place, answer: str) -> str:
         """Return the answer proper."""
         checked(place, self.answer_field, check_text, answer)
-        if self.answer_pattern is None:
-            return answer
-        match = re.search(self.answer_pattern, answer)
-        if match is None or match.group(1) is None:
-            raise row_error(place.path, str(place), self.answer_field, f"match {self.answer_pattern!r}", answer)
-        return match.group(1).strip()
+        return checked(place, self.answer_field, lambda text: answer_proper(text, self.answer_pattern), answer)
 
 
 def checked(place: Place, field: str, read: Callable[[Any], T], value: object) -> T:

@@ -6,7 +6,7 @@ from aepo_lightning.chat_formats.instructions import tag_instructions
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
 from aepo_lightning.contracts.question import Message, Question
 from aepo_lightning.contracts.tool import ToolSpec
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.benchmark import (
     Benchmark,
     BenchmarkQuestions,
@@ -16,6 +16,7 @@ from aepo_lightning.evaluation.benchmark import (
     published_scores,
 )
 from aepo_lightning.evaluation.protocol import PROMPT_TOOLS, EvaluationProtocol
+from aepo_lightning.evaluation.task_questions import TaskQuestions
 
 
 class NoQuestions:
@@ -37,6 +38,27 @@ def test_the_parts_satisfy_their_protocols():
     assert isinstance(NoQuestions(), BenchmarkSource)
     assert isinstance(AlwaysRight(), AnswerChecker)
     assert make().questions().origin == "tiny"
+
+
+class Sized:
+    def __init__(self, size):
+        self.size = size
+
+    def num_questions(self, _):
+        return self.size
+
+    def question(self, _, index):
+        return Question(question_id=f"q{index}", messages=(Message(role="user", content="?"),), answers=("a",))
+
+
+@pytest.mark.parametrize(("size", "asked"), [(0, "no val questions"), (2, 2), (9, 3)])
+def test_a_task_is_asked_as_many_questions_as_were_chosen_where_it_has_them(size, asked):
+    source = TaskQuestions(task=Sized(size), num_questions=3)
+    if isinstance(asked, int):
+        assert len(source.read("own").questions) == asked
+    else:
+        with pytest.raises(DataError, match=asked):
+            source.read("own")
 
 
 def test_published_numbers_must_be_of_a_level_that_is_there():

@@ -22,7 +22,6 @@ FULL = make_result(
     num_generated_tokens=9,
     num_result_tokens=4,
     seed=2**63 - 1,
-    duration_s=0.25,
 )
 
 
@@ -42,7 +41,6 @@ def test_a_result_can_be_judged_again():
     [
         ({"sample": -1}, "sample"),
         ({"num_generated_tokens": -1}, "num_generated_tokens"),
-        ({"duration_s": float("nan")}, "duration_s"),
         ({"num_calls": {"search": -1}}, "search"),
         ({"scores": {"f1": float("nan")}}, "f1"),
     ],

@@ -157,10 +157,8 @@ def test_pass_at_k_within_all_calls_is_pass_at_k_where_verdicts_are_missing():
 
 def test_shares_and_calls_by_hand():
     results = [
-        make_result(
-            "q0", 0, num_calls={"search": 2, "python": 1}, num_failed_calls={"busy": 1}, num_outages=1, duration_s=1.0
-        ),
-        make_result("q0", 1, ABSTAINED, answer=" ", num_generated_tokens=10, num_result_tokens=4, duration_s=3.0),
+        make_result("q0", 0, num_calls={"search": 2, "python": 1}, num_failed_calls={"busy": 1}, num_outages=1),
+        make_result("q0", 1, ABSTAINED, answer=" ", num_generated_tokens=10, num_result_tokens=4),
         make_result(
             "q1",
             0,
@@ -177,7 +175,7 @@ def test_shares_and_calls_by_hand():
     assert (shares.failed_tools, shares.with_tools) == (0.25, 0.5)
     assert shares.failed_calls == {"busy": 0.25, "error": 0.25}
     assert (calls.num_calls, calls.by_tool) == (1.0, {"python": 0.25, "search": 0.75})
-    assert (calls.num_generated_tokens, calls.num_result_tokens, calls.duration_s) == (2.5, 1.0, 2.0)
+    assert (calls.num_generated_tokens, calls.num_result_tokens) == (2.5, 1.0)
     assert calls.productivity == pytest.approx(100 * 1.0 * 1 / 1.1)
     assert found.further == {"f1": 0.75}
 

@@ -25,7 +25,7 @@ from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolRunner
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.benchmark import Benchmark
-from aepo_lightning.evaluation.evaluated_policy import EvaluatedPolicy, evaluated
+from aepo_lightning.evaluation.evaluated_policy import EvaluatedPolicy, context_of, evaluated
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results import TrajectoryResult
 from aepo_lightning.policy.source import PretrainedPolicy
@@ -118,9 +118,8 @@ def _precision(cfg: DictConfig, model: PretrainedPolicy) -> str:
 def settle_context(cfg: DictConfig, suite: Sequence[Benchmark], source: PolicySource) -> None:
     """Write down how long a sequence may be, where that was left to protocols and model."""
     if cfg.engine.get("max_model_len") is None:
-        own = getattr(source.config.get_text_config(), "max_position_embeddings", None)
         asked = max(benchmark.protocol.max_model_len for benchmark in suite)
-        cfg.engine.max_model_len = asked if own is None else min(asked, own)
+        cfg.engine.max_model_len = context_of(source, asked)
 
 
 def build_evaluator(

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from aepo_lightning.app.build import find_modules_here
@@ -29,11 +28,6 @@ class SubCommand:
     module: str
     function: str
     summary: str
-
-    @property
-    def is_there(self) -> bool:
-        """Whether it can be called."""
-        return find_spec(f"{_HERE}.{self.module}") is not None
 
     def load(self) -> Callable[..., Any]:
         """Return the function; one of a sub-command takes the words after its name."""
@@ -58,21 +52,15 @@ _EVALUATIONS = {
 }
 
 
-def sub_commands() -> dict[str, SubCommand]:
-    """Return the commands below `aepo-eval`, by name."""
-    return {name: each for name, each in SUB_COMMANDS.items() if each.is_there}
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line."""
     speak_utf8()
     own = list(sys.argv[1:] if words is None else words)
     find_modules_here()
     quieten_libraries()
-    commands = sub_commands()
-    if own and own[0] in commands:
+    if own and own[0] in SUB_COMMANDS:
         with guarded_command("What was finished is kept."):
-            status = commands[own[0]].load()(own[1:])
+            status = SUB_COMMANDS[own[0]].load()(own[1:])
         sys.exit(status or 0)
     args = _parser().parse_args(_flags_last(own))
     with guarded_command("What was finished is kept: the same command goes on."):
@@ -101,7 +89,7 @@ def _flags_last(words: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  aepo-eval {name:<12} {each.summary}" for name, each in sub_commands().items())
+    listing = "\n".join(f"  aepo-eval {name:<12} {each.summary}" for name, each in SUB_COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="aepo-eval",
         description=__doc__.partition(":")[2].strip() if __doc__ else None,

@@ -71,9 +71,9 @@ def rejudge_evaluation(
     """
     cfg, node = load_evaluation(folder, allowed), _judge_node(words, config_dir)
     target = folder / REJUDGED / (name or _default_name(node))
-    found = [each for each in read_evaluation(folder) if each.name in cfg.get("suite", {})]
-    if not found:
+    if "suite" not in cfg:
         raise ConfigError(f"{folder} must hold results of benchmarks, but has those of a run's own reward alone.")
+    found = read_evaluation(folder)
     new = OmegaConf.merge(cfg, {"judge": node, "rejudged": str(folder)})
     assert isinstance(new, DictConfig), "made of mappings"
     with evaluation_folder(target, new):
