@@ -92,9 +92,8 @@ def replay_run(
     engine = build_engine(cfg, policy)
     try:
         parts = build_data(cfg, engine, build(cfg.algorithm), folder).prepare_sampler(policy.tokenizer).parts
-        parts = replace(parts, tools=OfflineTools(tool_names=tuple(parts.tools.tool_names)))
         loaded: int | None = None
-        for name, trees in _saved_trees(folder, names, question_id):
+        for name, trees in saved_trees(folder / "rollouts", names, question_id):
             for version in sorted({tree.weights_version for tree in trees}):
                 if version != loaded:
                     found = read_weights(weights) if weights else _find_weights(folder, policy, lora, version)
@@ -106,14 +105,22 @@ def replay_run(
         engine.close()
 
 
-def _saved_trees(
-    folder: Path, names: Sequence[str], question_id: str | None
-) -> Iterator[tuple[str, list[RolloutTree]]]:
-    journal = RolloutJournal(folder / "rollouts")
-    files = (folder / "rollouts").glob("*.jsonl")
-    present = sorted(path.stem for path in files if not path.stem.endswith(".steps"))
+def saved_trees(folder: Path, names: Sequence[str], question_id: str | None) -> Iterator[tuple[str, list[RolloutTree]]]:
+    """Yield the trees of each file of a journal, with the name of the file.
+
+    Args:
+        folder: Of the journal.
+        names: Of files, without their ending. Empty takes all.
+        question_id: Only trees of this question.
+
+    Raises:
+        ConfigError: If there is no such file, or no such tree.
+        DataError: If a file is damaged.
+    """
+    journal = RolloutJournal(folder)
+    present = sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".steps"))
     if missing := [name for name in names if name not in present]:
-        raise ConfigError(f"`--name` must be one of the files in {folder / 'rollouts'}, but got {missing}.")
+        raise ConfigError(f"`--name` must be one of the files in {folder}, but got {missing}.")
     is_empty = True
     for name in names or present:
         trees = [tree for tree in journal.read(name) if question_id in (None, tree.question.question_id)]
@@ -121,7 +128,7 @@ def _saved_trees(
             is_empty = False
             yield name, trees
     if is_empty:
-        raise ConfigError(f"No tree in {folder / 'rollouts'} fits; `--question` must be the id of a saved tree.")
+        raise ConfigError(f"No tree in {folder} fits; `--question` must be the id of a saved tree.")
 
 
 def _find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version: int) -> Mapping[str, Tensor]:
@@ -152,9 +159,9 @@ def replay_trees(parts: RolloutParts, name: str, trees: list[RolloutTree], num_a
         trees: As they were saved.
         num_at_once: How many of them grow at the same time.
     """
-    parts = replace(
-        parts, reward=Unjudged(), settings=replace(parts.settings, timeout_s=None)
-    )  # time-outs are on record
+    offline = OfflineTools(tool_names=tuple(parts.tools.tool_names))
+    unlimited = replace(parts.settings, timeout_s=None)  # time-outs are on record
+    parts = replace(parts, reward=Unjudged(), tools=offline, settings=unlimited)
 
     async def grow_all() -> list[RolloutTree]:
         places = asyncio.Semaphore(num_at_once)

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -16,21 +17,25 @@ from aepo_lightning.app.build import build, build_data, build_engine
 from aepo_lightning.app.evaluation.benchmarks import build_evaluator, named_policy
 from aepo_lightning.app.evaluation.folder import load_evaluation
 from aepo_lightning.app.evaluation.own_questions import HELD_OUT
-from aepo_lightning.app.evaluation.run_policy import policy_of_run
+from aepo_lightning.app.evaluation.run_policy import policy_of_run, run_of
 from aepo_lightning.app.evaluation.saved_tools import RecordedTools
-from aepo_lightning.app.replay import Replay, render, replay_trees
+from aepo_lightning.app.replay import Replay, render, replay_trees, saved_trees
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.evaluation.evaluated_policy import EvaluatedPolicy
 from aepo_lightning.evaluation.evaluator import JOURNAL
-from aepo_lightning.rollout import RolloutJournal, RolloutParts
+from aepo_lightning.rollout import RolloutParts
 
 
 def replay(words: Sequence[str]) -> int:
     """Run the command line; return 1 if a tree came out different."""
     parser = argparse.ArgumentParser(prog="aepo-eval replay", description=__doc__)
     parser.add_argument("folder", type=Path, help="of an evaluation")
-    parser.add_argument("policy", nargs="?", help="where the run or the model lies here; default: where it lay")
+    parser.add_argument(
+        "policy", nargs="?", help="where the run, its checkpoint or the model lies; default: where it lay"
+    )
     parser.add_argument("--name", action="append", default=[], help="file of the journal without its ending")
     parser.add_argument("--question", help="only the trajectories of this question id")
     add_allow(parser)
@@ -51,32 +56,65 @@ def replay_evaluation(
 
     Args:
         folder: Of the evaluation.
-        policy: Where the run or the model lies. Default: where it lay.
+        policy: Where the run, its checkpoint or the model lies. Default: where it lay.
         names: Files of its journal without their ending. Empty takes all.
         question_id: Only the tree of this question.
         allowed: What the configuration in the folder may call beside the parts of this library.
 
     Raises:
-        ConfigError: If it is no evaluation, or has no such trees.
+        ConfigError: If it is no evaluation, or has no such trees; if the run has been trained on since.
         DataError: If a file is damaged, or the policy cannot be read.
     """
     cfg = load_evaluation(folder, allowed)
-    present = sorted(path.stem for path in (folder / JOURNAL).glob("*.jsonl") if not path.stem.endswith(".steps"))
-    if missing := [name for name in names if name not in present]:
-        raise ConfigError(f"`--name` must be one of the files in {folder / JOURNAL}, but got {missing}.")
-    grown = _Own.of(cfg, policy) if "run" in cfg.evaluated else _Benchmarks.of(cfg, policy, folder)
-    is_empty = True
+    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    grown: _Own | _Benchmarks
+    is_own = "run" in cfg.evaluated
+    if is_own:
+        run, checkpoint = run_of_own(cfg, policy)
+        found = policy_of_run(cfg, run, checkpoint)
+        grown = _Own.of(cfg, run, found)
+    else:
+        found = named_policy(policy or cfg.evaluated.source, cfg, allowed)
+        grown = _Benchmarks.of(cfg, found, folder)
     with closing(grown.engine):
-        for name in names or present:
-            trees = list(RolloutJournal(folder / JOURNAL).read(name))
-            trees = [tree for tree in trees if question_id in (None, tree.question.question_id)]
-            is_empty = is_empty and not trees
-            if trees:
-                yield from replay_trees(grown.parts(name), name, trees, 64)
-    if is_empty:
+        for name, trees in saved_trees(folder / JOURNAL, names, question_id):
+            if is_own or found.global_step:
+                check_steps(trees, found)
+            yield from replay_trees(grown.parts(name), name, trees, 64)
+
+
+def check_steps(trees: Sequence[RolloutTree], policy: EvaluatedPolicy) -> None:
+    """Refuse a policy that has been trained for longer, or less long, than the one that grew the trees.
+
+    Args:
+        trees: As they were saved.
+        policy: Of a run. A model in a folder of its own does not know of steps.
+
+    Raises:
+        ConfigError: If it is another.
+    """
+    steps = {tree.weights_version for tree in trees}
+    if steps - {policy.global_step}:
         raise ConfigError(
-            f"No tree in {folder / JOURNAL} fits; `--question` must be the id of a question that was asked."
+            f"The trees were grown after {', '.join(map(str, sorted(steps)))} optimiser steps, but the weights of "
+            f"{policy.name} are those after {policy.global_step}. Name the checkpoint as POLICY."
         )
+
+
+def run_of_own(cfg: DictConfig, policy: str | None) -> tuple[Path, Path | None]:
+    """Return the folder of the run that was asked its own questions, and the checkpoint; None is the newest.
+
+    Args:
+        cfg: Of the evaluation.
+        policy: Where the run, or the checkpoint, lies now. None is where it lay.
+
+    Raises:
+        ConfigError: If there is no run.
+    """
+    run, checkpoint = run_of(Path(policy or cfg.evaluated.run).expanduser())
+    if checkpoint is None and cfg.evaluated.checkpoint is not None:
+        checkpoint = run / "checkpoints" / Path(cfg.evaluated.checkpoint).name
+    return run, checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +125,7 @@ class _Own:
     own: RolloutParts
 
     @classmethod
-    def of(cls, cfg: DictConfig, policy: str | None) -> "_Own":
-        run = Path(policy or cfg.evaluated.run)
-        checkpoint = (
-            None if cfg.evaluated.checkpoint is None else run / "checkpoints" / Path(cfg.evaluated.checkpoint).name
-        )
-        found = policy_of_run(cfg, run, checkpoint)
+    def of(cls, cfg: DictConfig, run: Path, found: EvaluatedPolicy) -> "_Own":
         engine = build_engine(cfg, found.source)
         parts = build_data(cfg, engine, build(cfg.algorithm), run).prepare_sampler(found.source.tokenizer).parts
         engine.load_weights(found.weights(), found.global_step)
@@ -112,8 +145,7 @@ class _Benchmarks:
     by_name: Mapping[str, RolloutParts]
 
     @classmethod
-    def of(cls, cfg: DictConfig, policy: str | None, folder: Path) -> "_Benchmarks":
-        found = named_policy(policy or cfg.evaluated.source, cfg)
+    def of(cls, cfg: DictConfig, found: EvaluatedPolicy, folder: Path) -> "_Benchmarks":
         engine: Engine = build(cfg.engine, policy=found.source)
         evaluator = build_evaluator(cfg, engine, found, RecordedTools.load(folder))
         engine.load_weights(found.weights(), found.global_step)
