@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from aepo_lightning.app.evaluation.published import ALL, judge_note, published_scores_of
+from aepo_lightning.app.evaluation.published import ALL, published_scores_of, rule_note, saved_suite
 from aepo_lightning.app.evaluation.tables import print_tables, print_text
 from aepo_lightning.app.paths import writing
 from aepo_lightning.evaluation.labelled import read_calibration
@@ -54,13 +54,14 @@ def make_report(
         judge_check: What `judge-check` wrote. None takes `judge_check.json` of the folder, if it is there.
 
     Raises:
+        ConfigError: If the configuration in the folder cannot be read.
         DataError: If the folder is not that of an evaluation, or has no results yet, or the check cannot be read.
     """
-    runs = read_evaluation(folder)
-    published = {run.name: published_scores_of(run.name, method) for run in runs}
+    runs, suite = read_evaluation(folder), saved_suite(folder)
+    published = {run.name: published_scores_of(run.name, method, suite) for run in runs}
     own = folder / JUDGE_CHECK
     path = judge_check or (own if own.is_file() else None)
-    remarks = [judge_note(run) for run in runs if published[run.name]]
+    remarks = [rule_note(run, suite) for run in runs if published[run.name]]
     calibration = None if path is None else read_calibration(path)
     return Report.of(runs, limits, published, calibration, [each for each in remarks if each])
 

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from aepo_lightning.app.evaluation.published import judge_note
+from aepo_lightning.app.evaluation.published import published_scores_of, rule_note, saved_suite
 from aepo_lightning.app.evaluation.show import show
+from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.calibration import Calibration, JudgedLabel
 from aepo_lightning.evaluation.labelled import write_calibration
@@ -70,9 +72,40 @@ def test_published_numbers_stand_beside_a_known_benchmark(tmp_path, capsys):
     assert "published: ARPO, Qwen3-14B" in capsys.readouterr().out
 
 
+OWN = """
+suite:
+  mine:
+    _target_: my.Benchmark
+    judge: strict
+    published:
+      _target_: aepo_lightning.evaluation.benchmark.published_scores
+      rows: [[AEPO, Own-1B, pass@1, "", 12.5, own]]
+      sources: {own: {_target_: aepo_lightning.evaluation.benchmark.Publication, source: Our table}}
+  listed:
+    published:
+      - {_target_: aepo_lightning.evaluation.benchmark.PublishedScore, method: AEPO, model: M, value: 1.0, source: S}
+  foreign:
+    published: {_target_: os.getcwd}
+  hidden:
+    published: ["${suite.foreign.published}"]
+"""
+
+
+def test_published_numbers_of_an_own_benchmark_come_from_the_folder_and_nothing_else_is_called(tmp_path, capsys):
+    save_config(OmegaConf.create(OWN), tmp_path / "evaluation.yaml")
+    write_evaluation(tmp_path, make_results("11", benchmark="mine"), benchmark="mine", num_samples=2)
+    show([str(tmp_path)])
+    text = capsys.readouterr().out
+    for piece in ("published: AEPO, Own-1B", "12.5", "! mine: these verdicts are a rule's", "the judge 'strict'"):
+        assert piece in text
+    suite = saved_suite(tmp_path)
+    assert [each.value for each in published_scores_of("listed", "AEPO", suite)] == [1.0]
+    assert [published_scores_of(name, "AEPO", suite) for name in ("foreign", "hidden", "nowhere")] == [()] * 3
+
+
 def test_a_judge_beside_a_judge_and_a_rule_beside_a_rule_need_no_remark():
     def remark(benchmark, **checker):
-        return judge_note(
+        return rule_note(
             BenchmarkResults(path=Path(), stamp=make_stamp(benchmark=benchmark, checker=checker), results=())
         )
 
