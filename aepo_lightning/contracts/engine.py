@@ -61,6 +61,16 @@ class RepeatableEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class TypedEngine(Protocol):
+    """An engine that knows in which precision it keeps the weights that it generates with."""
+
+    @property
+    def dtype(self) -> str:
+        """As torch names it, such as `bfloat16`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LowRankUpdate:
     """What an adapter adds to one weight: `scale * up @ down`; `ops.low_rank.merge_low_rank` adds it."""

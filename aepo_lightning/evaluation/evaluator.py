@@ -22,7 +22,7 @@ from aepo_lightning.evaluation.judging import CheckedAnswers, Unjudged
 from aepo_lightning.evaluation.results import EvaluationStamp, TrajectoryResult
 from aepo_lightning.evaluation.results_file import ResultsFile, read_results, read_stamp, results_path, results_paths
 from aepo_lightning.evaluation.runner import EvaluationRun, Portion
-from aepo_lightning.evaluation.stamps import part_settings, question_digests, tool_settings, versions
+from aepo_lightning.evaluation.stamps import model_settings, part_settings, question_digests, tool_settings, versions
 from aepo_lightning.rewards.checkers import ExactMatch, SubstringAccuracy, TokenF1
 from aepo_lightning.rewards.extraction import extract_answer
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler, RolloutSettings, derive_seed
@@ -163,7 +163,7 @@ class Evaluator:
                 "chat_format": digest_of(parts.chat_format),
                 "stop": list(parts.chat_format.stop),
             },
-            model=self.model,
+            model=model_settings(self.model, self.engine),
             sampling={**sampling, "max_model_len": self.engine.max_model_len},
             tools=tool_settings(parts.tools),
             checker=part_settings(checker),

@@ -112,7 +112,7 @@ class EvaluationStamp:
     protocol: Mapping[str, Any]
     """Limits of calls, messages at the limits, prompts, stop strings, extraction of answers."""
     model: Mapping[str, Any]
-    """Which weights: name, revision or digest, optimiser steps, dtype."""
+    """Which weights: name, revision or digest, optimiser steps; of engines that say it, in which precision."""
     sampling: Mapping[str, Any]
     """Temperature and its like, and limits of tokens."""
     tools: Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 from aepo_lightning import __version__
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.chat_format import ChatFormat
-from aepo_lightning.contracts.engine import Engine
+from aepo_lightning.contracts.engine import Engine, TypedEngine
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import BranchingToolRunner, ToolRunner
 from aepo_lightning.rollout.description import digest_of, question_digest
@@ -20,6 +20,11 @@ _ENGINES = {"VLLMEngine": "vllm", "VLLMServerEngine": "vllm", "TransformersEngin
 def question_digests(questions: Sequence[Question], chat_format: ChatFormat) -> list[str]:
     """Return a digest of each question: prompt in tokens, accepted answers, documents, metadata."""
     return [question_digest(each, chat_format) for each in questions]
+
+
+def model_settings(identity: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """Return what is known of the weights, and the precision in which they generate if the engine says it."""
+    return {**identity, "dtype": engine.dtype} if isinstance(engine, TypedEngine) else dict(identity)
 
 
 def tool_settings(runner: ToolRunner) -> dict[str, Any]:

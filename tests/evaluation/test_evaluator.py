@@ -28,6 +28,10 @@ def answer(text, params):
     return Turn(text="<answer> \\boxed{ e1 } </answer>", ends=True)
 
 
+class HalfEngine(ScriptedEngine):
+    dtype = "bfloat16"
+
+
 def make_evaluator(**changes):
     usual = {
         "engine": ScriptedEngine(answer, tokenizer=POLICY.tokenizer),
@@ -80,8 +84,9 @@ def test_the_same_evaluation_again_generates_nothing_and_does_not_load_weights(t
         ({"checker": lambda _: Asked()}, "checker.part: .*SameWords -> .*Asked"),
         ({"tools": ToolRuntime(tools=())}, r"tools.search: .* -> \(not there\)"),
         ({"engine": ScriptedEngine(answer, 300, POLICY.tokenizer)}, "sampling.max_model_len: 400 -> 300"),
+        ({"engine": HalfEngine(answer, tokenizer=POLICY.tokenizer)}, r"model.dtype: \(not there\) -> bfloat16"),
     ],
-    ids=["seed", "samples", "questions", "temperature", "model", "checker", "tools", "context"],
+    ids=["seed", "samples", "questions", "temperature", "model", "checker", "tools", "context", "dtype"],
 )
 def test_two_settings_never_mix_in_one_folder(changes, message, tmp_path):
     make_evaluator().evaluate(riddles(), tmp_path)

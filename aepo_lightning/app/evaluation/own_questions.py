@@ -23,7 +23,7 @@ from aepo_lightning.evaluation.judging import RewardedAnswers
 from aepo_lightning.evaluation.results import EvaluationStamp
 from aepo_lightning.evaluation.results_file import ResultsFile, results_path
 from aepo_lightning.evaluation.runner import EvaluationRun, Portion
-from aepo_lightning.evaluation.stamps import question_digests, tool_settings, versions
+from aepo_lightning.evaluation.stamps import model_settings, question_digests, tool_settings, versions
 from aepo_lightning.policy.publishing.check import PublicationCheck
 from aepo_lightning.rollout import RolloutJournal, RolloutParts, RolloutSampler
 from aepo_lightning.rollout.description import digest_of
@@ -140,7 +140,7 @@ def own_stamp(parts: RolloutParts, policy: EvaluatedPolicy, asked: HeldOut) -> E
         benchmark=HELD_OUT,
         benchmark_digest=digest_of(question_digests(asked.questions, parts.chat_format)),
         protocol={"questions_at_once": asked.chunk_size, "chat_format": digest_of(parts.chat_format)},
-        model=policy.identity,
+        model=model_settings(policy.identity, parts.engine),
         sampling={**sampling, "max_model_len": parts.engine.max_model_len},
         tools=tool_settings(parts.tools),
         checker={"reward": part_name(parts.reward), "digest": digest_of(parts.reward)},

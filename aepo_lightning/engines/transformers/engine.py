@@ -141,6 +141,11 @@ class TransformersEngine:
         return self._device.type == "cpu"
 
     @property
+    def dtype(self) -> str:
+        """Precision of its weights."""
+        return str(next(self._model.parameters()).dtype).removeprefix("torch.")
+
+    @property
     def max_model_len(self) -> int:
         """Longest sequence (prompt and response together) in tokens."""
         return self._max_model_len

@@ -82,6 +82,7 @@ class VLLMEngine:
             "dtype": dtype,
             **vllm_arguments,
         }
+        self._dtype = dtype
         self._keep_base = keep_base
         self._core = VLLMCore(policy, settings, sleep_level)
         self._group = Lockstep(self._core, GroupExchange(num_ranks)) if num_ranks > 1 else None
@@ -91,6 +92,11 @@ class VLLMEngine:
         self._names = itertools.count()
         self._loop_task: asyncio.Task[None] | None = None
         self.weights_version = 0
+
+    @property
+    def dtype(self) -> str:
+        """Precision that vLLM computes in, as it was chosen."""
+        return self._dtype
 
     @property
     def max_model_len(self) -> int:

@@ -91,6 +91,7 @@ def test_weights_are_converted_and_rotary_frequencies_are_not():
 def test_an_engine_in_bfloat16_converts_what_is_published():
     policy = tiny_policy(initializer_range=0.1)
     engine = TransformersEngine(policy, max_num_seqs=2, max_model_len=32, dtype="bfloat16")
+    assert engine.dtype == "bfloat16"
     published = tiny_policy(initializer_range=0.2).build_model()
     engine.load_weights(published.named_parameters(), 1)
     name, weight = next(published.named_parameters())

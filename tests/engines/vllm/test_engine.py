@@ -28,7 +28,7 @@ needs("vllm", "vllm")
 
 def test_the_engine_satisfies_its_protocol(engine):
     assert isinstance(engine, Engine)
-    assert engine.max_model_len == 160
+    assert (engine.max_model_len, engine.dtype) == (160, "float32")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
