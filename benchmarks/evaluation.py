@@ -172,10 +172,16 @@ def _results(folder: str) -> dict[tuple[str, int], str]:
 
 
 def compare_run(run: Path) -> dict[str, Any]:
-    """Return which figures of a finished run differ from what its training printed."""
+    """Return which figures of a finished run differ from what its training printed.
+
+    Raises:
+        SystemExit: If the run did not come as far as to print them.
+    """
+    printed = printed_by_training(run)
+    if not printed:
+        raise SystemExit(f"--run must be a finished run, but {run} has no figures of its last evaluation.")
     with tempfile.TemporaryDirectory() as target:
         found = evaluate_run(load_config(run), run, Path(target))
-    printed = printed_by_training(run)
     return {"num_figures": len(printed), "unequal": unequal(found, printed), "pass@1": found["val/pass@1"]}
 
 

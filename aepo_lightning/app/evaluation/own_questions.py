@@ -18,6 +18,7 @@ from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import TreeBatch
+from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.evaluated_policy import EvaluatedPolicy
 from aepo_lightning.evaluation.judging import RewardedAnswers
 from aepo_lightning.evaluation.results import EvaluationStamp
@@ -125,12 +126,21 @@ def as_logged(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def printed_by_training(folder: Path) -> dict[str, float]:
-    """Return what the run printed of its last evaluation; empty if it did not come that far."""
+    """Return what the run printed of its last evaluation; empty if it did not come that far.
+
+    Raises:
+        DataError: If the file is there and cannot be read.
+    """
+    path = folder / "evaluation_after.json"
     try:
-        found = json.loads((folder / "evaluation_after.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} must hold figures by name, but: {error}. Move it away to do without them.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold figures by name, but has a {type(found).__name__}. Move it away.")
+    return found
 
 
 def own_stamp(parts: RolloutParts, policy: EvaluatedPolicy, asked: HeldOut) -> EvaluationStamp:

@@ -10,9 +10,9 @@ from aepo_lightning.app.evaluation import command
 from aepo_lightning.app.evaluation.command import SUB_COMMANDS, SubCommand, main
 from aepo_lightning.app.evaluation.folder import CONFIG, choose_folder, evaluation_folder, load_evaluation
 from aepo_lightning.app.evaluation.own_command import _settled, render_own, unequal
-from aepo_lightning.app.evaluation.own_questions import HeldOut, as_logged
+from aepo_lightning.app.evaluation.own_questions import HeldOut, as_logged, printed_by_training
 from aepo_lightning.app.evaluation.tables import plain_console, print_text
-from aepo_lightning.errors import ConfigError
+from aepo_lightning.errors import ConfigError, DataError
 from tests.support.builders import make_question
 
 RUN = {"seed": 0, "evaluation": {"num_samples": 4}, "engine": {"max_num_seqs": 2}, "tools": {}}
@@ -117,6 +117,14 @@ def render(found, printed):
     console = Console(file=io.StringIO(), width=200)
     console.print(render_own("quickstart", found, printed))
     return console.file.getvalue()
+
+
+def test_figures_of_a_training_that_cannot_be_read_are_not_taken_for_none(tmp_path):
+    assert printed_by_training(tmp_path) == {}
+    for content, problem in (('{"val/reward": 0.', "Expecting|Unterminated|line 1"), ("[1]", "has a list")):
+        (tmp_path / "evaluation_after.json").write_text(content)
+        with pytest.raises(DataError, match=rf"evaluation_after.json must hold figures by name, but.*({problem})"):
+            printed_by_training(tmp_path)
 
 
 def test_questions_grow_in_the_portions_of_validation():
