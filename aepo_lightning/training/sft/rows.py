@@ -126,7 +126,8 @@ def read_rows(
 
     Raises:
         ConfigError: If no call is written as the chat format reads calls.
-        DataError: If a file cannot be read, too many rows cannot be used, or none is left.
+        DataError: If a file cannot be read, too many rows cannot be used, or none is left to train on or, where
+            validation files are named, to measure the loss on.
     """
     encoder = _Encoder(chat_format=chat_format, specs=specs, tokenizer=tokenizer, max_length=limits.max_length)
     train = encoder.encode(source.rows("train"))
@@ -140,10 +141,18 @@ def read_rows(
         )
     if is_first_process():
         logger.info("Conversations: %s", counts)
-    if not val and limits.val_fraction:
+    if source.val_path is None:
         train, val = _held_out(train, limits.val_fraction)
+    elif not val:
+        raise DataError(
+            f"`coldstart.data.val_path` must have a conversation that can be used, but has none: of {counts}\nRepair "
+            "its rows, or name no validation file."
+        )
     if not train:
-        raise DataError(f"There must be a conversation to train on, but of {counts}")
+        raise DataError(
+            f"There must be a conversation to train on, but of {counts}\nLower `coldstart.limits.val_fraction` if all "
+            "were held out."
+        )
     return SFTRows(train=[row for _, row in train], val=[row for _, row in val], counts=counts)
 
 
@@ -201,8 +210,11 @@ class _Encoder:
         return SFTRow(token_ids=np.asarray(tokens, dtype=np.int32), is_trained=np.asarray(is_trained, dtype=bool))
 
 
-def _held_out(rows: Sequence[_Asked], fraction: float) -> tuple[list[_Asked], list[_Asked]]:
-    """Return the rows to train on and those of a share of the questions, one at least, chosen by their digests."""
+def _held_out(rows: Sequence[_Asked], fraction: float | int) -> tuple[list[_Asked], list[_Asked]]:
+    """Return the rows to train on and those of a share of the questions, chosen by their digests.
+
+    The share is rounded up: one question at least, unless it is 0.
+    """
     questions = sorted({asked for asked, _ in rows}, key=lambda asked: blake2b(asked.encode(), digest_size=16).digest())
     chosen = {*questions[: math.ceil(fraction * len(questions))]}
     return [row for row in rows if row[0] not in chosen], [row for row in rows if row[0] in chosen]

@@ -81,6 +81,17 @@ def test_nothing_left_is_refused(tmp_path):
         read(tmp_path, [NOBODY], max_unusable_fraction=1.0)
 
 
+def test_validation_rows_of_which_none_can_be_used_are_refused(tmp_path):
+    rows = [row_of(("user", f"q{number}"), ("assistant", "a")) for number in range(30)]
+    with pytest.raises(DataError, match=r"(?s)`coldstart\.data\.val_path` must have .* 1 without an assistant turn\n"):
+        read(tmp_path, rows, val=[NOBODY], val_fraction=0.1)
+
+
+def test_a_share_that_holds_out_the_only_question_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"(?s)to train on, but of 2 rows, 2 used.*Lower `coldstart.limits.val_frac"):
+        read(tmp_path, [PLAIN] * 2, val_fraction=0.01)
+
+
 def test_calls_in_another_format_are_refused(tmp_path):
     rows = [row_of(("user", "q"), ("assistant", CALL), ("tool", "r"), ("assistant", "a"))]
     with pytest.raises(ConfigError, match="must write calls as TagFormat reads them"):
