@@ -43,7 +43,7 @@ from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.first_process import JOB_VARIABLES, is_first_process, make_once
-from aepo_lightning.errors import TrainingError
+from aepo_lightning.errors import ConfigError, TrainingError
 from aepo_lightning.policy.hf_folder import FolderWriter, base_name, read_made_of
 from aepo_lightning.policy.publishing.gather import low_rank_updates, trained_weights
 from aepo_lightning.policy.publishing.write import write_together
@@ -112,7 +112,8 @@ def open_run(cfg: DictConfig) -> RunRecord:
     Raises:
         ConfigError: If the folder cannot be written, is in use, or holds another run; if a setting differs that must
             not; if what `ckpt_path` names is not there; if trainer, optimizer or scheduler are for another kind of
-            training; if a benchmark is unknown, or trajectories that branch have a time limit.
+            training; if a benchmark is unknown, trajectories that branch have a time limit, or a run that ends with its
+            cold start has one.
         DataError: If the checkpoint is damaged.
     """
     _check_later_stages(cfg)
@@ -141,7 +142,12 @@ def open_run(cfg: DictConfig) -> RunRecord:
 
 
 def _check_later_stages(cfg: DictConfig) -> None:
-    """Refuse now what would be refused after the cold start."""
+    """Refuse now what would be refused after the cold start, or would never be looked at."""
+    if cfg.time_limit_s is not None and is_sft(cfg) and cfg.coldstart.only:
+        raise ConfigError(
+            f"`time_limit_s` must be null where coldstart.only=true, but got {cfg.time_limit_s}: it bounds what "
+            "follows the cold start. Set coldstart.max_time (days:hours:minutes:seconds) instead."
+        )
     check_options(cfg.trainer)
     check_factories(build(cfg.module.get("optimizer")), build(cfg.module.get("scheduler")))
     timeout_s = cfg.rollout.sampling.get("timeout_s")

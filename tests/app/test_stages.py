@@ -99,6 +99,14 @@ def test_an_evaluation_of_the_same_is_taken_and_of_another_made_again(tmp_path, 
     assert before("ckpt_path=last") == 2, "one that cannot be read is made again"
 
 
+def test_a_time_limit_of_a_run_that_ends_with_its_cold_start_is_refused(tmp_path):
+    cfg = settings(tmp_path, "time_limit_s=60")
+    cfg.coldstart = {"data": {}, "only": True}
+    with pytest.raises(ConfigError, match=r"`time_limit_s` must be null .* but got 60.* coldstart\.max_time"):
+        stages.open_run(cfg)
+    assert not any(tmp_path.iterdir())
+
+
 def test_two_runs_of_one_folder_one_after_the_other_and_at_once(tmp_path):
     with stages.open_run(settings(tmp_path)):
         assert os.environ["AEPO_RUN_DIR"] == str(tmp_path)
