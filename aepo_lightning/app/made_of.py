@@ -23,10 +23,14 @@ from aepo_lightning.tasks.paths import files_at, find_places
 MadeOf = Mapping[str, str]
 """Part (`configuration`, `files`, `code`) to digest."""
 
-_COLD_START = ("seed", "model", "coldstart", "data.task", "tools", "rollout.chat_format")
-_SFT = ("seed", "model", "coldstart", "tools", "rollout.chat_format", "module.adapter")
+_COLD_START = ("seed", "model", "coldstart", "data.task", "tools", "rollout.chat_format", "trainer.precision")
+_SFT = (
+    *(part for part in _COLD_START if part != "data.task"),
+    "module.adapter",
+    "module.mixed_precision",
+)
 _EVALUATION = (
-    *_COLD_START,
+    "data.task",
     "evaluation.num_samples",
     "evaluation.pass_at",
     "data.num_val_questions",
@@ -36,6 +40,8 @@ _EVALUATION = (
     "rollout.scoring",
     "module.adapter",
 )
+_NOT_OF_THE_RESULT = ("only", "expected_rows")
+"""Keys of a cold start that change nothing about it: whether the run ends with it, what a plan supposes."""
 _DATA_ENDINGS = (
     ".json",
     ".jsonl",
@@ -60,17 +66,22 @@ def is_sft(cfg: DictConfig) -> bool:
 
 def cold_start_made_of(cfg: DictConfig) -> MadeOf:
     """Return what the cold start of a configuration is made of."""
-    return _made_of(cfg, _SFT if is_sft(cfg) else _COLD_START)
+    return _made_of(cfg, _of_cold_start(cfg))
 
 
 def evaluation_made_of(cfg: DictConfig) -> MadeOf:
     """Return what the evaluation before the training is made of."""
-    return _made_of(cfg, _EVALUATION)
+    return _made_of(cfg, tuple(dict.fromkeys((*_of_cold_start(cfg), *_EVALUATION))))
 
 
 def misfits(found: MadeOf | None, own: MadeOf) -> list[str]:
     """Return the parts in which a product differs from what would be made now; one without digests fits."""
     return [] if found is None else [part for part in own if found.get(part) != own[part]]
+
+
+def _of_cold_start(cfg: DictConfig) -> Sequence[str]:
+    """Return the parts of a configuration that its cold start comes from."""
+    return _SFT if is_sft(cfg) else _COLD_START
 
 
 def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
@@ -91,8 +102,9 @@ def _made_of(cfg: DictConfig, sections: Sequence[str]) -> MadeOf:
 def _plain(cfg: DictConfig, section: str) -> Any:
     node = OmegaConf.select(cfg, section)
     found: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    # Whether the run ends with the cold start changes nothing about it.
-    return {name: value for name, value in found.items() if name != "only"} if section == "coldstart" else found
+    if section != "coldstart":
+        return found
+    return {name: value for name, value in found.items() if name not in _NOT_OF_THE_RESULT}
 
 
 def _data_dir(cfg: DictConfig, section: str) -> str | None:

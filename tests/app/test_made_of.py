@@ -40,6 +40,8 @@ def changed(cfg, key, value):
         ("rollout.sampling.temperature", 0.5, [], ["configuration"]),
         ("rollout.scoring.on_error", 0.5, [], ["configuration"]),
         ("module.adapter", {"rank": 4}, [], ["configuration"]),
+        ("trainer.precision", "bf16-mixed", ["configuration"], ["configuration"]),
+        ("module.mixed_precision", True, [], []),
         ("trainer.max_epochs", 3, [], []),
         ("module.optimizer.lr", 3.0, [], []),
         ("output_root", "elsewhere", [], []),

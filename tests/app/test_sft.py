@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from aepo_lightning.app.build import build
@@ -59,18 +60,23 @@ def test_a_schedule_without_meaning_is_refused(arguments, problem):
         scheduler_of(*arguments)
 
 
-def test_changed_conversations_make_the_stage_anew_and_ending_with_it_does_not(tmp_path):
+def test_changed_conversations_make_the_stage_anew_and_ending_with_it_or_a_plan_does_not(tmp_path):
     cfg = composed("coldstart=sft", "coldstart.data.path=a.jsonl", f"coldstart.data.data_dir={tmp_path}")
     write(tmp_path / "a.jsonl", [row_of(("user", "q"), ("assistant", "a"))])
     first, evaluation = cold_start_made_of(cfg), evaluation_made_of(cfg)
-    cfg.coldstart.only = True
+    cfg.coldstart.only, cfg.coldstart.expected_rows = True, 1200
     assert misfits(first, cold_start_made_of(cfg)) == []
-    cfg.module.adapter = {"rank": 2}
-    assert misfits(first, cold_start_made_of(cfg)) == ["configuration"]
-    cfg.module.adapter = None
-    cfg.coldstart.num_epochs = 1
-    assert misfits(first, cold_start_made_of(cfg)) == ["configuration"]
-    cfg.coldstart.num_epochs = 3
+    changes = {
+        "coldstart.num_epochs": 1,
+        "module.adapter": {"rank": 2},
+        "module.mixed_precision": True,
+        "trainer.precision": "bf16-mixed",
+    }
+    for key, value in changes.items():
+        other = cfg.copy()
+        OmegaConf.update(other, key, value)
+        assert misfits(first, cold_start_made_of(other)) == ["configuration"], key
+        assert misfits(evaluation, evaluation_made_of(other)) == ["configuration"], key
     write(tmp_path / "a.jsonl", [row_of(("user", "q"), ("assistant", "b"))])
     assert misfits(first, cold_start_made_of(cfg)) == ["files"]
     assert misfits(evaluation, evaluation_made_of(cfg)) == ["files"]
