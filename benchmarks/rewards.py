@@ -7,15 +7,11 @@ is too low; the CPU time of the processes stands beside it). What pairs are like
 the `math` extra. All of it takes some minutes on two cores, `--small` half a minute: its figures are for trying out.
 """
 
-import argparse
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from benchmarks.support import rewards_parts
-from benchmarks.support.common import describe_machine, print_result
-from benchmarks.support.tools_parts import Part
+from benchmarks.support.parts import Part, Parts, run_parts
 
 _GRACE_S = 2.0
 """Seconds for which a killed process may keep its place, and a new one is awaited."""
@@ -24,14 +20,14 @@ _GRACE_S = 2.0
 def measure_rules(number: int = 20_000) -> Part:
     """Measure the rules; the slowest one has to meet the goal."""
     figures = rewards_parts.measure_rules(number)
-    return Part(figures=figures, goals={"slowest_rule_per_s": (min(figures.values()), ">=", 20_000)})
+    return Part(figures=_rounded(figures), goals={"slowest_rule_per_s": (min(figures.values()), ">=", 20_000)})
 
 
 def measure_mathematics(number: int = 4_000) -> Part:
     """Measure ordinary pairs through two processes."""
     figures = rewards_parts.measure_mathematics(number)
     goals = {"mathematics_per_s": (figures["per_s"], ">=", 300.0), "mathematics_wrong": (figures["wrong"], "<=", 0.0)}
-    return Part(figures=figures, goals=goals)
+    return Part(figures=_rounded(figures), goals=goals)
 
 
 def measure_hostile(number: int = 10_000, num_endless: int = 40, limit_s: float = 5.0) -> Part:
@@ -42,35 +38,19 @@ def measure_hostile(number: int = 10_000, num_endless: int = 40, limit_s: float 
         "ordinary_wrong": (figures["ordinary_wrong"], "<=", 0.0),
         "hostile_called_right": (figures["called_right"], "<=", 0.0),
     }
-    return Part(figures=figures, goals=goals)
+    return Part(figures=_rounded(figures), goals=goals)
 
 
-PARTS: Mapping[str, tuple[Callable[[], Part], Callable[[], Part]]] = {
+def _rounded(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+PARTS: Parts = {
     "rules": (measure_rules, partial(measure_rules, 1_000)),
     "mathematics": (measure_mathematics, partial(measure_mathematics, 300)),
     "hostile": (measure_hostile, partial(measure_hostile, 300, 3, 5.0)),
 }
-"""By name: the part, and a small version of it."""
-
-
-def main() -> None:
-    """Measure the parts one after another and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark out")
-    args = parser.parse_args()
-    print(describe_machine(), flush=True)
-    figures: dict[str, object] = {"is_small": args.small, "load_before": os.getloadavg()[0]}
-    goals: dict[str, tuple[float, str, float]] = {}
-    for name in args.parts:
-        started = time.perf_counter()
-        part = PARTS[name][args.small]()
-        rounded = {key: round(value, 3) for key, value in part.figures.items()}
-        figures[name] = {**rounded, "took_s": round(time.perf_counter() - started, 1)}
-        goals |= part.goals
-        print(name, figures[name], flush=True)
-    print_result("rewards", figures, goals)
 
 
 if __name__ == "__main__":
-    main()
+    run_parts("rewards", __doc__, PARTS)

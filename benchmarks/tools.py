@@ -7,18 +7,14 @@ bubblewrap; where it is missing, the part is left out and the result says so. Al
 `--small` less than one: its figures are for trying out, not for reporting.
 """
 
-import argparse
 import asyncio
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
 
 from benchmarks.support import tools_cache, tools_hangs, tools_mcp, tools_python, tools_search
-from benchmarks.support.common import describe_machine, print_result
-from benchmarks.support.tools_parts import Part
+from benchmarks.support.parts import Part, Parts, run_parts
 
 
 def bubblewrap_problem() -> str | None:
@@ -39,33 +35,14 @@ def measure_python(num_calls: int = 10_000) -> Part:
     return Part(figures=figures, goals=tools_python.goals(figures))
 
 
-PARTS: Mapping[str, tuple[Callable[[], Part], Callable[[], Part]]] = {
+PARTS: Parts = {
     "python": (measure_python, partial(measure_python, 1_000)),
     "cache": (tools_cache.measure, partial(tools_cache.measure, 1_000, 5_000, 3, 1_000)),
     "search": (tools_search.measure, partial(tools_search.measure, 1_000, 5_000, 500)),
     "mcp": (tools_mcp.measure, partial(tools_mcp.measure, 50, 2)),
     "hangs": (tools_hangs.measure, partial(tools_hangs.measure, 16, 1.0, 1)),
 }
-"""By name: the part, and a small version of it."""
-
-
-def main() -> None:
-    """Measure the parts one after another and print them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark out")
-    args = parser.parse_args()
-    print(describe_machine(), flush=True)
-    figures: dict[str, object] = {"is_small": args.small, "load_before": os.getloadavg()[0]}
-    goals: dict[str, tuple[float, str, float]] = {}
-    for name in args.parts:
-        started, load = time.perf_counter(), os.getloadavg()[0]
-        part = PARTS[name][args.small]()
-        figures[name] = {**part.figures, "took_s": round(time.perf_counter() - started, 1), "load": round(load, 2)}
-        goals |= part.goals
-        print(name, figures[name], flush=True)
-    print_result("tools", figures, goals)
 
 
 if __name__ == "__main__":
-    main()
+    run_parts("tools", __doc__, PARTS)

@@ -21,7 +21,8 @@ from typing import Any
 
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.tools import SQLiteCache
-from benchmarks.support.tools_parts import Part, Words, percentile_ms
+from benchmarks.support.parts import Part
+from benchmarks.support.tools_parts import Words, percentile_ms
 
 NUM_PROCESSES = 4
 NUM_TEXTS = 500

@@ -22,8 +22,8 @@ from aepo_lightning.contracts.tool import ToolContext, ToolLimits, ToolSpec
 from aepo_lightning.rollout import RolloutParts, RolloutSampler, RolloutSettings
 from aepo_lightning.tools import ToolRuntime
 from benchmarks.support.lockstep import Barrier, LockStepEngine, LockStepTools
+from benchmarks.support.parts import Part
 from benchmarks.support.simulated import ScriptedEngine, no_reward, place_question, place_tokenizer
-from benchmarks.support.tools_parts import Part
 
 NUM_CALLS = 4
 GROUP = 8

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from aepo_lightning.contracts.tool import ToolCall, ToolStatus
 from aepo_lightning.tools import MCPServer, ToolRuntime, mcp_tools
-from benchmarks.support.tools_parts import CONTEXT, Part, percentile_ms
+from benchmarks.support.parts import Part
+from benchmarks.support.tools_parts import CONTEXT, percentile_ms
 
 AT_ONCE = 16
 NUM_SESSIONS = 4

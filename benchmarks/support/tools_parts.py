@@ -1,24 +1,14 @@
 """What the parts of the tool benchmark share."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from itertools import accumulate
 from random import Random
 
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolContext
 
-Goals = Mapping[str, tuple[float, str, float]]
 CONTEXT = ToolContext(question=Question(question_id="q", messages=(), answers=("x",)), call_index=0)
 """Of calls that belong to no chain."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """What one part of the benchmark found."""
-
-    figures: Mapping[str, object]
-    goals: Goals = field(default_factory=dict)
 
 
 def percentile_ms(seconds: Iterable[float], share: float) -> float:

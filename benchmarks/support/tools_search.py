@@ -25,7 +25,8 @@ from aiohttp import web
 
 from aepo_lightning.contracts.tool import ToolCall, ToolStatus
 from aepo_lightning.tools import CorpusIndex, IndexSearch, Serper, ToolRuntime, WebSearch
-from benchmarks.support.tools_parts import CONTEXT, Part, Words, percentile_ms
+from benchmarks.support.parts import Part
+from benchmarks.support.tools_parts import CONTEXT, Words, percentile_ms
 
 AT_ONCE = 500
 NUM_TURNS = 3
