@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from numbers import Real
-from typing import Any, Literal, Protocol, TypeAlias, no_type_check, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, no_type_check, runtime_checkable
 
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, from_mapping
 from aepo_lightning.errors import ConfigError, RewardError
+
+T = TypeVar("T")
 
 MAX_REWARD = 1e12
 """Largest size of a reward: float32, in which groups are centred and scaled, keeps nothing of the others beyond it."""
@@ -161,41 +163,45 @@ def checked_output(value: object, reward: str, question_id: str) -> RewardOutput
     if not isinstance(value, RewardOutput):
         number = read_number(value)
         if number is None:
-            rule = f"return a finite number up to {MAX_REWARD:g} or a `RewardOutput`"
-            raise _refusal(reward, rule, value, question_id)
+            raise refusal(f"reward `{reward}`", f"return {_NUMBER} or a `RewardOutput`", value, question_id)
         return RewardOutput(reward=number, is_correct=number >= 1.0, is_well_formed=True)
-    if _is_plain(value):
-        return value
+    return plain_output(value, RewardOutput, f"reward `{reward}`", question_id)
+
+
+def plain_output(output: T, kind: type[T], author: str, question_id: str) -> T:
+    """Return an output with plain numbers in it, itself if they are, or refuse it.
+
+    Args:
+        output: What was answered.
+        kind: The dataclass that it is; a field is read as its type says.
+        author: Who answered, for the message: what must follow "The".
+        question_id: The question that was answered, for the message.
+
+    Raises:
+        RewardError: If a value is not of its field's kind.
+    """
     plain: dict[str, Any] = {}
-    for each in fields(RewardOutput):
-        read, kind = _READERS[each.type]
-        found = getattr(value, each.name)
-        plain[each.name] = read(found)
-        if plain[each.name] is None:
-            raise _refusal(reward, f"return {kind} in `{each.name}`", found, question_id)
-    return RewardOutput(**plain)
+    shape: Any = kind
+    for each in fields(shape):
+        read, rule, is_needed = _READERS[each.type]
+        found = getattr(output, each.name)
+        plain[each.name] = None if found is None else read(found)
+        if plain[each.name] is None and (found is not None or is_needed):
+            raise refusal(author, f"return {rule} in `{each.name}`", found, question_id)
+    is_plain = all(value is getattr(output, name) for name, value in plain.items())
+    return output if is_plain else kind(**plain)
 
 
-def _refusal(reward: str, rule: str, value: object, question_id: str) -> RewardError:
+def refusal(author: str, rule: str, value: object, question_id: str) -> RewardError:
+    """Return the error of an answer that breaks a rule. The arguments are those of `plain_output`."""
     found = f"{type(value).__name__} {value!r:.80}"
-    return RewardError(f"The reward `{reward}` must {rule}, but got {found} for question {question_id!r}.")
-
-
-def _is_plain(output: RewardOutput) -> bool:
-    """Return whether nothing needs to be converted, which holds for almost all."""
-    numbers, flags = (output.reward, output.f1), (output.is_correct, output.is_well_formed, output.is_scored)
-    if output.terms or output.has_failed is not False:
-        return False
-    return (
-        all(type(number) is float and abs(number) <= MAX_REWARD for number in numbers)
-        and all(type(flag) is bool for flag in flags)
-        and type(output.answer) is str
-        and type(output.reason) is str
-    )
+    return RewardError(f"The {author} must {rule}, but got {found} for question {question_id!r}.")
 
 
 def read_number(value: Any) -> float | None:
     """Return a number of any kind as a float, or None if it is none or not finite."""
+    if type(value) is float:
+        return value if abs(value) <= MAX_REWARD else None
     if not isinstance(value, Real | Decimal):
         if getattr(value, "size", None) == 1 or (hasattr(value, "numel") and value.numel() == 1):
             return read_number(value.item())  # of numpy or torch
@@ -207,30 +213,42 @@ def read_number(value: Any) -> float | None:
     return number if math.isfinite(number) and abs(number) <= MAX_REWARD else None
 
 
-def read_flag(value: Any) -> bool | None:
+def _flag(value: Any) -> bool | None:
     """Return a truth value of any kind, or None if it is neither true nor false."""
+    if type(value) is bool:
+        return value
     number = read_number(value)
     return None if number is None or number not in (0.0, 1.0) else bool(number)
 
 
-def read_text(value: object) -> str | None:
+def _text(value: object) -> str | None:
     """Return a text, or None if it is something else."""
     return value if isinstance(value, str) else None
 
 
-def _terms(value: object) -> dict[str, float] | None:
+def _terms(value: object) -> Mapping[str, float] | None:
     """Return terms by their names, or None if a name is none or what it has is no finite number."""
     if not isinstance(value, Mapping):
         return None
+    if not value:
+        return value
     found = {name: read_number(each) for name, each in value.items()}
     is_named = all(isinstance(name, str) and TERM_NAME.fullmatch(name) for name in found)
     plain = {name: number for name, number in found.items() if number is not None}
     return plain if is_named and len(plain) == len(found) else None
 
 
-_READERS: dict[Any, tuple[Callable[[Any], Any], str]] = {
-    float: (read_number, f"a finite number up to {MAX_REWARD:g}"),
-    bool: (read_flag, "a truth value"),
-    str: (read_text, "a text"),
-    Mapping[str, float]: (_terms, f"finite numbers up to {MAX_REWARD:g} by names of letters, digits and underscores"),
+_NUMBER = f"a finite number up to {MAX_REWARD:g}"
+_READERS: Mapping[Any, tuple[Callable[[Any], Any], str, bool]] = {
+    float: (read_number, _NUMBER, True),
+    float | None: (read_number, f"{_NUMBER} or None", False),
+    bool: (_flag, "a truth value", True),
+    bool | None: (_flag, "a truth value or None", False),
+    str: (_text, "a text", True),
+    Mapping[str, float]: (
+        _terms,
+        f"finite numbers up to {MAX_REWARD:g} by names of letters, digits and underscores",
+        True,
+    ),
 }
+"""By the type of a field: how it is read, what it must be, and whether it must be there."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aepo_lightning.contracts.reward import RewardLimits, RewardOutput, checked_output
+from aepo_lightning.contracts.reward_term import TermOutput, checked_term
 from aepo_lightning.errors import ConfigError, RewardError
 
 
@@ -110,6 +111,41 @@ def test_terms_of_any_numbers_become_plain_ones():
     found = check(RewardOutput(reward=1.0, is_correct=True, is_well_formed=True, terms={"a": np.float32(1), "b2": 2}))
     assert found.terms == {"a": 1.0, "b2": 2.0}
     assert {type(value) for value in found.terms.values()} == {float}
+
+
+def test_terms_of_plain_numbers_are_copied():
+    output = RewardOutput(reward=1.0, is_correct=True, is_well_formed=True, terms={"a": 1.0})
+    found = check(output)
+    output.terms["a"] = 2.0  # an author may use the same mapping again
+    assert found.terms == {"a": 1.0}
+
+
+TERM = {"value": 0.5, "is_correct": None, "f1": None, "is_scored": True}
+
+
+def test_a_term_of_plain_numbers_is_taken_as_it_is_and_others_become_plain():
+    output = TermOutput(**TERM)
+    assert checked_term(output, "term `a`", "q-7") is output
+    found = checked_term(
+        TermOutput(**TERM | {"value": np.float32(1), "f1": 1, "is_correct": np.bool_(False)}), "a", "q"
+    )
+    assert found == TermOutput(**TERM | {"value": 1.0, "f1": 1.0, "is_correct": False})
+    assert (type(found.f1), type(found.is_correct)) == (float, bool)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"value": None}, "a finite number up to 1e\\+12 in `value`, but got NoneType None"),
+        ({"f1": math.nan}, "a finite number up to 1e\\+12 or None in `f1`, but got float nan"),
+        ({"is_correct": "yes"}, "a truth value or None in `is_correct`, but got str"),
+        ({"is_final": None}, "a truth value in `is_final`, but got NoneType"),
+        ({"answer": None}, "a text in `answer`, but got NoneType"),
+    ],
+)
+def test_a_field_of_a_term_that_is_no_such_thing_is_named(changes, named):
+    with pytest.raises(RewardError, match=rf"The term `a` must return {named} .*for question 'q-7'"):
+        checked_term(TermOutput(**TERM | changes), "term `a`", "q-7")
 
 
 @pytest.mark.parametrize(
