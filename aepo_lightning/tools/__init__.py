@@ -1,7 +1,7 @@
 """What the policy may call while it answers.
 
 runtime/     `ToolRuntime`: runs calls within their limits; failures become observations. Its parts: arguments,
-             admission, circuit breaker, attempts, outages, single flight, states of chains, watch of the loop, cache
+             admission, attempts, outages, single flight, states of chains, watch of the loop, cache
 search/      documents and pages in memory, a corpus on disk, the web and its providers
 browse/      pages of the public internet, or of memory, as text, or what a model says about them
 mcp/         tools of MCP servers, over sessions that stay open

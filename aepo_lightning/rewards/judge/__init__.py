@@ -6,7 +6,7 @@
     prompt.py     the messages, with everything that is judged behind a fence
     reply.py      what a reply says, read strictly
     endpoint.py   requests through the `openai` client
-    attempts.py   another attempt after a pause, until a deadline
+    attempts.py   another attempt after a pause, until a deadline; none while the server is down
     failures.py   the ways to come to no verdict, each with a name
     settings.py   limits and prices
     store.py      verdicts that were given, in one SQLite file

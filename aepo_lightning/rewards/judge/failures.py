@@ -9,6 +9,8 @@ class AbstentionKind(StrEnum):
     UNREACHABLE = "unreachable"
     """No connection, or one that broke off."""
     TIMEOUT = "timeout"
+    OUTAGE = "outage"
+    """Nobody was asked: claim after claim had come to nothing, and the server is left alone for a while."""
     BUSY = "busy"
     """Too many requests, also after all attempts."""
     FAILED = "failed"

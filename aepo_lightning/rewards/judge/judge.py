@@ -16,7 +16,7 @@ from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verd
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.event_loop import Places
 from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, accepted_answers
-from aepo_lightning.rewards.judge.attempts import with_attempts
+from aepo_lightning.rewards.judge.attempts import breaker_of, unless_down, with_attempts
 from aepo_lightning.rewards.judge.counts import JudgeCounts, JudgeTally
 from aepo_lightning.rewards.judge.endpoint import JudgeEndpoint
 from aepo_lightning.rewards.judge.failures import AbstentionKind, JudgeFailure
@@ -87,6 +87,7 @@ class LLMJudge:
         )
         self._request = self._endpoint.fields
         self._store = VerdictStore(cache_path)
+        self._breaker = breaker_of(self._limits)
         self._places = Places(self._limits.max_concurrent_calls)
         self._flights: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Flight]] = WeakKeyDictionary()
 
@@ -168,9 +169,9 @@ class LLMJudge:
             self._tally.spend(reply)
             return read_judgement(reply, self.template)
 
+        ask = partial(with_attempts, attempt, self._limits, f"the judge {self.model}")
         try:
-            async with self._places.take():
-                judgement = await with_attempts(attempt, self._limits, f"the judge {self.model}")
+            judgement = await unless_down(ask, self._breaker, self._places.take())
             return await self._store.put(key, self.model, judgement)
         except JudgeFailure as failure:
             return failure

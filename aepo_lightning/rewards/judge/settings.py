@@ -25,6 +25,10 @@ class JudgeLimits:
     """Before the second attempt, doubled for each further one, with jitter."""
     max_retry_after_s: float = 60.0
     """A server that asks for a longer pause is not asked again."""
+    breaker_failures: int = 10
+    """After so many claims in a row at whose last attempt the server was not there, failed or kept silent, further
+    claims are not sent for `breaker_reset_s`; then one is, to see. 0 sends all of them."""
+    breaker_reset_s: float = 30.0
     max_tokens: int = 2048
     """Of a reply. Reasons, and the thoughts of a model that reasons, count."""
     max_prompt_chars: int = 64_000
@@ -35,7 +39,11 @@ class JudgeLimits:
         for name in ("max_concurrent_calls", "max_attempts", "max_tokens", "max_prompt_chars"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` of a judge must be at least 1, but got {getattr(self, name)}.")
-        for name in ("deadline_s", "timeout_s"):
+        if self.breaker_failures < 0:
+            raise ConfigError(
+                f"`breaker_failures` of a judge must be at least 0, but got {self.breaker_failures}. Use 0 for never."
+            )
+        for name in ("deadline_s", "timeout_s", "breaker_reset_s"):
             if not (0 < getattr(self, name) < math.inf):
                 raise ConfigError(
                     f"`{name}` of a judge must be positive and finite, but got {getattr(self, name)}. Give seconds."

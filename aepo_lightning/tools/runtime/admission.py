@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 
 from aiolimiter import AsyncLimiter
 
+from aepo_lightning.circuit_breaker import CircuitBreaker, Permit
 from aepo_lightning.contracts.tool import ToolLimits
-from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, Permit
 
 
 class QueueFullError(Exception):

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from aepo_lightning.circuit_breaker import CircuitBreaker
 from aepo_lightning.contracts.tool import ToolLimits, ToolResult, ToolSpec
 from aepo_lightning.tools.runtime.admission import Desk
 from aepo_lightning.tools.runtime.arguments import ArgumentReader
-from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker
 from aepo_lightning.tools.runtime.loop_watch import LoopWatch
 from aepo_lightning.tools.runtime.single_flight import SingleFlight
 from aepo_lightning.tools.runtime.states import ChainStates

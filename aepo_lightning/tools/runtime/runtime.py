@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
+from aepo_lightning.circuit_breaker import CircuitOpenError
 from aepo_lightning.contracts.tool import (
     StatefulTool,
     Tool,
@@ -27,7 +28,6 @@ from aepo_lightning.tools.runtime.admission import QueueFullError
 from aepo_lightning.tools.runtime.arguments import ArgumentReader, BadArgumentsError, ran
 from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
 from aepo_lightning.tools.runtime.cache import ToolCache
-from aepo_lightning.tools.runtime.circuit_breaker import CircuitOpenError
 from aepo_lightning.tools.runtime.kept_answers import KeptAnswers
 from aepo_lightning.tools.runtime.loop_state import LoopState
 from aepo_lightning.tools.runtime.outage import Outage

@@ -315,6 +315,8 @@ def test_settings_that_cannot_work_are_refused_without_showing_secrets(settings,
         {"timeout_s": float("inf")},
         {"backoff_s": -1.0},
         {"max_tokens": 0},
+        {"breaker_failures": -1},
+        {"breaker_reset_s": 0.0},
     ],
 )
 def test_limits_without_meaning_are_refused(limits):

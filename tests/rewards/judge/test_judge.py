@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -50,6 +51,10 @@ async def naive(request):
     rest = re.sub(rf"^BEGIN {mark} (.*?)\n.*?\nEND {mark} \1$", "", user, flags=re.MULTILINE | re.DOTALL)
     is_correct = "correct" in rest or texts["answer to be judged"] == texts["accepted answer 1"]
     return web.json_response(completion(verdict("correct" if is_correct else "incorrect")))
+
+
+async def down(request):
+    return web.Response(status=503)
 
 
 def test_a_judge_is_an_answer_checker_whose_verdicts_have_reasons():
@@ -209,6 +214,24 @@ def test_no_more_claims_than_allowed_are_before_the_judge_at_once():
         found = judged_together(judge_at(server, limits=limits), *(claim(str(index)) for index in range(6)))
     assert all(each.is_correct for each in found)
     assert most == [2]
+
+
+def test_a_server_that_is_down_is_left_alone_and_what_it_said_before_still_holds():
+    now = [0.0]
+    limits = replace(QUICK, breaker_failures=2, breaker_reset_s=30.0)
+    with judge_server(CORRECT, down, down, INCORRECT) as server:
+        judge = judge_at(server, limits=limits)
+        judge._breaker.clock = lambda: now[0]
+        *_, unasked, kept = judged(judge, *map(claim, "abcda"))
+        assert len(server.requests) == 3
+        now[0] = 30.0
+        (after,) = judged(judge, claim("d"))
+    assert unasked.outcome == "abstained"
+    assert unasked.reason == (
+        "outage: The judge m was not asked: 2 claims in a row had failed, and it is left alone for 30 s at a time."
+    )
+    assert (kept.score, after.score) == (1.0, 0.0)
+    assert judge.counts.abstentions == {"failed": 2, "outage": 1}
 
 
 def test_a_claim_beyond_the_limit_is_not_sent():

@@ -1,8 +1,10 @@
 """When a provider is left alone, and for how long."""
 
+import math
+
 import pytest
 
-from aepo_lightning.tools.runtime.circuit_breaker import CircuitBreaker, CircuitOpenError
+from aepo_lightning.circuit_breaker import CircuitBreaker, CircuitOpenError
 
 
 class Clock:
@@ -110,6 +112,30 @@ def test_calls_that_were_under_way_change_nothing_while_it_is_open(clock):
     assert is_open(breaker)
     clock.now = 10.0
     assert not is_open(breaker)
+
+
+def test_a_run_of_failures_opens_it_however_many_calls_were_answered_before(clock):
+    breaker = CircuitBreaker(min_failures=3, reset_s=10.0, share=None, window_s=math.inf, clock=clock)
+    end(breaker, *[False] * 100, True, True, False, True, None, True)
+    assert not is_open(breaker)
+    clock.now = 1e6
+    end(breaker, True)
+    assert is_open(breaker)
+    clock.now += 10.0
+    end(breaker, False, True, True)
+    assert not is_open(breaker)
+
+
+def test_a_call_that_could_not_pass_is_refused_before_it_asks_for_leave(clock):
+    breaker = breaker_with(clock)
+    breaker.check()
+    end(breaker, True, True)
+    with pytest.raises(CircuitOpenError):
+        breaker.check()
+    clock.now = 10.0
+    breaker.check()
+    with breaker.permit(), pytest.raises(CircuitOpenError):
+        breaker.check()
 
 
 def test_cancelled_calls_do_not_count_and_zero_never_opens(clock):
