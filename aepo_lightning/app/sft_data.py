@@ -16,18 +16,19 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from aepo_lightning.app.build import build_chat_format, build_tools, find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.evaluation.folder import CONFIG as EVALUATION_CONFIG
+from aepo_lightning.app.evaluation.folder import load_evaluation
+from aepo_lightning.app.evaluation.run_policy import is_of_run, named_model, run_of
 from aepo_lightning.app.evaluation.saved_tools import TOOLS, RecordedTools
 from aepo_lightning.app.paths import as_path, writing
 from aepo_lightning.app.run_folder import CONFIG
-from aepo_lightning.app.saved_config import read_config
 from aepo_lightning.app.saved_run import first_policy, load_config
-from aepo_lightning.app.targets import add_allow, check_targets
+from aepo_lightning.app.targets import add_allow
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.chat_formats import message_end_id
 from aepo_lightning.contracts.policy import PolicySource
@@ -38,7 +39,6 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.judging import sample_number
 from aepo_lightning.evaluation.results import Pair, TrajectoryResult
 from aepo_lightning.evaluation.results_file import RESULTS, read_results
-from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import GoodTrajectories, Selection
 
@@ -115,20 +115,18 @@ def _opened(source: Path, allowed: Sequence[str]) -> tuple[DictConfig, PolicySou
     if (source / CONFIG).is_file():
         cfg = load_config(source, allowed, _BUILT)
         return cfg, first_policy(cfg, source)
-    path = source / EVALUATION_CONFIG
-    if not path.is_file():
+    if not (source / EVALUATION_CONFIG).is_file():
         raise ConfigError(
             f"The folder of a run or an evaluation must be named, but {source} has neither a {CONFIG} nor an "
             f"{EVALUATION_CONFIG}. Name one that `train.py` or `aepo-eval` wrote."
         )
-    cfg = read_config(path)
-    check_targets(cfg, str(path), allowed, ("tools", "rollout.chat_format"))
-    evaluated = str(OmegaConf.select(cfg, "evaluated.run") or OmegaConf.select(cfg, "evaluated.source"))
-    folder = Path(evaluated).expanduser()
-    folder = folder.parent.parent if folder.suffix == ".ckpt" else folder
-    if (folder / CONFIG).is_file():
-        return cfg, first_policy(load_config(folder, allowed, ("model",)), folder)
-    return cfg, PretrainedPolicy(evaluated)
+    cfg = load_evaluation(source, allowed, ("tools", "rollout.chat_format"))
+    named = str(cfg.evaluated.run if "run" in cfg.evaluated else cfg.evaluated.source)
+    path = Path(named).expanduser()
+    if "run" not in cfg.evaluated and not is_of_run(path):
+        return cfg, named_model(named, cfg)
+    folder, _ = run_of(path)
+    return cfg, first_policy(load_config(folder, allowed, ("model",)), folder)
 
 
 def read_words(words: Sequence[str]) -> tuple[Path, bool, Selection]:

@@ -6,7 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
+from aepo_lightning.app import sft_data
 from aepo_lightning.app.build import build, build_chat_format, build_tools
 from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.saved_config import save_config
@@ -16,11 +18,14 @@ from aepo_lightning.contracts.checker import Verdict
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.results_file import ResultsFile
+from aepo_lightning.policy.hf_folder import FolderWriter
+from aepo_lightning.policy.source import PretrainedPolicy
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import Selection
 from tests.support.builders import ScriptedEngine, Turn, grow
 from tests.support.composed import composed
 from tests.support.evaluated import make_result, make_stamp
+from tests.support.training import small_policy
 
 
 def test_words_are_read():
@@ -119,6 +124,15 @@ def test_an_evaluation_is_read_with_the_policy_that_it_names(run, tmp_path):
     assert (
         "8 trajectories, 1 good ones of 1 questions; left out:\n  5 without a reward\n  2 with a reward below 1" in said
     )
+
+
+def test_the_model_of_an_evaluation_is_read_as_the_evaluation_read_it(tmp_path):
+    policy, model = small_policy(), tmp_path / "model"
+    FolderWriter(target=model, source=policy).write_model(policy.build_model().named_parameters())
+    read_as = {"eos_tokens": ["</answer>"], "trust_remote_code": True}
+    cfg = OmegaConf.create({"evaluated": {"source": str(model)}, "model": {"dtype": "auto", **read_as}})
+    save_config(cfg, tmp_path / "evaluation.yaml")
+    assert sft_data._opened(tmp_path, ())[1] == PretrainedPolicy(str(model), **read_as)
 
 
 @pytest.mark.parametrize("has_config", [False, True], ids=["neither", "no rollouts"])

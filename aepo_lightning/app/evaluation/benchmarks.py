@@ -12,12 +12,11 @@ from aepo_lightning.app.build import build, build_chat_format, build_tools
 from aepo_lightning.app.evaluation.composing import compose_suite
 from aepo_lightning.app.evaluation.folder import choose_folder, evaluation_folder, extend_suite
 from aepo_lightning.app.evaluation.judges import ChosenCheckers
-from aepo_lightning.app.evaluation.run_policy import policy_of_run, run_of
+from aepo_lightning.app.evaluation.run_policy import is_of_run, named_model, policy_of_run, run_of
 from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.evaluation.show import make_report
 from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
-from aepo_lightning.app.run_folder import CONFIG
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.contracts.checker import AnswerChecker
 from aepo_lightning.contracts.engine import Engine
@@ -97,13 +96,10 @@ def named_policy(source: str, cfg: DictConfig, allowed: Sequence[str] = ()) -> E
         DataError: If a part of it is missing.
     """
     path = Path(source).expanduser()
-    if (path / CONFIG).is_file() or path.suffix == ".ckpt":
+    if is_of_run(path):
         folder, checkpoint = run_of(path)
         return policy_of_run(load_config(folder, allowed, ("model", "module.adapter")), folder, checkpoint)
-    own = cfg.model
-    model = PretrainedPolicy(
-        name_or_path=source, eos_tokens=list(own.eos_tokens), trust_remote_code=own.trust_remote_code
-    )
+    model = named_model(source, cfg)
     return evaluated(replace(model, dtype=_precision(cfg, model)))
 
 

@@ -1,6 +1,6 @@
 """The folder of an evaluation: which one it is, locked while something is added, and what it says of itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -58,8 +58,13 @@ def evaluation_folder(folder: Path, cfg: DictConfig) -> Iterator[Path]:
         lock.release()
 
 
-def load_evaluation(folder: Path, allowed: tuple[str, ...] = ()) -> DictConfig:
+def load_evaluation(folder: Path, allowed: Sequence[str] = (), sections: Sequence[str] = ()) -> DictConfig:
     """Read what an evaluation was made of, which may be somebody else's.
+
+    Args:
+        folder: Of the evaluation.
+        allowed: What its configuration may call beside the parts of this library.
+        sections: Dotted keys of the nodes that will be built; only their parts are looked at. Empty looks at all.
 
     Raises:
         ConfigError: If the folder is not that of an evaluation, or its configuration would call what is not allowed.
@@ -71,7 +76,7 @@ def load_evaluation(folder: Path, allowed: tuple[str, ...] = ()) -> DictConfig:
             "wrote to."
         )
     cfg = read_config(path)
-    check_targets(cfg, str(path), allowed)
+    check_targets(cfg, str(path), allowed, sections)
     return cfg
 
 

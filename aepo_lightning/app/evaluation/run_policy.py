@@ -9,6 +9,7 @@ from aepo_lightning.app.saved_run import SavedPolicy, first_policy, saved_adapte
 from aepo_lightning.checkpoints import find_last
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.evaluated_policy import EvaluatedPolicy, files_digest, parameters
+from aepo_lightning.policy.source import PretrainedPolicy
 
 
 def policy_of_run(cfg: DictConfig, folder: Path, checkpoint: Path | None = None) -> EvaluatedPolicy:
@@ -35,6 +36,22 @@ def policy_of_run(cfg: DictConfig, folder: Path, checkpoint: Path | None = None)
         name=name,
         digest=files_digest(files),
         global_step=saved.summary.global_step,
+    )
+
+
+def is_of_run(source: Path) -> bool:
+    """Return whether a path that was named beside benchmarks is that of a run or of a checkpoint, not of a model."""
+    return (source / CONFIG).is_file() or source.suffix == ".ckpt"
+
+
+def named_model(source: str, cfg: DictConfig) -> PretrainedPolicy:
+    """Return the model in a folder or under a name of the Hub, read as `model` of an evaluation says.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    return PretrainedPolicy(
+        name_or_path=source, eos_tokens=list(cfg.model.eos_tokens), trust_remote_code=cfg.model.trust_remote_code
     )
 
 
