@@ -14,7 +14,6 @@ from typing import Literal
 from lightning import LightningDataModule
 
 from aepo_lightning.contracts.tree import Trajectory
-from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.batching import Batcher, Row
 from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
@@ -130,8 +129,9 @@ class SFTDataModule(LightningDataModule):
             DemonstrationBatch(input_ids=batch.input_ids, response_mask=batch.response_mask, packed=batch.packed)
             for batch in self._batcher.micro_batches([_to_row(each) for each in dealt])
         ]
-        own = sum(int(batch.response_mask.sum()) for batch in batches)
-        return DemonstrationStep(micro_batches=batches, num_tokens=int(all_reduce([own])[0]))
+        # Nothing predicts the first token of a row. Every rank has all rows, so that none has to ask the others.
+        num_tokens = sum(int(row.is_trained[1:].sum()) for row in rows)
+        return DemonstrationStep(micro_batches=batches, num_tokens=num_tokens)
 
 
 def _to_row(row: SFTRow) -> Row:
