@@ -82,13 +82,18 @@ class TextCodec:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Tokens that decoding leaves out."""
-        added = self._tokenizer.added_tokens_decoder.items()
-        return frozenset({*self._tokenizer.all_special_ids, *(index for index, token in added if token.special)})
+        return special_ids(self._tokenizer)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of tokens, special tokens left out."""
         text = self._tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return str(text)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that decoding leaves out."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset({*tokenizer.all_special_ids, *(index for index, token in added if token.special)})
 
 
 def refuse_special(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from aepo_lightning.chat_formats import message_end_id
+from aepo_lightning.chat_formats.text_codec import special_ids
 from aepo_lightning.contracts.chat_format import ChatFormat
 from aepo_lightning.contracts.question import Demonstration, SegmentSource
 from aepo_lightning.contracts.tool import ToolSpec
@@ -173,9 +174,7 @@ class _Encoder:
     _end_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {*self.tokenizer.all_special_ids, *(index for index, token in added if token.special)}
-        self._special_ids, self._end_id = frozenset(special), message_end_id(self.tokenizer)
+        self._special_ids, self._end_id = special_ids(self.tokenizer), message_end_id(self.tokenizer)
 
     def encode(self, rows: Iterable[ConversationRow]) -> list[_Asked]:
         """Return the demonstrations of the rows that can be used."""
