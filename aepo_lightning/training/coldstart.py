@@ -8,7 +8,6 @@ from lightning import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.distributed.collectives import all_reduce
@@ -28,6 +27,7 @@ from aepo_lightning.training.optimizers import (
     build_optimizer,
     build_scheduler,
     check_factories,
+    step_scheduler,
 )
 
 
@@ -157,9 +157,7 @@ class ColdStartModule(LightningModule):
         self._refuse_non_finite(total, norm)
         optimizer.step()
         optimizer.zero_grad()
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
+        step_scheduler(self)
         log_reduced(self, {"coldstart/loss": total}, prog_bar=True)
         log_reduced(self, {"coldstart/entropy": entropy, "coldstart/grad_norm": norm})
 

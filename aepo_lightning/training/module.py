@@ -17,7 +17,6 @@ from lightning import Callback, LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import WeightedMean
@@ -46,6 +45,7 @@ from aepo_lightning.training.optimizers import (
     build_scheduler,
     check_factories,
     choose_optimizer,
+    step_scheduler,
 )
 
 logger = logging.getLogger(__name__)
@@ -206,8 +206,8 @@ class AEPOModule(LightningModule):
         Raises:
             ConfigError: If one of them cannot be stepped here.
         """
-        assert self.network is not None, "`configure_model` runs first"
-        optimizer = build_optimizer(self._optimizer_factory, (p for p in self.network.parameters() if p.requires_grad))
+        parameters = (each for each in self.trained_network().parameters() if each.requires_grad)
+        optimizer = build_optimizer(self._optimizer_factory, parameters)
         rates = rates_of(optimizer)
         scheduler = None if self._scheduler_factory is None else build_scheduler(self._scheduler_factory, optimizer)
         self._settings.made(optimizer, scheduler, rates)
@@ -257,8 +257,7 @@ class AEPOModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what the checkpoint belongs to, and the random generators of every rank. Collective."""
-        assert self.network is not None, "`configure_model` runs first"
-        add_identity(checkpoint, self.network, self.trainer)
+        add_identity(checkpoint, self.trained_network(), self.trainer)
         self._settings.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -267,8 +266,7 @@ class AEPOModule(LightningModule):
         Raises:
             DataError: If the checkpoint has another format, or parameters of other shapes.
         """
-        assert self.network is not None, "`configure_model` runs first"
-        take_identity(checkpoint, self.network, self.trainer)
+        take_identity(checkpoint, self.trained_network(), self.trainer)
         self._settings.load(checkpoint)
 
     def on_train_epoch_start(self) -> None:
@@ -279,9 +277,8 @@ class AEPOModule(LightningModule):
 
     def training_step(self, minibatch: Minibatch, batch_idx: int) -> None:
         """Take one optimiser step over the micro-batches of `minibatch`."""
-        optimizer, network = self.optimizers(), self.network
+        optimizer, network = self.optimizers(), self.trained_network()
         assert isinstance(optimizer, LightningOptimizer)
-        assert network is not None, "`configure_model` runs first"
         metrics: dict[str, WeightedMean] = {}
         losses = []
         for index, batch in enumerate(minibatch.micro_batches):
@@ -298,7 +295,7 @@ class AEPOModule(LightningModule):
         optimizer.step()
         optimizer.zero_grad()
         self._log_step(metrics, total, grad_norm)
-        self._step_scheduler()
+        step_scheduler(self)
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
         bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))
@@ -313,11 +310,6 @@ class AEPOModule(LightningModule):
             f"{batch_idx}). The weights are unchanged and the batch is saved as {path}. Look for extreme log-prob "
             "differences in it, then lower the learning rate or the clip range."
         )
-
-    def _step_scheduler(self) -> None:
-        scheduler = self.lr_schedulers()
-        if isinstance(scheduler, LRScheduler):
-            scheduler.step()
 
     def _log_step(self, metrics: Mapping[str, WeightedMean], loss: Tensor, grad_norm: Tensor) -> None:
         names = sorted(metrics)

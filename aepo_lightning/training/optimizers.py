@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from lightning import LightningModule
 from torch import nn
 from torch.optim import LBFGS, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -68,6 +69,13 @@ def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer) -> LRSchedu
     if not isinstance(built, LRScheduler):
         raise ConfigError(f"`scheduler` must return a torch LRScheduler, but got {_shown(built)}. {_PARTIAL}")
     return built
+
+
+def step_scheduler(module: LightningModule) -> None:
+    """Step the scheduler of a module that steps its optimizer itself, where it has one."""
+    scheduler = module.lr_schedulers()
+    if isinstance(scheduler, LRScheduler):
+        scheduler.step()
 
 
 _PARTIAL = "Name its class with `_partial_: true`, or pass a function that builds it."
