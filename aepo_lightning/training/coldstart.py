@@ -15,17 +15,24 @@ from aepo_lightning.errors import TrainingError
 from aepo_lightning.ops.logit_blocks import ChunkSize
 from aepo_lightning.policy.lora import LoRA
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
-from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
+from aepo_lightning.policy.sharding.builder import NetworkBuilder
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, gradient_sync, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.policy.tiled_mlp import TiledMLPs, tile_gated_mlps
 from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
-from aepo_lightning.training.network_state import add_identity, left_in_place, log_reduced, prepare_stage, take_identity
+from aepo_lightning.training.network_state import (
+    add_identity,
+    all_finite,
+    building,
+    left_in_place,
+    log_reduced,
+    prepare_stage,
+    take_identity,
+)
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
-    build_optimizer,
-    build_scheduler,
+    build_both,
     check_factories,
     step_scheduler,
 )
@@ -106,8 +113,7 @@ class ColdStartModule(LightningModule):
         """
         if self.network is not None:
             return
-        place = place_of(self._trainer, self.device_mesh, self._builder.sharding, self._defer_gradient_sync)
-        with torch.device("cpu"):  # on a GPU other numbers would be drawn
+        with building(self, self._builder.sharding, self._defer_gradient_sync) as place:
             self.network = self._builder.trained(place)
             if place is None:
                 self._mlps = tile_gated_mlps(self.network.model)
@@ -128,12 +134,7 @@ class ColdStartModule(LightningModule):
         Raises:
             ConfigError: If one of them cannot be stepped here.
         """
-        parameters = (each for each in self.trained_network().parameters() if each.requires_grad)
-        optimizer = build_optimizer(self._optimizer_factory, parameters)
-        if self._scheduler_factory is None:
-            return optimizer
-        scheduler = build_scheduler(self._scheduler_factory, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        return build_both(self._optimizer_factory, self._scheduler_factory, self.trained_network()).for_lightning()
 
     def training_step(self, step: DemonstrationStep, batch_idx: int) -> None:
         """Take one optimiser step on the mean cross-entropy of the demonstrator's tokens, over all ranks."""
@@ -162,7 +163,7 @@ class ColdStartModule(LightningModule):
         log_reduced(self, {"coldstart/entropy": entropy, "coldstart/grad_norm": norm})
 
     def _refuse_non_finite(self, loss: float, grad_norm: float) -> None:
-        if all_reduce([float(not torch.tensor([loss, grad_norm]).isfinite().all())], "max")[0]:
+        if not all_finite(loss, grad_norm):
             raise TrainingError(
                 f"Loss {loss} and gradient norm {grad_norm} must be finite (cold start, step {self.global_step}). "
                 "The weights are unchanged. Lower the learning rate, or lengthen the warm-up."

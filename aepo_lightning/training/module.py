@@ -29,20 +29,27 @@ from aepo_lightning.objectives import ImportanceCorrection
 from aepo_lightning.ops.logit_blocks import AUTO, ChunkSize
 from aepo_lightning.policy.lora import LoRA, without_adapter
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
-from aepo_lightning.policy.sharding.builder import NetworkBuilder, place_of
+from aepo_lightning.policy.sharding.builder import NetworkBuilder
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients, forward_context, gradient_sync, is_sharded, reshard
 from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
 from aepo_lightning.training.metrics import describe_evaluation
-from aepo_lightning.training.network_state import add_identity, left_in_place, log_reduced, prepare_stage, take_identity
-from aepo_lightning.training.optimizer_settings import ResumedSettings, rates_of
+from aepo_lightning.training.network_state import (
+    add_identity,
+    all_finite,
+    building,
+    left_in_place,
+    log_reduced,
+    prepare_stage,
+    take_identity,
+)
+from aepo_lightning.training.optimizer_settings import ResumedSettings
 from aepo_lightning.training.optimizers import (
     OptimizerFactory,
     SchedulerFactory,
-    build_optimizer,
-    build_scheduler,
+    build_both,
     check_factories,
     choose_optimizer,
     step_scheduler,
@@ -182,9 +189,7 @@ class AEPOModule(LightningModule):
         """
         if self.network is not None:
             return
-        place = place_of(self._trainer, self.device_mesh, self._builder.sharding, self._defer_gradient_sync)
-        # Lightning calls this with the GPU as the device of all new tensors: other numbers would be drawn there.
-        with torch.device("cpu"):
+        with building(self, self._builder.sharding, self._defer_gradient_sync) as place:
             self.network = self._builder.trained(place)
             if self.uses_reference and self._builder.adapter is None:
                 # In a list, so that the frozen copy is neither a submodule nor in checkpoints.
@@ -206,12 +211,9 @@ class AEPOModule(LightningModule):
         Raises:
             ConfigError: If one of them cannot be stepped here.
         """
-        parameters = (each for each in self.trained_network().parameters() if each.requires_grad)
-        optimizer = build_optimizer(self._optimizer_factory, parameters)
-        rates = rates_of(optimizer)
-        scheduler = None if self._scheduler_factory is None else build_scheduler(self._scheduler_factory, optimizer)
-        self._settings.made(optimizer, scheduler, rates)
-        return optimizer if scheduler is None else {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        built = build_both(self._optimizer_factory, self._scheduler_factory, self.trained_network())
+        self._settings.made(*built)
+        return built.for_lightning()
 
     def on_train_start(self) -> None:
         """Apply what was set otherwise than in the checkpoint that the optimizer was restored from."""
@@ -298,8 +300,7 @@ class AEPOModule(LightningModule):
         step_scheduler(self)
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
-        bad = float(not bool(torch.isfinite(loss) & torch.isfinite(grad_norm)))
-        if not all_reduce([bad], "max")[0]:
+        if all_finite(float(loss), float(grad_norm)):
             return
         path = Path(self.trainer.default_root_dir) / f"non_finite_step{self.global_step}_rank{self.global_rank}.pt"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,13 @@
-"""What the modules share beside training: where the network stays, what a checkpoint says of it, how they log."""
+"""What the modules share beside training: where the network is, what a checkpoint says of it, how they log."""
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
+import torch
 
 from aepo_lightning.checkpoints import (
     IDENTITY_KEY,
@@ -17,7 +19,9 @@ from aepo_lightning.checkpoints import (
     random_states,
     restore_random_states,
 )
+from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.policy.network import PolicyNetwork
+from aepo_lightning.policy.sharding.builder import Place, place_of
 from aepo_lightning.policy.sharding.fsdp2 import is_sharded
 from aepo_lightning.policy.sharding.options import ShardingOptions
 
@@ -43,6 +47,25 @@ def log_reduced(
     # Without a logger Lightning would warn about every name.
     logger = logger and bool(module.trainer.loggers)
     module.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
+
+
+def all_finite(*values: float) -> bool:
+    """Return whether the values of every rank are finite numbers. Collective."""
+    return not all_reduce([float(not all(map(math.isfinite, values)))], "max")[0]
+
+
+@contextmanager
+def building(module: L.LightningModule, sharding: ShardingOptions, defer_gradient_sync: bool) -> Iterator[Place]:
+    """Build the network of a module inside, with where it is to live.
+
+    Lightning asks for it with the GPU as the device of all new tensors: other numbers would be drawn there.
+
+    Raises:
+        ConfigError: If the trainer's precision or its strategy cannot train it.
+    """
+    place = place_of(module._trainer, module.device_mesh, sharding, defer_gradient_sync)
+    with torch.device("cpu"):
+        yield place
 
 
 @contextmanager

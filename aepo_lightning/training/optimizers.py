@@ -1,14 +1,17 @@
 """What makes optimisers and schedulers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import LBFGS, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.training.optimizer_settings import rates_of
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -45,26 +48,40 @@ def check_factories(optimizer: OptimizerFactory | None, scheduler: SchedulerFact
         _check_scheduler(_built_by(scheduler))
 
 
-def build_optimizer(factory: OptimizerFactory, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """Return the optimizer of some parameters.
+class Built(NamedTuple):
+    """An optimizer and what goes with it."""
+
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+    rates: Sequence[float]
+    """Learning rate of each group of parameters before the scheduler changed it."""
+
+    def for_lightning(self) -> OptimizerLRScheduler:
+        """Return both as `configure_optimizers` does."""
+        if self.scheduler is None:
+            return self.optimizer
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": self.scheduler}}
+
+
+def build_both(optimizer: OptimizerFactory, scheduler: SchedulerFactory | None, network: nn.Module) -> Built:
+    """Build the optimizer of what is trained of a network, and its scheduler if there is one.
 
     Raises:
-        ConfigError: If the factory returns something else, or an optimizer that cannot be stepped here.
+        ConfigError: If a factory returns something else, or what cannot be stepped here.
     """
-    built: object = factory(list(parameters))
+    built = _optimizer_of(optimizer([each for each in network.parameters() if each.requires_grad]))
+    rates = rates_of(built)
+    return Built(built, None if scheduler is None else _scheduler_of(scheduler(built)), rates)
+
+
+def _optimizer_of(built: object) -> Optimizer:
     _check_optimizer(type(built))
     if not isinstance(built, Optimizer):
         raise ConfigError(f"`optimizer` must return a torch optimizer, but got {_shown(built)}. {_PARTIAL}")
     return built
 
 
-def build_scheduler(factory: SchedulerFactory, optimizer: Optimizer) -> LRScheduler:
-    """Return the scheduler of an optimizer.
-
-    Raises:
-        ConfigError: If the factory returns something else, or a scheduler that cannot be stepped here.
-    """
-    built: object = factory(optimizer)
+def _scheduler_of(built: object) -> LRScheduler:
     _check_scheduler(type(built))
     if not isinstance(built, LRScheduler):
         raise ConfigError(f"`scheduler` must return a torch LRScheduler, but got {_shown(built)}. {_PARTIAL}")
