@@ -1,6 +1,6 @@
 """Demonstrations as the data of optimiser steps: written as rollouts are, in micro-batches within a token budget."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, groupby, pairwise
 from typing import Literal
@@ -23,6 +23,7 @@ from aepo_lightning.ops.tree_partition import fill_bins
 from aepo_lightning.rollout.steps import opening_of
 from aepo_lightning.tasks.asked import ask_demonstration
 from aepo_lightning.training.batching import fill_padded
+from aepo_lightning.training.loaders import StepLoader
 
 EncodedRow = tuple[list[int], list[bool]]
 """Tokens of a demonstration and, for each, whether it is trained."""
@@ -181,7 +182,7 @@ class DemonstrationDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[DemonstrationStep]:
         """Return an endless loader; the trainer's `max_steps` ends it."""
-        return _Steps(self)
+        return StepLoader(lambda: map(self.step, count()))
 
     def step(self, index: int) -> DemonstrationStep:
         """Return the data of an optimiser step; every rank has its own.
@@ -208,13 +209,3 @@ class DemonstrationDataModule(LightningDataModule):
         if self._max_tokens is None:
             return [range(len(lengths))]
         return (fill_bins if self._is_packed else fill_padded)(lengths, self._max_tokens)
-
-
-class _Steps:
-    """All demonstrations, step by step. Not a `DataLoader`, for which Lightning would ask for worker processes."""
-
-    def __init__(self, datamodule: DemonstrationDataModule) -> None:
-        self._datamodule = datamodule
-
-    def __iter__(self) -> Iterator[DemonstrationStep]:
-        return map(self._datamodule.step, count())

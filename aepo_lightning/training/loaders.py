@@ -1,15 +1,32 @@
-"""What the trainer reads its data from: the optimiser steps of an iteration, and validation trees as they are made."""
+"""What the trainer reads its data from: optimiser steps that are there or are made, and validation trees likewise.
+
+None is a `DataLoader`, for which Lightning would ask for worker processes.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree, TreeBatch
 
+StepT = TypeVar("StepT")
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoader(Generic[StepT]):
+    """Steps that are made while they are asked for, from the first one on with each iteration."""
+
+    make: Callable[[], Iterator[StepT]]
+
+    def __iter__(self) -> Iterator[StepT]:
+        """Yield the steps."""
+        return self.make()
+
 
 class MinibatchLoader:
-    """The optimiser steps of one iteration. Not a `DataLoader`, for which Lightning would ask for worker processes."""
+    """The optimiser steps of one iteration."""
 
     def __init__(self, minibatches: Sequence[Minibatch]) -> None:
         self._minibatches = minibatches

@@ -17,6 +17,7 @@ from aepo_lightning.contracts.tree import Trajectory
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.batching import Batcher, Row
 from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
+from aepo_lightning.training.loaders import StepLoader
 from aepo_lightning.training.sft.rows import SFTRow, SFTRows
 
 
@@ -89,11 +90,11 @@ class SFTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[DemonstrationStep]:
         """Return the steps of the part that the trainer has come to, whenever they are asked for."""
-        return _Part(self)
+        return StepLoader(self.part)
 
     def val_dataloader(self) -> Iterable[DemonstrationStep]:
         """Return the held-out demonstrations, an optimiser step's worth at a time."""
-        return _HeldOut(self)
+        return StepLoader(self.held_out)
 
     def part(self) -> Iterator[DemonstrationStep]:
         """Yield the steps from where the trainer stands to the end of the part."""
@@ -152,23 +153,3 @@ def _epoch_order(seed: int, epoch: int, size: int) -> tuple[int, ...]:
     order = list(range(size))
     Random(f"sft-order/{seed}/{epoch}").shuffle(order)
     return tuple(order)
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """The steps of a part. Not a `DataLoader`, for which Lightning would ask for worker processes."""
-
-    datamodule: SFTDataModule
-
-    def __iter__(self) -> Iterator[DemonstrationStep]:
-        return self.datamodule.part()
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldOut:
-    """The held-out demonstrations, in the same way."""
-
-    datamodule: SFTDataModule
-
-    def __iter__(self) -> Iterator[DemonstrationStep]:
-        return self.datamodule.held_out()
