@@ -136,6 +136,23 @@ def collate_demonstrations(
     return batch
 
 
+def check_steps(packing: str, **sizes: int | None) -> None:
+    """Refuse settings with which demonstrations cannot become optimiser steps.
+
+    Args:
+        packing: How a micro-batch runs.
+        sizes: Numbers by the names of their settings, None where there is no bound.
+
+    Raises:
+        ConfigError: If a number is not positive, or `packing` is an unknown word.
+    """
+    if packing not in ("padded", "flat"):
+        raise ConfigError(f"`packing` must be 'padded' or 'flat', but got {packing!r}. Demonstrations form no tree.")
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"`{name}` must be at least 1, but got {value}. Raise it.")
+
+
 class DemonstrationDataModule(LightningDataModule):
     """Optimiser steps of demonstrations, each seen once."""
 
@@ -165,13 +182,7 @@ class DemonstrationDataModule(LightningDataModule):
             ConfigError: If a number is not positive, or `packing` is an unknown word.
         """
         super().__init__()
-        if packing not in ("padded", "flat"):
-            raise ConfigError(
-                f"`packing` must be 'padded' or 'flat', but got {packing!r}. Demonstrations form no tree."
-            )
-        for name, value in (("batch_size", batch_size), ("max_tokens_per_micro_batch", max_tokens_per_micro_batch)):
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but got {value}. Raise it.")
+        check_steps(packing, batch_size=batch_size, max_tokens_per_micro_batch=max_tokens_per_micro_batch)
         self._source = source
         self._chat_format = chat_format
         self._tokenizer = tokenizer

@@ -30,7 +30,6 @@ _ROLES: Mapping[str, Role | str] = {
     **dict.fromkeys(("function_call", "tool_call"), _CALL),
 }
 _LISTS = ("messages", "conversations")
-_NO_MORE_KEYS: Mapping[str, Any] = {}
 
 
 def read_conversation(row: Mapping[str, Any], messages_field: str | None = None) -> Conversation:
@@ -65,7 +64,7 @@ def _messages(row: Mapping[str, Any], field: str | None) -> Sequence[Any]:
 
 def _message(item: Any) -> ChatMessage:
     """Read one message; one that is a call alone comes as an assistant without text."""
-    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else _NO_MORE_KEYS
+    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
     name = fields.get("role", fields.get("from"))
     role = _ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
@@ -114,7 +113,7 @@ def _calls_in_text(text: str) -> tuple[WrittenCall, ...]:
 
 
 def _call(item: Any) -> WrittenCall:
-    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else _NO_MORE_KEYS
+    fields: Mapping[str, Any] = item if isinstance(item, Mapping) else {}
     inner = fields.get("function")
     named: Mapping[str, Any] = inner if isinstance(inner, Mapping) else fields
     name, arguments = named.get("name"), named.get("arguments", {})

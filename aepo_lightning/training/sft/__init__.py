@@ -7,7 +7,7 @@ good_trajectories.py  the other way round: trajectories of rollouts as conversat
 """
 
 from aepo_lightning.training.sft.datamodule import SFTDataModule, SFTSettings
-from aepo_lightning.training.sft.good_trajectories import GoodTrajectories, Selection, conversation_row
+from aepo_lightning.training.sft.good_trajectories import GoodTrajectories, Selection
 from aepo_lightning.training.sft.rows import RowCounts, RowLimits, SFTRow, SFTRows, read_rows
 from aepo_lightning.training.sft.turns import demonstrations_of
 
@@ -20,7 +20,6 @@ __all__ = [
     "SFTRows",
     "SFTSettings",
     "Selection",
-    "conversation_row",
     "demonstrations_of",
     "read_rows",
 ]

@@ -16,7 +16,7 @@ from lightning import LightningDataModule
 from aepo_lightning.contracts.tree import Trajectory
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.training.batching import Batcher, Row
-from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep
+from aepo_lightning.training.demonstrations import DemonstrationBatch, DemonstrationStep, check_steps
 from aepo_lightning.training.loaders import StepLoader
 from aepo_lightning.training.sft.rows import SFTRow, SFTRows
 
@@ -46,16 +46,10 @@ class SFTSettings:
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
-        if self.packing not in ("padded", "flat"):
-            raise ConfigError(
-                f"`packing` must be 'padded' or 'flat', but got {self.packing!r}. Demonstrations form no tree."
-            )
+        sizes = ("batch_size", "max_tokens_per_micro_batch", "steps_per_part", "num_steps")
+        check_steps(self.packing, **{name: getattr(self, name) for name in sizes})
         if not 0 < self.num_epochs < math.inf:
             raise ConfigError(f"`num_epochs` must be positive, but got {self.num_epochs}. 3 is what the paper takes.")
-        for name in ("batch_size", "max_tokens_per_micro_batch", "steps_per_part", "num_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"`{name}` must be at least 1, but got {value}. Raise it.")
 
 
 class SFTDataModule(LightningDataModule):

@@ -117,7 +117,7 @@ class GoodTrajectories:
         if digest in self._seen:
             return "that were there already"
         self._seen.add(digest)
-        row = conversation_row(tree, leaf, self.chat_format)
+        row = _conversation_row(tree, leaf, self.chat_format)
         response = list(zip(trajectory.token_ids, trajectory.is_sampled, strict=True))[trajectory.prompt_length :]
         if self._read_again(row) not in (response, [*response, (self.end_token_id, True)]):
             return "whose text reads as other tokens"
@@ -145,16 +145,18 @@ class GoodTrajectories:
 
     def summary(self) -> str:
         """Return how many were looked at and kept, and why the others were not."""
-        num_more = sum(max(len(found) - self.selection.per_question, 0) for found in self._found.values())
+        most = self.selection.per_question
+        num_kept = sum(min(len(found), most) for found in self._found.values())
+        num_more = sum(map(len, self._found.values())) - num_kept
         reasons = Counter(self.left_out)
         if num_more:
-            reasons[f"beyond {self.selection.per_question} of a question"] = num_more
+            reasons[f"beyond {most} of a question"] = num_more
         lines = [f"  {count} {reason}" for reason, count in reasons.most_common()]
-        head = f"{self.num_trajectories} trajectories, {len(self.rows())} good ones of {len(self._found)} questions"
+        head = f"{self.num_trajectories} trajectories, {num_kept} good ones of {len(self._found)} questions"
         return "\n".join([f"{head}; left out:" if lines else f"{head}.", *lines])
 
 
-def conversation_row(tree: RolloutTree, leaf: Leaf, chat_format: ChatFormat) -> dict[str, Any]:
+def _conversation_row(tree: RolloutTree, leaf: Leaf, chat_format: ChatFormat) -> dict[str, Any]:
     """Return a trajectory as OpenAI messages, with what is known about it beside them.
 
     Calls stand in the texts, as the policy wrote them. Each text begins with the thoughts that the chat template opened
@@ -166,7 +168,7 @@ def conversation_row(tree: RolloutTree, leaf: Leaf, chat_format: ChatFormat) -> 
         chat_format: That it was sampled with.
     """
     messages = [{"role": each.role, "content": each.content} for each in tree.question.messages]
-    opened = opening_of(chat_format)
+    opened = opening = opening_of(chat_format)
     for segment in tree.path(leaf.segment_id)[1:]:
         if segment.source is SegmentSource.POLICY:
             messages.append({"role": "assistant", "content": opened + chat_format.decode(segment.token_ids)})
@@ -174,7 +176,7 @@ def conversation_row(tree: RolloutTree, leaf: Leaf, chat_format: ChatFormat) -> 
         assert segment.tool_call is not None, "a tool segment answers a call"
         assert segment.tool_result is not None, "a tool segment holds a result"
         messages.append({"role": "tool", "name": segment.tool_call.tool, "content": segment.tool_result.text})
-        opened = opened_thoughts(chat_format.decode(segment.token_ids)) if opening_of(chat_format) else ""
+        opened = opened_thoughts(chat_format.decode(segment.token_ids)) if opening else ""
     reward = leaf.reward
     return {
         "messages": messages,

@@ -79,7 +79,7 @@ class _Reading:
         if not self._turns:
             return
         turns = tuple(self._turns)
-        check_turns(turns, self.chat_format)
+        _check_turns(turns, self.chat_format)
         question_id = f"{self.name}-{len(self.found)}" if self.found else self.name
         question = Question(question_id=question_id, messages=tuple(self._prompt), answers=())
         self.found.append(Demonstration(question=question, turns=turns))
@@ -145,7 +145,7 @@ def _pieces(text: str) -> list[DemonstrationTurn]:
     return turns[:-1] if len(turns) > 1 and not turns[-1].text.strip() else turns
 
 
-def check_turns(turns: Sequence[DemonstrationTurn], chat_format: ChatFormat) -> None:
+def _check_turns(turns: Sequence[DemonstrationTurn], chat_format: ChatFormat) -> None:
     """Refuse turns that no rollout consists of.
 
     Raises:
