@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from aepo_lightning.contracts.question import Split
 from aepo_lightning.errors import ConfigError, DataError, boundary
 from aepo_lightning.tasks.conversations.conversation import Conversation, Fault, UnusableRowError
 from aepo_lightning.tasks.conversations.dialects import read_conversation
+from aepo_lightning.tasks.hub import datasets_package
 from aepo_lightning.tasks.jsonl import scan_jsonl
 from aepo_lightning.tasks.parquet import read_parquet
 from aepo_lightning.tasks.paths import FilePaths, find_files
@@ -103,19 +103,11 @@ class ConversationFiles:
         yield from ((f"{unit} {number}", row) for number, row in found)
 
     def _from_hub(self) -> Iterator[Mapping[str, Any]]:
-        try:
-            datasets: Any = import_module("datasets")
-        except ImportError as error:
-            raise ConfigError(
-                f"`hub` must be read by the package `datasets`, which is not installed: {error}. Install it with "
-                "`pip install datasets`, or name files in `path`."
-            ) from error
+        datasets = datasets_package("name files in `path`")
         failures: list[Exception] = []
-        with boundary(failures.append):  # a network, a cache and the code of others
-            found: Iterator[Mapping[str, Any]] = iter(
-                datasets.load_dataset(self.hub, self.subset, split=self.split, revision=self.revision)
-            )
-            return found
+        with boundary(failures.append):  # a network, a cache and the code of others, while rows are read, too
+            yield from datasets.load_dataset(self.hub, self.subset, split=self.split, revision=self.revision)
+            return
         raise DataError(
             f"The dataset {self.hub} at {self.revision} must be readable, but: {failures[0]}. Correct `hub`, "
             "`revision` and `split`, or download its files and name them in `path`."

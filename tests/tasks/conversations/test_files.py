@@ -56,8 +56,15 @@ def test_a_dataset_of_the_hub_is_read_at_its_revision(monkeypatch):
     assert asked == [("me/mine", "s", {"split": "train", "revision": "abc"})]
 
 
-def test_what_keeps_a_dataset_from_being_read_is_said(monkeypatch):
+@pytest.mark.parametrize("num_read", [None, 1], ids=["loading", "iterating"])
+def test_what_keeps_a_dataset_from_being_read_is_said(monkeypatch, num_read):
+    def rows():
+        yield from [ROW] * num_read
+        raise OSError("no network")
+
     def fail(name, subset, **options):
+        if num_read is not None:
+            return rows()
         raise OSError("no network")
 
     source = ConversationFiles(hub="me/mine", revision="abc")
