@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.benchmark import BenchmarkQuestions
 from aepo_lightning.evaluation.question_rows import QuestionRows, Rows
+from aepo_lightning.tasks.hub import datasets_package
 from aepo_lightning.tasks.jsonl import read_jsonl
 from aepo_lightning.tasks.parquet import read_parquet
 from aepo_lightning.tasks.paths import find_places
@@ -190,13 +190,7 @@ def hub_rows(hub: HubDataset, columns: Sequence[str]) -> Rows:
         ConfigError: If the package `datasets` is not installed.
         DataError: If the Hub cannot be reached or does not give the dataset.
     """
-    try:
-        datasets = import_module("datasets")
-    except ImportError as error:
-        raise ConfigError(
-            "Reading from the Hub needs the package `datasets`, but it is not installed. Install it, or put the file "
-            "where it belongs."
-        ) from error
+    datasets = datasets_package("put the file where it belongs")
     place = f"{hub.dataset_id}, {hub.split}, row"
     try:
         stream = datasets.load_dataset(
