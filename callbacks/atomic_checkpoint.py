@@ -70,6 +70,8 @@ class AtomicCheckpoint(Checkpoint):
         """Whether an iteration is over that was not saved, and none has begun since."""
         self._is_within = False
         """Whether the steps of an iteration are being taken."""
+        self._num_logged_steps = 0
+        """Steps by which the loggers count, at the end of the last iteration."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -102,6 +104,7 @@ class AtomicCheckpoint(Checkpoint):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._is_unsaved, self._is_within = True, False
+        self._num_logged_steps = trainer.fit_loop.epoch_loop._batches_that_stepped
         if not self._is_due(trainer):
             return
         start = perf_counter()
@@ -133,6 +136,8 @@ class AtomicCheckpoint(Checkpoint):
         was_logged = progress.current.completed == progress.current.processed
         for each in (progress.current, progress.total):  # as in a checkpoint from the end of an iteration
             each.completed = each.processed - 1
+        # Lightning takes one off while it logs the end of an iteration, which is where a signal may have come.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = self._num_logged_steps
         try:
             with finishing():
                 self._save(trainer, is_logged=was_logged)

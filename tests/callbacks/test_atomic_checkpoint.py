@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from aepo_lightning.callbacks import AtomicCheckpoint, BranchPenalty
 from aepo_lightning.checkpoints import EitherCheckpointIO
-from aepo_lightning.errors import ConfigError, DataError, TrainingError
+from aepo_lightning.errors import ConfigError, DataError, SignalExit, TrainingError
 from tests.support.slow import quick
 from tests.support.training import flat, make_module, make_run, small_policy
 
@@ -82,6 +82,25 @@ def test_metrics_that_a_kill_kept_from_the_loggers_come_after_all(tmp_path):
     for name, value in at_the_end.items():
         if name != "time/checkpoint_s":  # measured after the save
             assert values[name] == pytest.approx(float(value)), name
+
+
+class TellToEnd(L.Callback):
+    """A signal comes while the end of an iteration is logged."""
+
+    @override
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.logger.log_metrics = self._raise
+
+    def _raise(self, *_, **__):
+        raise SignalExit(15)
+
+
+def test_a_run_that_was_told_to_end_while_it_logged_goes_on_at_the_same_steps(tmp_path):
+    with pytest.raises(SignalExit):
+        run_of(tmp_path, saver(tmp_path, every_n_epochs=10), TellToEnd(), max_epochs=2).fit()
+    assert files(tmp_path) == ["iteration0000.ckpt", "last.ckpt"]
+    second = run_of(tmp_path, saver(tmp_path), max_epochs=2).fit(tmp_path / "checkpoints" / "last.ckpt")
+    assert [step for step, row in second.logger.rows if "rollout/reward" in row] == [0, 1]
 
 
 def test_another_algorithm_is_named_in_the_log(tmp_path, caplog):
