@@ -50,6 +50,9 @@ class Segment:
     tool_result: ToolResult | None = None
     is_branch_point: bool = False
     """True if more than one chain continues from the end of this segment by a branch decision."""
+    span_s: tuple[float, float] | None = field(default=None, compare=False)
+    """When its generation, or the tool calls of its turn, began and were over, in seconds since the tree began to grow.
+    None for prompts and for what was taken from a record. Equal trees may differ in it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -93,6 +96,8 @@ class BranchDecision:
     """True if the rule would have branched without its penalty for consecutive branches, and did not."""
     score_shift: float | None = None
     """How far entropy and penalty moved the rule's score from its base, alpha; None for a rule without these."""
+    penalty_per_step: float | None = None
+    """The rule's penalty at that moment: a callback may change it between iterations. None for a rule without one."""
     problem: str = ""
     """Why a branch that the rule asked for could not be, such as a tool whose state cannot be copied."""
 

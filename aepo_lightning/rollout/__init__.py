@@ -15,6 +15,7 @@ seeds.py         random numbers from where they are used
 plain.py         trees as plain values
 order.py         one order for what chance brought in another
 journal.py       finished trees and steps on disk
+times.py         when the steps of finished trees happened, beside them
 checked_lines.py JSON lines with checksums
 description.py   names for settings and questions, by which the journal knows them again
 statistics.py    trees in numbers
@@ -32,7 +33,7 @@ from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import GroupRecord, difference, record_of
 from aepo_lightning.rollout.sampler import RolloutSampler
 from aepo_lightning.rollout.scoring import ScoringSettings
-from aepo_lightning.rollout.seeds import derive_seed, derive_uniform
+from aepo_lightning.rollout.seeds import decision_uniform, derive_seed, derive_uniform
 from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
@@ -51,6 +52,7 @@ __all__ = [
     "ScoringSettings",
     "Tally",
     "TurnEntropy",
+    "decision_uniform",
     "derive_seed",
     "derive_uniform",
     "difference",

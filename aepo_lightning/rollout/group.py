@@ -12,9 +12,10 @@ Decisions are taken as chains arrive, with what is left of the budget then, or, 
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Sequence
 
-from aepo_lightning.contracts.branching import BranchContext, ScoredBranchPolicy
+from aepo_lightning.contracts.branching import BranchContext, PenalisedBranchPolicy, ScoredBranchPolicy
 from aepo_lightning.contracts.generation import FinishReason, Generation, StopReason
 from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.tool import ToolCall
@@ -24,7 +25,7 @@ from aepo_lightning.rollout.order import put_in_order
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
 from aepo_lightning.rollout.rounds import DecisionRounds
-from aepo_lightning.rollout.seeds import derive_uniform
+from aepo_lightning.rollout.seeds import decision_uniform, derive_uniform
 from aepo_lightning.rollout.steps import ChainSteps, RolloutParts
 from aepo_lightning.rollout.time_limit import run_within, was_over
 
@@ -60,6 +61,8 @@ class GroupRollout:
         self._steps = ChainSteps(parts=parts, question=question, seed=seed, record=self._record, on_event=on_event)
         policy = parts.branch_policy
         self._scored = policy if isinstance(policy, ScoredBranchPolicy) else None
+        self._penalty = policy.penalty_per_step if isinstance(policy, PenalisedBranchPolicy) else None
+        self._began = time.perf_counter()
         self.tree = self._new_tree()
         self._num_committed = 0
         # Branches on record that their chain has not opened again yet: their places are taken.
@@ -188,8 +191,9 @@ class GroupRollout:
         room = self._room(chain)
         if room < 1:
             return StopReason.LENGTH
+        begin = None if (chain.seed_path, chain.turn) in self._record.generations else self._clock()
         generation = await self._steps.generate(chain, room, lambda probe: self._measure(chain, probe))
-        self._append(chain, generation)
+        self._append(chain, generation, begin)
         if generation.finish_reason is FinishReason.LENGTH:
             return StopReason.LENGTH
         if was_over(self._record.timeouts, chain):
@@ -199,7 +203,10 @@ class GroupRollout:
             return StopReason.MALFORMED_CALL
         return await self._answer_calls(chain, calls) if calls else StopReason.EOS
 
-    def _append(self, chain: Chain, generation: Generation) -> None:
+    def _clock(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _append(self, chain: Chain, generation: Generation, begin: float | None) -> None:
         self.tree.num_prompt_tokens += len(chain.token_ids)
         self.tree.num_cached_tokens += generation.num_cached_tokens
         segment = self.tree.add(
@@ -208,6 +215,7 @@ class GroupRollout:
             generation.token_ids,
             logprobs=generation.logprobs,
             entropies=generation.entropies,
+            span_s=None if begin is None else (begin, self._clock()),
         )
         chain.segment_id = segment.segment_id
         chain.token_ids.extend(generation.token_ids)
@@ -265,7 +273,7 @@ class GroupRollout:
             entropy=measurement.signal,
             initial_entropy=measurement.initial_entropy,
             consecutive_branches=streak,
-            uniform=self._uniform(chain, measurement.turn, "decision"),
+            uniform=decision_uniform(self._seed, self._question.question_id, chain.seed_path, measurement.turn),
         )
         wanted = self._parts.branch_policy.num_branches(context)
         problem = self._steps.branch_problem(chain, measurement.num_tool_calls) if wanted else None
@@ -281,6 +289,7 @@ class GroupRollout:
             num_opened=opened,
             is_penalised=wanted == 0 and is_penalised(self._parts.branch_policy, context),
             score_shift=None if self._scored is None else self._scored.score(context) - self._scored.alpha,
+            penalty_per_step=self._penalty,
             problem=problem or "",
         )
         self.tree.decisions.append(decision)
@@ -317,7 +326,9 @@ class GroupRollout:
 
     async def _answer_calls(self, chain: Chain, calls: Sequence[ToolCall]) -> StopReason | None:
         """Run the tool calls of a turn and append their results."""
+        begin, is_recorded = self._clock(), (chain.seed_path, chain.num_tool_calls) in self._record.calls
         answered = await self._steps.answer(chain, calls)
+        span = None if is_recorded else (begin, self._clock())
         if answered is None:
             return StopReason.CALL_LIMIT
         pieces = self._parts.chat_format.encode_results([result.text for _, result in answered])
@@ -328,7 +339,9 @@ class GroupRollout:
                 self.tree.unused_calls.append(unused)
             return StopReason.LENGTH
         for token_ids, (call, result) in zip(pieces, answered, strict=True):
-            answer = self.tree.add(chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result)
+            answer = self.tree.add(
+                chain.segment_id, SegmentSource.TOOL, token_ids, tool_call=call, tool_result=result, span_s=span
+            )
             chain.segment_id = answer.segment_id
             chain.token_ids.extend(token_ids)
             chain.num_tool_calls += 1

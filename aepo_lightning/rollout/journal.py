@@ -20,6 +20,7 @@ from aepo_lightning.errors import DataError
 from aepo_lightning.rollout.checked_lines import Line, open_to_append, read_lines, to_text
 from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import Event, EventSink, GroupRecord, read_events
+from aepo_lightning.rollout.times import add_times, times_of, times_path
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,18 @@ class RolloutJournal:
         return self._directory / f"{name}.steps.jsonl"
 
     def append(self, name: str, tree: RolloutTree) -> None:
-        """Write one finished tree."""
+        """Write one finished tree, and beside it when its steps happened."""
         with open_to_append(self.path(name)) as file:
             _write_line(file, tree_to_dict(tree))
+        if any(segment.span_s is not None for segment in tree.segments):
+            with open_to_append(times_path(self._directory, name)) as file:
+                _write_line(file, times_of(tree))
+
+    def read_timed(self, name: str) -> list[RolloutTree]:
+        """Return the trees of `name` that are not damaged, each segment with its time where that is on file."""
+        trees = self.read_sound(name)
+        add_times(trees, times_path(self._directory, name))
+        return trees
 
     def read(self, name: str) -> Iterator[RolloutTree]:
         """Yield the stored trees of `name`, in the order of the file.

@@ -13,12 +13,18 @@ from aepo_lightning.errors import DataError
 
 
 def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
-    """Return the tree as plain values. The question's own corpus is left out: tool results are in the segments."""
+    """Return the tree as plain values: what would be the same if it grew again, and how long its tools took.
+
+    The question's own corpus is left out: tool results are in the segments. When things happened is kept elsewhere
+    (`times.py`).
+    """
     # `asdict` would copy every list of tokens element by element.
     plain = fields_of(tree)
     plain["question"] = asdict(replace(tree.question, documents={}))
     plain["question"].pop("documents")
     plain["segments"] = [_with_plain(segment, "tool_call", "tool_result") for segment in tree.segments]
+    for segment in plain["segments"]:
+        del segment["span_s"]
     plain["leaves"] = [_with_plain(leaf, "reward") for leaf in tree.leaves]
     plain["decisions"] = [fields_of(decision) for decision in tree.decisions]
     plain["unused_calls"] = [_with_plain(unused, "call", "result") for unused in tree.unused_calls]

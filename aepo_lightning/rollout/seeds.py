@@ -3,6 +3,7 @@
 Nothing here has state, so the order in which chains run cannot change what they draw.
 """
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 
@@ -11,6 +12,18 @@ def derive_seed(*path: int | str) -> int:
     # Each part carries its kind and length, so that no two paths give the same text.
     text = "".join(f"{'s' if isinstance(part, str) else 'i'}{len(str(part))}:{part}" for part in path)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def decision_uniform(seed: int, question_id: str, seed_path: Sequence[int | str], turn: int) -> float:
+    """Return the number in [0, 1) that belongs to a chain's branch decision.
+
+    Args:
+        seed: Of the tree.
+        question_id: Of its question.
+        seed_path: The chain.
+        turn: Of the decision.
+    """
+    return derive_uniform(seed, question_id, *seed_path, turn, "decision")
 
 
 def derive_uniform(*path: int | str) -> float:

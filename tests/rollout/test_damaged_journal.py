@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_leaves_the_same_file_as_one_that_was_never_stopped(t
     journal = cut_off(tmp_path, dies_at)
     rollout(tmp_path)
     assert journal.path("train").read_text() == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+    assert [path.name for path in tmp_path.glob("*.jsonl*")] == ["train.jsonl"]
 
 
 def test_trees_stand_in_the_order_of_their_questions_whatever_order_they_were_finished_in(tmp_path, whole):
@@ -188,7 +188,7 @@ def test_trees_of_other_questions_stay_in_the_file(tmp_path):
     _, engine = rollout(tmp_path, questions=[*QUESTIONS[2:], make_question("q9")])
     kept = [tree.question.question_id for tree in RolloutJournal(tmp_path).read("train")]
     assert kept == ["q2", "q3", "q9", "q0", "q1"]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(list(tmp_path.glob("*.jsonl*"))) == 1
     assert engine.requests
 
 

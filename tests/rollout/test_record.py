@@ -259,12 +259,12 @@ def test_what_was_made_under_other_weights_or_settings_is_kept_but_not_taken_ove
 
     with pytest.raises(EngineError, match="died"):
         rollout(Mortal(random_script(), dies_at=30, pauses=pausing))
-    old = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    old = {path.name: path.read_text() for path in tmp_path.glob("*.jsonl*")}
     engine = Mortal(random_script())
     trees = rollout(engine, **change)
     assert sum(tree.num_generated_tokens for tree in trees) == num_new_tokens(trees)
     assert len(engine.requests) == sum(segment.source == "policy" for tree in trees for segment in tree.segments)
-    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in tmp_path.glob("*.jsonl*")}
     for name, text in old.items():
         assert kept[f"{name}.superseded-1"] == text
 

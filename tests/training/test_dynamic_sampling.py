@@ -241,7 +241,7 @@ def test_a_run_asks_again_keeps_its_place_and_counts_what_it_discards(tmp_path):
     assert run.logger.values("rollout/discarded_groups_fraction") == [0.5]
     num_tokens = sum(each.num_generated_tokens for each in data.trees)
     assert data.metrics["rollout/tokens_per_s"] * data.metrics["time/rollout_s"] == pytest.approx(num_tokens)
-    names = sorted(path.name for path in (tmp_path / "rollouts").iterdir())
+    names = sorted(path.name for path in (tmp_path / "rollouts").glob("*.jsonl*"))
     assert names == ["train-00000-rank0-round1.jsonl", "train-00000-rank0.jsonl"]
 
 

@@ -83,7 +83,7 @@ def test_stale_rollouts_show_in_the_mismatch_and_are_weighted(whole):
 
 def test_the_last_iteration_starts_no_rollout(whole):
     run, _ = whole
-    names = sorted(path.name for path in run.datamodule.sampler.journal.path("any").parent.iterdir())
+    names = sorted(path.name for path in run.datamodule.sampler.journal.path("any").parent.glob("*.jsonl*"))
     assert names == [f"train-0000{index}-rank0.jsonl" for index in range(4)]
 
 
@@ -91,7 +91,7 @@ def test_the_last_iteration_starts_no_rollout(whole):
 def test_the_end_is_seen_whatever_sets_it(tmp_path, limit):
     run, recorder = overlapped_run(tmp_path, **limit)
     run.fit()
-    assert len(recorder.trees) == len(list((tmp_path / "rollouts").iterdir())) == 2
+    assert len(recorder.trees) == len(list((tmp_path / "rollouts").glob("*.jsonl*"))) == 2
 
 
 @pytest.mark.slow
