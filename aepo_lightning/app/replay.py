@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +22,7 @@ from aepo_lightning.app.build import build, build_data, build_engine, find_modul
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.checkpoints import find_checkpoints
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
@@ -87,7 +87,7 @@ def replay_run(
         DataError: If a file is damaged.
     """
     cfg = load_config(folder, allowed, _BUILT)
-    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    set_threads(cfg.num_threads)
     policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
     engine = build_engine(cfg, policy)
     try:

@@ -15,7 +15,6 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
@@ -38,6 +37,7 @@ from aepo_lightning.app.run_folder import (
 )
 from aepo_lightning.app.run_lock import RunLock
 from aepo_lightning.app.saved_config import save_config
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.user_parts import with_functions
 from aepo_lightning.atomic_files import write_json
 from aepo_lightning.checkpoints import CheckpointSummary, check_architecture
@@ -117,8 +117,7 @@ def open_run(cfg: DictConfig) -> RunRecord:
         DataError: If the checkpoint is damaged.
     """
     _check_later_stages(cfg)
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg.num_threads)
     announce_precision(cfg)
     if not runs_on_gpus(cfg):
         keep_freed_memory()

@@ -18,6 +18,7 @@ from aepo_lightning.app.evaluation.show import make_report
 from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
 from aepo_lightning.app.saved_run import load_config
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.contracts.checker import AnswerChecker
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
@@ -54,7 +55,7 @@ def evaluate_benchmarks(
         DataError: If a model or a benchmark cannot be read; with `strict`, if a score is in doubt.
     """
     cfg = compose_suite(words, config_dir)
-    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    set_threads(cfg.num_threads)
     suite = [each.loaded() for each in build_suite(cfg)]  # what is missing is said before anything is generated
     policy = named_policy(source, cfg, allowed)
     with open_dict(cfg):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from aepo_lightning.app.build import build, build_data, build_engine
 from aepo_lightning.app.evaluation.run_policy import policy_of_run
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.question import Question
@@ -95,7 +96,7 @@ def evaluate_run(cfg: DictConfig, folder: Path, target: Path, checkpoint: Path |
         ConfigError: If `target` holds an evaluation under other settings.
         DataError: If the run's policy or questions cannot be read.
     """
-    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    set_threads(cfg.num_threads)
     policy = policy_of_run(cfg, folder, checkpoint)
     engine = build_engine(cfg, policy.source)
     try:

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -21,6 +20,7 @@ from aepo_lightning.app.evaluation.run_policy import policy_of_run, run_of
 from aepo_lightning.app.evaluation.saved_tools import RecordedTools
 from aepo_lightning.app.replay import Replay, render, replay_trees, saved_trees
 from aepo_lightning.app.targets import add_allow
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
@@ -66,7 +66,7 @@ def replay_evaluation(
         DataError: If a file is damaged, or the policy cannot be read.
     """
     cfg = load_evaluation(folder, allowed)
-    torch.set_num_threads(cfg.num_threads or torch.get_num_threads())
+    set_threads(cfg.num_threads)
     grown: _Own | _Benchmarks
     is_own = "run" in cfg.evaluated
     if is_own:
