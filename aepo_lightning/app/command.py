@@ -69,7 +69,7 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
                 if not shows_only and (problem := explain_missing(OmegaConf.missing_keys(cfg))):
                     return problem
         except (HydraException, OmegaConfBaseException) as error:
-            return explain_override_error(error, _known_keys(name, overrides, extra))
+            return explain_override_error(error, known_keys(name, overrides, extra))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             return explain_file(error, flags.config_dir)
         finally:
@@ -77,9 +77,15 @@ def explain_bad_overrides(words: Sequence[str]) -> str | None:
     return None
 
 
-def _known_keys(name: str, overrides: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
-    """Return the keys of the configuration with the groups that overrides choose, as far as it can be composed."""
-    groups = [word for word in overrides if "." not in word.partition("=")[0]]
+def known_keys(name: str, overrides: Sequence[str], extra: Sequence[str]) -> tuple[str, ...]:
+    """Return the keys of a configuration with the groups that overrides choose, as far as it can be composed.
+
+    Args:
+        name: Of the configuration.
+        overrides: As they were given.
+        extra: Overrides that say where else to search.
+    """
+    groups = [word for word in overrides if "." not in (key := word.partition("=")[0]) or "@" in key]
     for words in ([*groups, *extra], list(extra)):
         with suppress(HydraException, OmegaConfBaseException):
             return config_keys(OmegaConf.to_container(compose(name, words)))  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """Configurations of evaluations, composed as those of `train.py` are, and what is said where they do not compose."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from aepo_lightning.app.command import CONFIG_MODULE, CONFIG_NAME
+from aepo_lightning.app.command import CONFIG_MODULE, CONFIG_NAME, known_keys
 from aepo_lightning.app.config_dir import explain_file, folder_problem, search_path
-from aepo_lightning.app.overrides import config_keys, explain_missing, explain_override_error, suggest
+from aepo_lightning.app.overrides import explain_missing, explain_override_error, suggest
 from aepo_lightning.app.paths import expand_paths
 from aepo_lightning.app.words import parse
 from aepo_lightning.errors import ConfigError
@@ -49,17 +48,11 @@ def composed_config(name: str, words: Sequence[str], config_dir: str | None = No
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(explain_file(error, config_dir)) from error
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(explain_override_error(error, _known_keys(name, extra))) from error
+            raise ConfigError(explain_override_error(error, known_keys(name, words, extra))) from error
         finally:
             GlobalHydra.instance().clear()
     expand_paths(cfg)
     return cfg
-
-
-def _known_keys(name: str, extra: Sequence[str]) -> tuple[str, ...]:
-    with suppress(HydraException, OmegaConfBaseException):
-        return config_keys(OmegaConf.to_container(compose(name, list(extra))))  # type: ignore[arg-type]
-    return ()
 
 
 def known_benchmarks(config_dir: str | None = None) -> list[str]:

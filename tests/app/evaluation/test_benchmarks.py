@@ -57,13 +57,15 @@ def test_a_benchmark_stands_below_the_suite_and_takes_settings(composed_suite):
     ("word", "message"),
     [
         ("num_sample=3", r"`num_sample` must be a key of the config.* Did you mean `num_samples`"),
+        (("engine=vllm", "engine.gpu_memory_utilisation=0.5"), r"Did you mean `engine.gpu_memory_utilization`"),
+        ("suite.riddles.protocol.num_sample=3", r"Did you mean `suite.riddles.protocol.num_samples`"),
         ("engine=vlm", r"`engine` must be one of .*vllm"),
         ("benchmarks=[nothing]", r"must name files of conf/benchmark"),
     ],
 )
 def test_settings_that_do_not_fit_are_explained(word, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
-        compose_suite([*WORDS, word], str(write_config(tmp_path)))
+        compose_suite([*WORDS, *([word] if isinstance(word, str) else word)], str(write_config(tmp_path)))
 
 
 def test_the_context_is_that_of_the_protocols_or_what_the_model_has():
