@@ -108,6 +108,7 @@ def quieten_libraries() -> None:
     """Keep other libraries' banners and known warnings out of the output; everything else still shows."""
     for name in ("httpx", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # who makes attempts says what came of them
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)

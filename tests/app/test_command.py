@@ -1,3 +1,4 @@
+import asyncio
 import json
 import os
 import re
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aepo_lightning.app.command import explain_bad_overrides
+from aepo_lightning.app.command import explain_bad_overrides, quieten_libraries
+from aepo_lightning.attempts import attempts
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
 from tests.support.builders import tiny_policy
 from tests.support.commands import run_command
@@ -229,3 +231,19 @@ def test_official_files_run_the_whole_loop_on_a_few_real_questions(tmp_path):
     assert done.returncode == 0, done.stderr
     stored = (tmp_path / "run" / "rollouts" / "train-00000-rank0.jsonl").read_text().splitlines()
     assert len(stored) == 2
+
+
+def test_an_attempt_that_is_made_again_prints_no_line_of_its_own(caplog):
+    async def fail_once():
+        number = 0
+        end = asyncio.get_running_loop().time() + 60
+        async for attempt in attempts(lambda _: True, max_attempts=2, backoff_s=0.001, ends_at=end):
+            with attempt:
+                number += 1
+                if number == 1:
+                    raise ConnectionError
+        return number
+
+    quieten_libraries()
+    assert asyncio.run(fail_once()) == 2
+    assert not caplog.records

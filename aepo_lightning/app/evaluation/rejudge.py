@@ -34,6 +34,7 @@ from aepo_lightning.rollout.progress import rollout_progress
 REJUDGED = "rejudged"
 """The folder, within that of an evaluation, that holds an evaluation for each further judge."""
 _AT_ONCE = 64
+_LEFT = "! {name}: {left} of {total} trajectories have no verdict. The same command asks again for them."
 
 
 def rejudge(words: Sequence[str]) -> None:
@@ -79,8 +80,9 @@ def rejudge_evaluation(
     with evaluation_folder(target, new):
         for each in found:
             checker = build_judge(node, build(cfg.suite[each.name]))
-            _judge_again(each, checker, results_path(target, each.name))
-            print_tables((), judge_work(each.name, checker))
+            num_left = _judge_again(each, checker, results_path(target, each.name))
+            left = [_LEFT.format(name=each.name, left=num_left, total=len(each.results))] if num_left else []
+            print_tables((), [*judge_work(each.name, checker), *left])
     return target
 
 
@@ -100,8 +102,9 @@ def _default_name(node: DictConfig) -> str:
     return f"{str(node._target_).rpartition('.')[2].lower()}-{digest_of(settings)[:6]}"
 
 
-def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> None:
-    stamp = replace(old.stamp, checker=part_settings(checker))
+def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> int:
+    """Judge what has no scored verdict yet; return how many trajectories have none afterwards."""
+    num_left, stamp = 0, replace(old.stamp, checker=part_settings(checker))
     with (
         ResultsFile(path, stamp, asks_again=True) as file,
         rollout_progress(f"judging {old.name}", len(old.results)) as count,
@@ -114,8 +117,11 @@ def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> N
             places = asyncio.Semaphore(_AT_ONCE)
 
             async def judge(result: TrajectoryResult) -> None:
+                nonlocal num_left
                 async with places:
-                    file.append(replace(result, verdict=await checked(checker, result.claim)))
+                    verdict = await checked(checker, result.claim)
+                    file.append(replace(result, verdict=verdict))
+                num_left += not verdict.is_scored
                 count()
 
             async with asyncio.TaskGroup() as group:
@@ -123,6 +129,7 @@ def _judge_again(old: BenchmarkResults, checker: AnswerChecker, path: Path) -> N
                     group.create_task(judge(each))
 
         run_in_event_loop(judge_all())
+    return num_left
 
 
 def _take_over(old: BenchmarkResults, file: ResultsFile) -> list[TrajectoryResult]:

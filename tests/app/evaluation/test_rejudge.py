@@ -41,9 +41,9 @@ def outcomes(path):
 def test_a_judge_that_was_down_is_asked_again_for_what_it_did_not_score(tmp_path):
     old, path = evaluated_by(SameWords(), tmp_path, "0", "0", "0"), tmp_path / "new.jsonl"
     down, up = Remote(is_up=False), Remote()
-    _judge_again(old, down, path)
+    assert _judge_again(old, down, path) == 2
     assert outcomes(path) == {"q0": "scored", "q1": "abstained", "q2": "abstained"}
-    _judge_again(old, up, path)
+    assert _judge_again(old, up, path) == 0
     assert (down.asked, up.asked) == (["q0", "q1", "q2"], ["q1", "q2"])
     assert outcomes(path) == dict.fromkeys(("q0", "q1", "q2"), "scored")
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["new.jsonl"], "nothing is set aside"
