@@ -120,7 +120,8 @@ def saved_trees(folder: Path, names: Sequence[str], question_id: str | None) -> 
     journal = RolloutJournal(folder)
     present = sorted(path.stem for path in folder.glob("*.jsonl") if not path.stem.endswith(".steps"))
     if missing := [name for name in names if name not in present]:
-        raise ConfigError(f"`--name` must be one of the files in {folder}, but got {missing}.")
+        there = ", ".join(present) or "none"
+        raise ConfigError(f"`--name` must be one of the files in {folder} ({there}), but got {missing}.")
     is_empty = True
     for name in names or present:
         trees = [tree for tree in journal.read(name) if question_id in (None, tree.question.question_id)]

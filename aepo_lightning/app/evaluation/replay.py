@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -66,6 +67,10 @@ def replay_evaluation(
         DataError: If a file is damaged, or the policy cannot be read.
     """
     cfg = load_evaluation(folder, allowed)
+    if "rejudged" in cfg:
+        raise ConfigError(f"{folder} has new verdicts and no trajectories. Replay {cfg.rejudged}, which has them.")
+    saved = saved_trees(folder / JOURNAL, names, question_id)
+    first = next(saved)  # what is not there is said before a model is read
     set_threads(cfg.num_threads)
     grown: _Own | _Benchmarks
     is_own = "run" in cfg.evaluated
@@ -77,7 +82,7 @@ def replay_evaluation(
         found = named_policy(policy or cfg.evaluated.source, cfg, allowed)
         grown = _Benchmarks.of(cfg, found, folder)
     with closing(grown.engine):
-        for name, trees in saved_trees(folder / JOURNAL, names, question_id):
+        for name, trees in chain([first], saved):
             if is_own or found.global_step:
                 check_steps(trees, found)
             yield from replay_trees(grown.parts(name), name, trees, 64)

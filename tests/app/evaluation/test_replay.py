@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.evaluation.replay import check_steps, run_of_own
+from aepo_lightning.app.evaluation.replay import check_steps, replay_evaluation, run_of_own
+from aepo_lightning.app.saved_config import save_config
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.evaluated_policy import evaluated
 from tests.support.training import make_tree, small_policy
@@ -39,3 +40,19 @@ def test_a_run_or_its_checkpoint_replays_the_evaluation_of_its_own_questions(tmp
     assert place(str(other)) == place(str(other), str(newest)) == (run, other)
     with pytest.raises(ConfigError, match=r"must be named, but got gone"):
         place(None)
+
+
+def test_what_is_not_there_is_said_before_a_model_is_read(tmp_path):
+    def keep(**fields):
+        save_config(OmegaConf.create({"evaluated": {"source": "gone"}, **fields}), tmp_path / "evaluation.yaml")
+
+    keep()
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "rollouts" / "riddles.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"one of the files in .*rollouts \(riddles\), but got \['others'\]"):
+        list(replay_evaluation(tmp_path, names=["others"]))
+    with pytest.raises(ConfigError, match=r"No tree in .* fits"):
+        list(replay_evaluation(tmp_path))
+    keep(rejudged="runs/eval/a")
+    with pytest.raises(ConfigError, match=r"new verdicts and no trajectories\. Replay runs/eval/a"):
+        list(replay_evaluation(tmp_path))
