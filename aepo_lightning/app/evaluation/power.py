@@ -21,6 +21,11 @@ from aepo_lightning.evaluation.results_file import BenchmarkResults, read_evalua
 from aepo_lightning.evaluation.statistics import Scores
 from aepo_lightning.evaluation.summary import by_question, headline
 
+_FLAT = (
+    "! {}: no score of the pilot differs from another, which says nothing of how scores spread. Take more questions, "
+    "or a model that is neither always right nor always wrong."
+)
+
 
 def power(words: Sequence[str]) -> None:
     """Print how many questions show a difference of so many points.
@@ -32,9 +37,9 @@ def power(words: Sequence[str]) -> None:
         ConfigError: If a number has no meaning, or the pilot is too small.
         DataError: If a folder is not that of an evaluation.
     """
-    args = _parser().parse_args(list(words))
+    args, flat = _parser().parse_args(list(words)), set[str]()
     try:
-        rows = list(_rows(args))
+        rows = list(_rows(args, flat))
     except DataError:
         raise
     except ValueError as error:
@@ -42,16 +47,22 @@ def power(words: Sequence[str]) -> None:
     asked, shown = f"questions for {args.difference:g} points", "points that these show"
     headings = ("benchmark", "correlation", "samples", asked, "questions here", shown)
     title = f"Found with probability {args.power:g} by a two-sided test at {args.level:g}"
-    print_tables([Table(title=title, headings=headings, rows=rows)], [_note(args)])
+    notes = [_note(args), *(_FLAT.format(name) for name in sorted(flat))]
+    print_tables([Table(title=title, headings=headings, rows=rows)], notes)
 
 
-def _rows(args: argparse.Namespace) -> Iterator[list[str]]:
+def _rows(args: argparse.Namespace, flat: set[str]) -> Iterator[list[str]]:
+    """Yield rows, and add the benchmarks to `flat` whose pilot does not tell how scores spread."""
     for name, number, correlation, spread in _spreads(args):
         for num_samples in args.num_samples if spread.within is not None else [1]:
             settings = {"num_samples": num_samples, "power": args.power, "level": args.level}
             needed = questions_needed(spread, args.difference / 100, **settings)
             shown = 100 * detectable_difference(spread, number, **settings)
-            yield [name, correlation, str(num_samples), str(needed), str(number), f"{shown:.1f}"]
+            if shown:
+                yield [name, correlation, str(num_samples), str(needed), str(number), f"{shown:.1f}"]
+            else:
+                flat.add(name)
+                yield [name, correlation, str(num_samples), "-", str(number), "-"]
 
 
 def _spreads(args: argparse.Namespace) -> Iterator[tuple[str, int, str, Spread]]:

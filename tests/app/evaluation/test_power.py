@@ -44,6 +44,14 @@ def test_a_pilot_of_one_sample_says_what_one_sample_needs(tmp_path, capsys):
     assert (correlation, samples) == ("0", "1")
 
 
+def test_a_pilot_that_does_not_vary_does_not_say_that_two_questions_are_enough(tmp_path, capsys):
+    folder = write_evaluation(tmp_path / "a", make_results("00", "00"))
+    power([str(folder), "--correlation", "0.5", "--num-samples", "1"])
+    text = capsys.readouterr().out
+    assert rows_of(text)[0] == ["riddles", "0.5", "1", "-", "2", "-"]
+    assert "! riddles: no score of the pilot differs from another" in text
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
