@@ -10,13 +10,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from aepo_lightning.app.build import build
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.evaluation.judges import describe_work
+from aepo_lightning.app.evaluation.tables import plain_console, print_text
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.calibration import Calibration
@@ -46,7 +47,8 @@ def judge_check(argv: Sequence[str]) -> int:
     calibration = run_in_event_loop(calibrate(judge, labelled, judge.identity))
     output = args.output or args.labelled.with_suffix(".judge_check.json")
     write_calibration(output, calibration)
-    Console().print(render_calibration(calibration, judge.counts), Text(f"written to {output}"))
+    plain_console().print(render_calibration(calibration, judge.counts))
+    print_text(f"written to {output}")
     return int(calibration.agreement is None)
 
 
