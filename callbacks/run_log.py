@@ -121,12 +121,13 @@ class RunLog(ProgressBar):
 
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write how many of the held-out questions were solved."""
-        if trainer.sanity_checking:
-            return
+        """Write how many of the held-out questions were solved, or how likely the held-out demonstrations are."""
         found = trainer.callback_metrics
-        names = [name for name in found if name.startswith("val/pass@") or name == "val/reward"]
-        figures = ", ".join(f"{name.removeprefix('val/')} {_cell(found, name)}" for name in sorted(names))
+        shown = {name: name.removeprefix("val/") for name in sorted(found) if name.startswith("val/pass@")}
+        shown |= {name: name.removeprefix("val/") for name in ("coldstart/val_loss", "val/reward") if name in found}
+        if trainer.sanity_checking or not shown:
+            return
+        figures = ", ".join(f"{label} {_cell(found, name)}" for name, label in shown.items())
         self._write(f"validation: {figures}, {perf_counter() - self._validation_start:.0f} s")
 
 

@@ -40,6 +40,7 @@ _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.13
     r"Your `IterableDataset` has `__len__` defined",  # one process reads it
     r".*does not have many workers",  # rollouts come from this process
+    r"You defined a `validation_step` but have no `val_dataloader`",  # a cold start with nothing held out
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
 )
 

@@ -46,6 +46,29 @@ def fit(folder, log):
     make_trainer(folder, log).fit(Supervised())
 
 
+class HeldOut(Supervised):
+    """Training without rollouts that holds something out, or finds nothing to say of it."""
+
+    def __init__(self, val_loss):
+        super().__init__()
+        self.val_loss = val_loss
+
+    def val_dataloader(self):
+        return range(1)
+
+    def validation_step(self, batch, batch_idx):
+        del batch, batch_idx
+        if self.val_loss is not None:
+            self.log("coldstart/val_loss", self.val_loss, batch_size=1)
+
+
+@pytest.mark.parametrize(("val_loss", "shown"), [(0.25, ["validation: coldstart/val_loss 0.2500"]), (None, [])])
+def test_what_is_held_out_of_demonstrations_is_a_line_where_there_is_something(tmp_path, capsys, val_loss, shown):
+    make_trainer(tmp_path, RunLog()).fit(HeldOut(val_loss))
+    lines = [line.rsplit(",", 1)[0] for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if line.startswith("validation")] == shown
+
+
 def test_an_iteration_becomes_a_row_and_a_validation_a_line(make_run, capsys):
     run = make_run([RunLog()], max_epochs=2, enable_progress_bar=True).fit()
     lines = capsys.readouterr().out.splitlines()
