@@ -20,5 +20,5 @@ def datasets_package(instead: str) -> Any:
     except ImportError as error:
         raise ConfigError(
             f"Reading from the Hub needs the package `datasets`, but it is not installed: {error}. Install it with "
-            f"`pip install datasets`, or {instead}."
+            f"`pip install 'aepo-lightning[hub]'`, or {instead}."
         ) from error

@@ -72,7 +72,7 @@ def test_what_keeps_a_dataset_from_being_read_is_said(monkeypatch, num_read):
     with pytest.raises(DataError, match="me/mine at abc must be readable, but: no network"):
         list(source.rows("train"))
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match="pip install datasets"):
+    with pytest.raises(ConfigError, match=r"aepo-lightning\[hub\]"):
         list(source.rows("train"))
 
 
