@@ -12,6 +12,7 @@
     run_log.py            `RunLog`: the run as plain lines, and `choose_progress`: a bar instead on a terminal
     sample_budget.py      `SampleBudget`: ends training at a budget of generated tokens and tool calls
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
+    update_checks.py      `UpdateChecks`: whether the first steps train on the right tokens, and clip any
     trainer_parts.py      what they ask of the trainer
 
 Each uses the public Trainer API only. `BranchPenalty` and `EntropyTarget` with a target change what is trained, and
@@ -31,6 +32,7 @@ from aepo_lightning.callbacks.rollout_logger import RolloutLogger
 from aepo_lightning.callbacks.run_log import RunLog, choose_progress
 from aepo_lightning.callbacks.sample_budget import SampleBudget
 from aepo_lightning.callbacks.throughput import Throughput
+from aepo_lightning.callbacks.update_checks import UpdateChecks
 
 __all__ = [
     "AtomicCheckpoint",
@@ -45,5 +47,6 @@ __all__ = [
     "RunLog",
     "SampleBudget",
     "Throughput",
+    "UpdateChecks",
     "choose_progress",
 ]

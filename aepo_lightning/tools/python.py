@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from aepo_lightning.contracts.tool import AnyLimits, ToolContext, ToolLimits, ToolSpec, ToolState
 from aepo_lightning.errors import ConfigError, ToolError, ToolTimeoutError, ToolUnavailableError
-from aepo_lightning.tools.jail import Execution, ExitKind, PoolSettings, PythonPool, SandboxUnavailableError
+from aepo_lightning.tools.jail import Execution, ExitKind, Isolation, PoolSettings, PythonPool, SandboxUnavailableError
 from aepo_lightning.tools.jail.session import PythonSession
 
 logger = logging.getLogger(__name__)
@@ -108,11 +108,19 @@ class PythonTool:
         Raises:
             ConfigError: If no isolation can be had.
         """
-        isolation = await self._pool.start()
+        isolation = await self.isolate()
         if isolation.description not in self._reported:
             self._reported.add(isolation.description)
             log = logger.warning if isolation.level == "none" else logger.info
             log("Tool(%s): %s", self.name, isolation.description)
+
+    async def isolate(self) -> Isolation:
+        """Open the pool, and return what walls stand.
+
+        Raises:
+            ConfigError: If no isolation can be had.
+        """
+        return await self._pool.start()
 
     async def open(self, context: ToolContext) -> PythonSession:
         """Return a session for a chain."""

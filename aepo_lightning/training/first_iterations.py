@@ -54,14 +54,28 @@ class FirstIterations:
         """
         if iteration >= self.num_iterations:
             return
-        strength, *decisions = all_reduce([_strength(minibatches), *_decisions(trees)])
-        found = {name.removeprefix("rollout/"): value for name, value in metrics.items() if name.startswith("rollout/")}
-        tool_names = [spec.name for spec in getattr(tools, "specs", ())]
-        lines = (*_in_answers(trees, found, tool_names), *_in_advantages(trees, found, strength))
-        for kind, line in (*lines, *_in_branches(found, *decisions)):
+        for kind, line in find_alarms(trees, metrics, minibatches, tools):
             if kind not in self._said:
                 _say(iteration, line)
             self._said.add(kind)
+
+
+def find_alarms(
+    trees: Sequence[RolloutTree], metrics: Mapping[str, float], minibatches: Iterable[Minibatch], tools: object = None
+) -> list[tuple[str, str]]:
+    """Return a name and a line for everything that keeps a policy from learning of some rollouts. Collective.
+
+    Args:
+        trees: Of this rank; the examples come from them.
+        metrics: Of all ranks, under the names in which they are logged.
+        minibatches: Of this rank.
+        tools: Of the run; a `ToolRunner` that lists `specs` says what the policy may call.
+    """
+    strength, *decisions = all_reduce([_strength(minibatches), *_decisions(trees)])
+    found = {name.removeprefix("rollout/"): value for name, value in metrics.items() if name.startswith("rollout/")}
+    tool_names = [spec.name for spec in getattr(tools, "specs", ())]
+    answers, advantages = _in_answers(trees, found, tool_names), _in_advantages(trees, found, strength)
+    return [*answers, *advantages, *_in_branches(found, *decisions)]
 
 
 @rank_zero_only

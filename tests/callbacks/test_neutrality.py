@@ -10,12 +10,13 @@ from aepo_lightning.callbacks import (
     RolloutLogger,
     RunLog,
     Throughput,
+    UpdateChecks,
 )
 
 
 def test_training_is_the_same_with_and_without_callbacks(make_run):
     callbacks = [BranchPenalty(), EntropyMonitor(), EntropyGuard(), RolloutLogger(), RunLog(), Throughput()]
-    callbacks += [LearningCurve(), BranchPlaces(choice="", noise="e1"), EntropyTarget()]
+    callbacks += [LearningCurve(), BranchPlaces(choice="", noise="e1"), EntropyTarget(), UpdateChecks()]
     plain = make_run(max_epochs=2).fit()
     watched = make_run(callbacks, max_epochs=2, enable_progress_bar=True).fit()
     initial = plain.module.policy.build_model().state_dict()
