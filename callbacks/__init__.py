@@ -11,6 +11,8 @@
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
     run_log.py            `RunLog`: the run as plain lines, and `choose_progress`: a bar instead on a terminal
     sample_budget.py      `SampleBudget`: ends training at a budget of generated tokens and tool calls
+    stability.py          whether a run is stable, from a few numbers of each iteration; knows of no trainer
+    stability_limits.py   those numbers, and every threshold
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
     update_checks.py      `UpdateChecks`: whether the first steps train on the right tokens, and clip any
     trainer_parts.py      what they ask of the trainer
