@@ -1,6 +1,7 @@
 """Writes checkpoints that a crash at any moment cannot spoil."""
 
 import logging
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,6 +23,7 @@ from aepo_lightning.distributed.ranks import finishing, were_cut_off
 from aepo_lightning.errors import ConfigError, TrainingError
 
 logger = logging.getLogger(__name__)
+_PATTERN = re.compile(r"iteration(\d+)\.ckpt")
 
 
 class AtomicCheckpoint(Checkpoint):
@@ -63,6 +65,9 @@ class AtomicCheckpoint(Checkpoint):
         self._every_n_epochs = every_n_epochs
         self._keep = keep
         self._algorithm = algorithm
+        self.kept_iteration: int | None = None
+        """Whose checkpoint stays beside the newest, if there is one; None keeps the newest only."""
+        self._is_asked_for = False
         self._unlogged: dict[str, float] = {}
         self._unlogged_step = 0
         self._is_resumed = False
@@ -157,10 +162,20 @@ class AtomicCheckpoint(Checkpoint):
             return "the weights of the overlapped rollouts are not kept (`rollout.keep_weights`)"
         return None
 
+    def ask_for_save(self) -> None:
+        """Save this iteration, or the one after if it is saved already. On every rank."""
+        self._is_asked_for = True
+
+    def saved_iterations(self) -> dict[int, Path]:
+        """Return the checkpoints that lie in the folder under the numbers of their iterations, from 0."""
+        found = ((_PATTERN.fullmatch(path.name), path) for path in find_checkpoints(self._folder))
+        return {int(match[1]): path for match, path in found if match}
+
     def _is_due(self, trainer: L.Trainer) -> bool:
         number = trainer.current_epoch + 1
         is_last = number == trainer.max_epochs or 0 < trainer.max_steps <= trainer.global_step
-        wanted = is_last or number % self._every_n_epochs == 0
+        wanted = is_last or self._is_asked_for or number % self._every_n_epochs == 0
+        self._is_asked_for = False
         # A signal may reach one rank before another, and saving takes all of them.
         return bool(all_reduce([wanted or trainer.should_stop or trainer.received_sigterm], "max")[0])
 
@@ -180,7 +195,8 @@ class AtomicCheckpoint(Checkpoint):
     def _finish(self, partial: Path, target: Path) -> None:
         put_in_place(partial, target)
         point_last_to(target)
-        others = [path for path in find_checkpoints(self._folder) if path != target]
+        kept = self.saved_iterations().get(-1 if self.kept_iteration is None else self.kept_iteration)
+        others = [path for path in find_checkpoints(self._folder) if path not in (target, kept)]
         for path in others[self._keep - 1 :] if self._keep > 0 else ():
             remove(path)
 

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import lightning as L
 
-from aepo_lightning.contracts.rollouts import BranchingRollouts, Rollouts
+from aepo_lightning.contracts.rollouts import BranchingRollouts, RepublishingRollouts, Rollouts
 from aepo_lightning.errors import ConfigError
 
 
@@ -29,6 +29,15 @@ def branching_rollouts_of(trainer: L.Trainer) -> BranchingRollouts:
         ConfigError: If neither datamodule nor module has a `branch_policy` and `metrics`.
     """
     return cast(BranchingRollouts, _find(trainer, ("metrics", "branch_policy")))
+
+
+def republishing_rollouts_of(trainer: L.Trainer) -> RepublishingRollouts:
+    """Return the same where it can be told that the weights were replaced.
+
+    Raises:
+        ConfigError: If neither datamodule nor module has `weights_were_replaced` and `metrics`.
+    """
+    return cast(RepublishingRollouts, _find(trainer, ("metrics", "weights_were_replaced")))
 
 
 def _find(trainer: L.Trainer, needs: tuple[str, ...]) -> object:

@@ -5,6 +5,7 @@
     files.py          complete or not, put in place atomically, which one is the last
     verification.py   corrupt, cut, foreign: what cannot be loaded is refused with its name and a better one
     sharded_index.py  what a sharded folder holds, read without running what is in it
+    take_back.py      back to the weights of a checkpoint in the middle of a run
     sharded_io.py     loads a sharded folder where nothing is sharded, and nowhere before it was checked
 
 `aepo_lightning.callbacks.AtomicCheckpoint` writes them, `AEPOModule` adds the identity and the generators.
@@ -22,6 +23,7 @@ from aepo_lightning.checkpoints.identity import (
 )
 from aepo_lightning.checkpoints.random_state import random_states, restore_random_states
 from aepo_lightning.checkpoints.sharded_io import EitherCheckpointIO, check_before_loading
+from aepo_lightning.checkpoints.take_back import take_back
 from aepo_lightning.checkpoints.verification import CheckpointSummary, check_shards, verify_checkpoint
 
 __all__ = [
@@ -45,5 +47,6 @@ __all__ = [
     "remove",
     "remove_partial",
     "restore_random_states",
+    "take_back",
     "verify_checkpoint",
 ]

@@ -39,3 +39,12 @@ class OverlappingRollouts(Rollouts, Protocol):
     def wait_for_rollouts(self) -> None:
         """Wait for what is in flight, so that the state of a run can be asked for without waiting."""
         ...
+
+
+@runtime_checkable
+class RepublishingRollouts(Rollouts, Protocol):
+    """Rollouts that can be told that the weights were replaced from outside."""
+
+    def weights_were_replaced(self) -> None:
+        """Have the next rollouts made with the present weights, whatever is in flight or was published at this step."""
+        ...

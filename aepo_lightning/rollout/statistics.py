@@ -12,6 +12,7 @@ from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tool import ToolStatus
 from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
+from aepo_lightning.rollout.repetition import count_repeated
 from aepo_lightning.rollout.spread import (
     NEAR_ALPHA,
     NUM_BUSIEST,
@@ -172,6 +173,7 @@ def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
     for segment in tree.segments:
         if segment.source is SegmentSource.POLICY:
             tally.share("entropy", sum(segment.entropies), len(segment.entropies))
+            tally.share("repetition_fraction", *count_repeated(segment.token_ids))
             after_tool = segment.parent_id is not None and (
                 tree.segments[segment.parent_id].source is SegmentSource.TOOL
             )

@@ -135,7 +135,7 @@ class RolloutDataModule(LightningDataModule):
             sampling=sampling or SamplingSettings(),
             scoring=scoring or ScoringSettings(),
         )
-        self._prompt_limit = (max_prompt_tokens, on_long_prompt)
+        self._prompt_limit, self._val_chunk_size = (max_prompt_tokens, on_long_prompt), val_chunk_size
         self._experience_settings = experience
         self._questions = QuestionStream(
             task=self.task,
@@ -146,7 +146,6 @@ class RolloutDataModule(LightningDataModule):
         self._rounds = SamplingRounds(rule=algorithm.dynamic_sampling)
         self._max_concurrent_questions, self._num_val_samples = max_concurrent_questions, num_val_samples
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
-        self._val_chunk_size = val_chunk_size
         self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
         self._source = TreeSource(
             engine=engine,
@@ -238,6 +237,10 @@ class RolloutDataModule(LightningDataModule):
     def wait_for_rollouts(self) -> None:
         """Wait for rollouts in flight: `state_dict` does too, but maybe where no signal is heard. Collective."""
         self._source.wait()
+
+    def weights_were_replaced(self) -> None:
+        """Publish the weights before the next rollouts, and drop what grows with those that were replaced."""
+        self._source.forget()
 
     def train_dataloader(self) -> Iterable[Minibatch]:
         """Roll out the next iteration; a second call at the same optimiser step returns the same data."""
@@ -394,7 +397,5 @@ class RolloutDataModule(LightningDataModule):
 
     def _forget(self) -> None:
         """Make the next loader publish the weights and collect, whatever the optimiser step; stop what is in flight."""
-        if self._source.overlap is not None:
-            self._source.overlap.cancel()
-        self._source.weights.forget()
+        self._source.forget()
         self._collected_at = -1

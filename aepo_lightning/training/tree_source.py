@@ -88,6 +88,12 @@ class TreeSource:
                 self.overlap.wait()
             self.weights.publish(moment.module, moment.step, moment.probe)
 
+    def forget(self) -> None:
+        """Stop what is in flight, and have the weights published before the next rollout."""
+        if self.overlap is not None:
+            self.overlap.cancel()
+        self.weights.forget()
+
     def rest(self) -> None:
         """Let the engine free what the update needs; the weights must be published again before the next rollout.
 
