@@ -4,8 +4,11 @@
     branch_penalty.py     `BranchPenalty`: steers the penalty for branches in a row; schedules, hence changes rollouts
     branch_places.py      `BranchPlaces`: how often chains branch where the next step matters, and where it does not
     entropy_monitor.py    `EntropyMonitor`: the entropy curve of the run as a picture beside the checkpoints
-    entropy_guard.py      `EntropyGuard`: warns or stops when the entropy collapses before the task is solved
+    entropy_guard.py      `EntropyGuard`: warns when a run becomes unstable, and acts if it is told to
     entropy_target.py     `EntropyTarget`: steers the weight of the entropy bonus; schedules, hence changes updates
+    guard_acts.py         what it can do
+    guard_settings.py     what it is told to do, and what that needs
+    guard_steering.py     the weight of the entropy bonus, towards a schedule
     learning_curve.py     `LearningCurve`: a table and a picture of the run, complete after every iteration
     rank_guard.py         `RankGuard`: ends the whole job when one rank fails, dies or hangs
     rollout_logger.py     `RolloutLogger`: some trajectories as readable text
@@ -17,9 +20,9 @@
     update_checks.py      `UpdateChecks`: whether the first steps train on the right tokens, and clip any
     trainer_parts.py      what they ask of the trainer
 
-Each uses the public Trainer API only. `BranchPenalty` and `EntropyTarget` with a target change what is trained, and
-`SampleBudget` for how long; without any of the others a run computes the same numbers. The names that they log stand in
-`docs/metrics.md`.
+Each uses the public Trainer API only. `BranchPenalty` and `EntropyTarget` with a target and `EntropyGuard` with acts
+change what is trained, and `SampleBudget` for how long; without any of the others a run computes the same numbers. The
+names that they log stand in `docs/metrics.md`.
 """
 
 from aepo_lightning.callbacks.atomic_checkpoint import AtomicCheckpoint
@@ -28,11 +31,13 @@ from aepo_lightning.callbacks.branch_places import BranchPlaces
 from aepo_lightning.callbacks.entropy_guard import EntropyGuard
 from aepo_lightning.callbacks.entropy_monitor import EntropyMonitor
 from aepo_lightning.callbacks.entropy_target import EntropyTarget
+from aepo_lightning.callbacks.guard_settings import GuardSettings
 from aepo_lightning.callbacks.learning_curve import LearningCurve
 from aepo_lightning.callbacks.rank_guard import RankGuard
 from aepo_lightning.callbacks.rollout_logger import RolloutLogger
 from aepo_lightning.callbacks.run_log import RunLog, choose_progress
 from aepo_lightning.callbacks.sample_budget import SampleBudget
+from aepo_lightning.callbacks.stability_limits import Limits
 from aepo_lightning.callbacks.throughput import Throughput
 from aepo_lightning.callbacks.update_checks import UpdateChecks
 
@@ -43,7 +48,9 @@ __all__ = [
     "EntropyGuard",
     "EntropyMonitor",
     "EntropyTarget",
+    "GuardSettings",
     "LearningCurve",
+    "Limits",
     "RankGuard",
     "RolloutLogger",
     "RunLog",

@@ -63,6 +63,11 @@ class BranchPenalty(L.Callback):
         self._maximum = maximum
         self._rollouts: BranchingRollouts | None = None
 
+    @property
+    def is_steering(self) -> bool:
+        """Whether there is a target, so that the penalty moves."""
+        return self._target is not None
+
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start from the penalty of the branch policy, or go on with the one of the callback's state.

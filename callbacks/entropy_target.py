@@ -75,6 +75,11 @@ class EntropyTarget(L.Callback):
         self._maximum = maximum
         self._last_epoch: int | None = None
 
+    @property
+    def is_steering(self) -> bool:
+        """Whether there is a target, so that the weight moves."""
+        return self._target is not None
+
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start from the module's weight, or go on with the one of the callback's state.

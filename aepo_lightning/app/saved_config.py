@@ -196,6 +196,20 @@ def _say_what_errors_of_rewards_mean(plain: dict[Any, Any]) -> None:
         scoring["on_error"] = words[scoring["on_error"]]
 
 
+_OF_LIMITS = ("minimum_nats", "patience", "until_reward")
+
+
+def _give_the_guard_its_limits(plain: dict[Any, Any]) -> None:
+    """Put the limits of the entropy guard into their own part, and what it did into another."""
+    for guard in (plain.get("callbacks") or {}).values():
+        if not isinstance(guard, dict) or guard.get("_target_") != "aepo_lightning.callbacks.EntropyGuard":
+            continue
+        limits = {name: guard.pop(name) for name in _OF_LIMITS if name in guard}
+        acts = ["stop"] if guard.pop("action", "warn") == "stop" else []
+        guard["limits"] = {"_target_": "aepo_lightning.callbacks.Limits", **limits}
+        guard["settings"] = {"_target_": "aepo_lightning.callbacks.GuardSettings", "acts": acts}
+
+
 _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
     _name_share_of_fixed_budget,
     _give_parts_their_targets,
@@ -203,5 +217,6 @@ _STEPS: tuple[Callable[[dict[Any, Any]], None], ...] = (
     _keep_prompts,
     _keep_scoring,
     _say_what_errors_of_rewards_mean,
+    _give_the_guard_its_limits,
 )
 """What brings a configuration from each form to the next."""

@@ -143,7 +143,7 @@ class RolloutDataModule(LightningDataModule):
             num_val_questions=num_val_questions,
             seed=seed,
         )
-        self._rounds = SamplingRounds(rule=algorithm.dynamic_sampling)
+        self._rounds, self._first_iterations = SamplingRounds(rule=algorithm.dynamic_sampling), FirstIterations()
         self._max_concurrent_questions, self._num_val_samples = max_concurrent_questions, num_val_samples
         self._pass_at = tuple(sorted({1, num_val_samples} if pass_at is None else set(pass_at)))
         self._publication_check = PublicationCheck() if publication_check == "default" else publication_check
@@ -153,7 +153,6 @@ class RolloutDataModule(LightningDataModule):
             overlap=OverlappedRollouts() if overlap else None,
         )
         self._journal, self._show_progress, self._round_trip = journal, show_progress, round_trip
-        self._first_iterations = FirstIterations()
         self._collected_at = -1
         self._minibatches: list[Minibatch] = []
         self._sampler: RolloutSampler | None = None

@@ -121,3 +121,15 @@ def test_prompts_stay_as_they_were_sent(own):
         assert plain["rollout"]["chat_format"].get("system_prompt") == ("none" if "aepo" in target else None)
         said = plain["data"]["task"]["system_prompt"]
         assert "a search engine and a Python interpreter" in said if own is None else said == own
+
+
+@pytest.mark.parametrize(("action", "acts"), [({}, []), ({"action": "warn"}, []), ({"action": "stop"}, ["stop"])])
+def test_the_limits_of_the_guard_become_a_part_of_their_own(action, acts):
+    guard = {"_target_": "aepo_lightning.callbacks.EntropyGuard", "minimum_nats": 0.01, "until_reward": None, **action}
+    plain = {"callbacks": {"entropy_guard": guard, "checkpoint": None}}
+    saved_config._give_the_guard_its_limits(plain)
+    assert plain["callbacks"]["entropy_guard"] == {
+        "_target_": "aepo_lightning.callbacks.EntropyGuard",
+        "limits": {"_target_": "aepo_lightning.callbacks.Limits", "minimum_nats": 0.01, "until_reward": None},
+        "settings": {"_target_": "aepo_lightning.callbacks.GuardSettings", "acts": acts},
+    }

@@ -14,6 +14,7 @@ from aepo_lightning.callbacks import (
     EntropyGuard,
     EntropyMonitor,
     EntropyTarget,
+    Limits,
     RolloutLogger,
     Throughput,
 )
@@ -49,7 +50,7 @@ def logged(make_run, tmp_path):
         BranchPenalty(),
         BranchPlaces(choice="", noise="e[0-3]"),
         EntropyMonitor(),
-        EntropyGuard(),
+        EntropyGuard(Limits(num_baseline=1)),
         EntropyTarget(0.2),
         RolloutLogger(),
         Throughput(),
