@@ -21,24 +21,15 @@ from rich.console import Console
 
 from aepo_lightning.app.build import build_chat_format, build_tools, find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
-from aepo_lightning.app.evaluation.folder import CONFIG as EVALUATION_CONFIG
-from aepo_lightning.app.evaluation.folder import load_evaluation
-from aepo_lightning.app.evaluation.run_policy import is_of_run, named_model, run_of
 from aepo_lightning.app.evaluation.saved_tools import TOOLS, RecordedTools
 from aepo_lightning.app.paths import as_path, writing
 from aepo_lightning.app.run_folder import CONFIG
-from aepo_lightning.app.saved_run import first_policy, load_config
+from aepo_lightning.app.saved_trees import judged, opened_folder, verdicts_of
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.chat_formats import message_end_id
-from aepo_lightning.contracts.policy import PolicySource
-from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolSpec
-from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
-from aepo_lightning.evaluation.judging import sample_number
-from aepo_lightning.evaluation.results import Pair, TrajectoryResult
-from aepo_lightning.evaluation.results_file import RESULTS, read_results
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.sft import GoodTrajectories, Selection
 
@@ -58,7 +49,7 @@ def good_trajectories(source: Path, selection: Selection, allowed: Sequence[str]
         ConfigError: If the folder is neither, or has no journal, or its configuration would call what is not allowed.
         DataError: If a file is damaged.
     """
-    cfg, policy = _opened(source, allowed)
+    cfg, policy = opened_folder(source, allowed, _BUILT)
     # Of a run, the questions that it was trained on; evaluations inside it ask what was held out.
     folders = [source / "rollouts"] if (source / CONFIG).is_file() else sorted(source.rglob("rollouts"))
     files = [path for folder in folders for path in sorted(folder.glob("*.jsonl"))]
@@ -72,10 +63,10 @@ def good_trajectories(source: Path, selection: Selection, allowed: Sequence[str]
         specs=specs,
         end_token_id=message_end_id(policy.tokenizer),
     )
-    verdicts = _verdicts(source / RESULTS)
+    verdicts = verdicts_of(source)
     for path in files:
         trees = RolloutJournal(path.parent).read(path.stem)
-        found.add(str(path.relative_to(source)), (_judged(tree, verdicts) for tree in trees))
+        found.add(str(path.relative_to(source)), (judged(tree, verdicts) for tree in trees))
     return found
 
 
@@ -83,50 +74,6 @@ def _specs(source: Path, cfg: DictConfig) -> Sequence[ToolSpec]:
     """Return what the tools said of themselves. An evaluation has kept it, so that they need not be here."""
     is_kept = (source / TOOLS).is_file() and not (source / CONFIG).is_file()
     return RecordedTools.load(source).specs if is_kept else build_tools(cfg.tools).specs
-
-
-def _verdicts(folder: Path) -> dict[Pair, TrajectoryResult]:
-    """Return what an evaluation found about its trajectories; nothing for a run."""
-    files = sorted(folder.glob("*.jsonl"))
-    return {result.pair: result for path in files for result in read_results(path).results}
-
-
-def _judged(tree: RolloutTree, verdicts: Mapping[Pair, TrajectoryResult]) -> RolloutTree:
-    """Give trajectories what an evaluation found about them: their journal was written before."""
-    for leaf in tree.leaves if verdicts else ():
-        result = verdicts.get((tree.question.question_id, sample_number(leaf)))
-        leaf.reward = None if result is None else _reward(result)
-    return tree
-
-
-def _reward(result: TrajectoryResult) -> RewardOutput:
-    """Return the reward of a run's own questions, or the score of a benchmark, which asks for no form."""
-    verdict, scores = result.verdict, result.scores
-    return RewardOutput(
-        reward=float(scores.get("reward", verdict.score)),
-        is_correct=verdict.is_correct,
-        is_well_formed=bool(scores.get("is_well_formed", 1.0)),
-        is_scored=verdict.is_scored,
-    )
-
-
-def _opened(source: Path, allowed: Sequence[str]) -> tuple[DictConfig, PolicySource]:
-    """Return the configuration that the trajectories were grown with, and the policy for its tokenizer."""
-    if (source / CONFIG).is_file():
-        cfg = load_config(source, allowed, _BUILT)
-        return cfg, first_policy(cfg, source)
-    if not (source / EVALUATION_CONFIG).is_file():
-        raise ConfigError(
-            f"The folder of a run or an evaluation must be named, but {source} has neither a {CONFIG} nor an "
-            f"{EVALUATION_CONFIG}. Name one that `train.py` or `aepo-eval` wrote."
-        )
-    cfg = load_evaluation(source, allowed, ("tools", "rollout.chat_format"))
-    named = str(cfg.evaluated.run if "run" in cfg.evaluated else cfg.evaluated.source)
-    path = Path(named).expanduser()
-    if "run" not in cfg.evaluated and not is_of_run(path):
-        return cfg, named_model(named, cfg)
-    folder, _ = run_of(path)
-    return cfg, first_policy(load_config(folder, allowed, ("model",)), folder)
 
 
 def read_words(words: Sequence[str]) -> tuple[Path, bool, Selection]:

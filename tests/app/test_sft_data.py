@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from aepo_lightning.app import sft_data
 from aepo_lightning.app.build import build, build_chat_format, build_tools
 from aepo_lightning.app.evaluation.saved_tools import save_tools
 from aepo_lightning.app.saved_config import save_config
+from aepo_lightning.app.saved_trees import opened_folder
 from aepo_lightning.app.sft import build_sft_data
 from aepo_lightning.app.sft_data import export_good, read_words
 from aepo_lightning.contracts.checker import Verdict
@@ -132,7 +132,7 @@ def test_the_model_of_an_evaluation_is_read_as_the_evaluation_read_it(tmp_path):
     read_as = {"eos_tokens": ["</answer>"], "trust_remote_code": True}
     cfg = OmegaConf.create({"evaluated": {"source": str(model)}, "model": {"dtype": "auto", **read_as}})
     save_config(cfg, tmp_path / "evaluation.yaml")
-    assert sft_data._opened(tmp_path, ())[1] == PretrainedPolicy(str(model), **read_as)
+    assert opened_folder(tmp_path, (), ())[1] == PretrainedPolicy(str(model), **read_as)
 
 
 @pytest.mark.parametrize("has_config", [False, True], ids=["neither", "no rollouts"])

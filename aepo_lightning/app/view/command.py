@@ -1,0 +1,85 @@
+"""The command `aepo-view`: rollout trees of a run or an evaluation in the browser, each branch with its reason.
+
+    aepo-view RUN_OR_EVALUATION                     one file for each iteration or benchmark, below RUN/view
+    aepo-view RUN_OR_EVALUATION --name train-00012  only this one
+    aepo-view RUN_OR_EVALUATION --serve             all of them on this machine, also of a run that is still going on
+
+The files need nothing else: no network, no server. They can be sent to somebody.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from aepo_lightning.app.build import find_modules_here
+from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
+from aepo_lightning.app.paths import writing
+from aepo_lightning.app.saved_trees import RolloutFiles, rollout_files
+from aepo_lightning.app.targets import add_allow
+from aepo_lightning.app.view.folder import OpenedFolder
+from aepo_lightning.app.view.pages import make_page
+from aepo_lightning.app.view.server import serve
+from aepo_lightning.atomic_files import replacing
+from aepo_lightning.errors import ConfigError
+
+
+def write_pages(
+    source: Path, target: Path | None = None, names: Sequence[str] = (), allowed: Sequence[str] = ()
+) -> list[Path]:
+    """Write a page for each iteration of a run, or each benchmark of an evaluation; return where they are.
+
+    Args:
+        source: Folder of the run or evaluation.
+        target: Folder of the pages; None is `view` in `source`.
+        names: Which ones, such as `train-00012`. Empty writes all.
+        allowed: What the configuration in the folder may call beside the parts of this library.
+
+    Raises:
+        ConfigError: If the folder has no finished rollouts, or none of these names, or the pages cannot be written.
+        DataError: If a file is damaged.
+    """
+    folder, target = OpenedFolder.open(source, allowed), target or source / "view"
+    written = []
+    for each in _chosen(rollout_files(source), names):
+        page = make_page(folder, each.name, folder.trees(each))
+        path = target / f"{each.name}.html"
+        with writing(target):
+            target.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as partial:
+                partial.write_text(page, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _chosen(present: Sequence[RolloutFiles], names: Sequence[str]) -> list[RolloutFiles]:
+    known = {each.name: each for each in present}
+    if missing := [name for name in names if name not in known]:
+        raise ConfigError(f"`--name` must be one of {', '.join(known)}, but got {missing[0]!r}. Choose one.")
+    return [known[name] for name in names] or list(present)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="aepo-view", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of a run or an evaluation")
+    parser.add_argument("--name", action="append", default=[], help="an iteration or benchmark; default all")
+    parser.add_argument("--out", type=Path, help="folder of the files; default `view` in the folder")
+    parser.add_argument("--serve", action="store_true", help="serve the pages on 127.0.0.1 instead of writing files")
+    parser.add_argument("--port", type=int, default=8008, help="with --serve; 0 takes any; default 8008")
+    add_allow(parser)
+    speak_utf8()
+    args = parser.parse_args(words)
+    find_modules_here()
+    quieten_libraries()
+    with guarded_command("Pages that were written are kept."):
+        if args.serve:
+            serve(OpenedFolder.open(args.folder, args.allow), args.port)
+            return
+        for path in write_pages(args.folder, args.out, args.name, args.allow):
+            print(path)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
