@@ -2,9 +2,9 @@
 
     python -m benchmarks.guard [--small] [--out FOLDER]
 
-Live: short runs of the main job from one cold start, with the default guard. Ten seeds are left alone. Others
-have 20 times the learning rate and a large bonus for entropy (they erupt), a penalty for it (they collapse), or neither
-and no stop-gradient (whatever comes of it). Recorded: runs of `benchmarks.algorithms` on its three test beds, judged from
+Live: short runs of the main job from one cold start, with the default guard. Ten seeds are left alone. Others have 20
+times the learning rate and a large bonus for entropy (they erupt), a penalty for it (they collapse), or neither and no
+stop-gradient (whatever comes of it). Recorded: runs of `benchmarks.algorithms` on its three test beds, judged from
 their committed series; what became of them is told by pass@1 on held-out questions. docs/guard.md has the figures.
 
 `--small` makes two healthy runs and one of each other kind. Runs that lie in FOLDER are not made again.
