@@ -45,7 +45,7 @@ class EntropyGuard(L.Callback):
     after. So the guard acts at most as often as there are `acts`, over all resumes of a run. Without `acts` it only
     warns, and the run computes the same numbers as without it.
 
-    Logs, once per iteration, `guard/band_low` and `guard/band_high`, `guard/KIND` for each kind of alarm, `guard/act`
+    Logs, once per iteration, `guard/entropy_low` and `guard/entropy_high`, `guard/KIND` for each kind of alarm, `guard/act`
     and `guard/num_acts`. Lines go to the log and, as text `guard/events`, to loggers with `add_text`.
     """
 
@@ -110,9 +110,9 @@ class EntropyGuard(L.Callback):
         self._tell(trainer, verdict)
         code = self._act(trainer, pl_module, verdict)
         values = {f"guard/{kind}": float(kind in verdict.kinds) for kind in KINDS}
-        values |= {"guard/act": float(code), "guard/num_acts": float(self._num_acts), "guard/band_low": verdict.low}
+        values |= {"guard/act": float(code), "guard/num_acts": float(self._num_acts), "guard/entropy_low": verdict.low}
         if math.isfinite(verdict.high):
-            values["guard/band_high"] = verdict.high
+            values["guard/entropy_high"] = verdict.high
         for name, value in values.items():
             pl_module.log(name, value, sync_dist=True, rank_zero_only=True)
 
