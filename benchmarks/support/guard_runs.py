@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _SHORT = (
     "data.num_val_questions=8",
     "data.questions_per_iteration=16",
+    "algorithm.budget=8",
+    "rollout.sampling.max_response_tokens=128",  # where nothing ends a trajectory it would take long
     "publication_check=null",
     "rollout.keep_weights=0",
 )

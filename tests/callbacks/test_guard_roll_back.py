@@ -12,6 +12,7 @@ from aepo_lightning.callbacks import AtomicCheckpoint, EntropyGuard, GuardSettin
 from aepo_lightning.checkpoints import take_back
 from aepo_lightning.errors import DataError
 from aepo_lightning.policy.publishing.gather import named_weights
+from tests.support.overlapped import overlapped_run
 from tests.support.ranks import run_ranks
 from tests.support.recording import SetMetrics
 from tests.support.training import make_datamodule, make_module, make_run, small_policy
@@ -119,6 +120,21 @@ def test_without_a_good_checkpoint_nothing_is_rolled_back(tmp_path, caplog):
     seen, _ = run_guarded(tmp_path, [CALM, HIGH, CALM], ["roll_back"], 3)
     assert "there is no checkpoint of before" in caplog.text
     assert not equal(seen.ended[1], seen.ended[0])
+
+
+@pytest.mark.slow
+def test_overlapped_rollouts_of_weights_that_were_replaced_are_not_trained_on(tmp_path):
+    entropies = [CALM, CALM, CALM, HIGH, CALM]
+    callbacks = [
+        SetMetrics(entropy=entropies, reward=[0.2]),
+        EntropyGuard(LIMITS, GuardSettings(acts=["roll_back"])),
+        AtomicCheckpoint(tmp_path / "checkpoints", every_n_epochs=1),
+    ]
+    run, recorder = overlapped_run(tmp_path, callbacks=callbacks, max_epochs=6)
+    run.fit()
+    assert run.logger.values("guard/act") == [0, 0, 0, 4, 0, 0]
+    # Each iteration trains on trees of the weights of the one before, but the first one after the replacement does not.
+    assert recorder.versions == [{0}, {0}, {2}, {4}, {8}, {8}]
 
 
 def test_the_checkpoint_that_may_be_needed_stays_beside_the_newest(tmp_path):
