@@ -1,7 +1,7 @@
 """What a run says while it goes on: bars on a terminal, plain lines everywhere else."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -12,12 +12,17 @@ from typing_extensions import override
 
 from aepo_lightning.errors import ConfigError
 
-_COLUMNS = {
+_ITERATION = {
     "reward": "rollout/reward",
-    "correct": "rollout/correct_fraction",
+    "pass@1": "rollout/correct_fraction",
     "entropy": "train/entropy",
     "loss": "train/loss",
 }
+"""The columns of an iteration, by what they show. pass@1 is the share of trajectories that are right."""
+_HELD_OUT = {"reward": "val/reward", "pass@1": "val/pass@1", "entropy": "val/entropy", "loss": ""}
+"""The same columns for held-out questions; without a name, nothing."""
+
+_COLD_START = "coldstart/val_loss"
 
 
 def choose_progress(every_s: float = 30.0) -> ProgressBar:
@@ -36,10 +41,11 @@ def choose_progress(every_s: float = 30.0) -> ProgressBar:
 class RunLog(ProgressBar):
     """Writes a run to the standard output as plain lines.
 
-    An iteration becomes a row of a table: the mean reward and the share of right trajectories of its rollouts, then
-    entropy (nats) and loss of its last optimiser step, and the seconds since training began. A validation becomes a
-    line with its pass@k and mean reward. Training without rollouts becomes a line with what it shows in its bar, and so
-    does whatever takes longer than `every_s` between two optimiser steps or more. No number is logged.
+    Iterations and validations become rows of one table: the stage (`train`, `held out`), the iteration, mean reward,
+    pass@1, entropy (nats), loss, and the seconds since training began, for a validation those that it took. Entropy and
+    loss of an iteration are those of its last optimiser step. Training without rollouts
+    becomes a line with what it shows in its bar, and so does whatever takes longer than `every_s` between two optimiser
+    steps or more. No number is logged.
     """
 
     def __init__(self, every_s: float = 30.0) -> None:
@@ -82,9 +88,8 @@ class RunLog(ProgressBar):
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock and the table."""
+        """Start the clock."""
         self._fit_start = self._last = perf_counter()
-        self._has_header = False
 
     @override
     def on_train_batch_end(
@@ -107,12 +112,18 @@ class RunLog(ProgressBar):
         if not _has_rollouts(trainer):
             self._write_step(trainer, pl_module)
             return
+        seconds = perf_counter() - self._fit_start
+        self._write_row("train", trainer.current_epoch, trainer.callback_metrics, _ITERATION, seconds)
+
+    def _write_row(
+        self, stage: str, iteration: int, metrics: Mapping[str, Any], names: Mapping[str, str], seconds: float
+    ) -> None:
+        """Write a row of the table, with its heading if it is the first."""
         if not self._has_header:
-            self._write("".join(f"{name:>10}" for name in ("iteration", *_COLUMNS, "seconds")))
+            self._write(_row(("stage", "iteration", *names, "seconds")))
             self._has_header = True
-        cells = [_cell(trainer.callback_metrics, name) for name in _COLUMNS.values()]
-        seconds = f"{perf_counter() - self._fit_start:.0f}"
-        self._write("".join(f"{cell:>10}" for cell in (str(trainer.current_epoch), *cells, seconds)))
+        cells = (_cell(metrics, name) for name in names.values())
+        self._write(_row((stage, str(iteration), *cells, f"{seconds:.0f}")))
 
     @override
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -122,13 +133,17 @@ class RunLog(ProgressBar):
     @override
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write how many of the held-out questions were solved, or how likely the held-out demonstrations are."""
-        found = trainer.callback_metrics
-        shown = {name: name.removeprefix("val/") for name in sorted(found) if name.startswith("val/pass@")}
-        shown |= {name: name.removeprefix("val/") for name in ("coldstart/val_loss", "val/reward") if name in found}
-        if trainer.sanity_checking or not shown:
+        found, seconds = trainer.callback_metrics, perf_counter() - self._validation_start
+        if trainer.sanity_checking:
             return
-        figures = ", ".join(f"{label} {_cell(found, name)}" for name, label in shown.items())
-        self._write(f"validation: {figures}, {perf_counter() - self._validation_start:.0f} s")
+        if "val/reward" in found:
+            self._write_row("held out", trainer.current_epoch, found, _HELD_OUT, seconds)
+        elif _COLD_START in found:
+            self._write(f"validation: {_COLD_START} {_cell(found, _COLD_START)}, {seconds:.0f} s")
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"{cells[0]:<9}" + "".join(f"{cell:>10}" for cell in cells[1:])
 
 
 def _has_rollouts(trainer: L.Trainer) -> bool:

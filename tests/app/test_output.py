@@ -32,9 +32,11 @@ def test_a_file_gets_a_page_of_plain_lines(tmp_path):
     assert "\r" not in text
     assert len(text) < 8000
     assert "step 12 of 12: coldstart/loss" in text
-    assert text.count("validation: pass@1") == 2
-    rows = [line.split()[0] for line in text.splitlines() if len(line.split()) == 6]
-    assert rows == ["iteration", "0", "1"]
+    assert "validation_step" not in text
+    rows = [line for line in text.splitlines() if line.startswith(("stage", "train ", "held out"))]
+    assert rows[0].split() == ["stage", "iteration", "reward", "pass@1", "entropy", "loss", "seconds"]
+    stages = [(row[:9].strip(), row[9:19].strip()) for row in rows[1:]]
+    assert stages == [("held out", "0"), ("train", "0"), ("train", "1"), ("held out", "2")]
 
 
 @pytest.mark.slow

@@ -69,18 +69,19 @@ def test_what_is_held_out_of_demonstrations_is_a_line_where_there_is_something(t
     assert [line for line in lines if line.startswith("validation")] == shown
 
 
-def test_an_iteration_becomes_a_row_and_a_validation_a_line(make_run, capsys):
+def test_iterations_and_validations_become_rows_of_one_table(make_run, capsys):
     run = make_run([RunLog()], max_epochs=2, enable_progress_bar=True).fit()
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["iteration", "reward", "correct", "entropy", "loss", "seconds"]
-    rows = [line.split() for line in (lines[2], lines[4])]
-    assert [row[0] for row in rows] == ["0", "1"]
-    names = ("rollout/reward", "rollout/correct_fraction", "train/entropy", "train/loss")
-    last = [f"{float(run.trainer.callback_metrics[name]):.4f}" for name in names]
-    assert rows[1][1:5] == last
-    assert [line.split(":")[0] for line in (lines[0], lines[3])] == ["validation", "validation"]
-    assert "pass@1" in lines[0]
-    assert len(lines) == 5
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["stage", "iteration", "reward", "pass@1", "entropy", "loss", "seconds"]
+    cells = [row.removeprefix("held out").removeprefix("train").split() for row in rows]
+    assert [row.split("  ")[0] for row in rows] == ["held out", "train", "held out", "train"]
+    assert [row[0] for row in cells] == ["0", "0", "1", "1"]
+
+    def shown(*names):
+        return [f"{float(run.trainer.callback_metrics[name]):.4f}" for name in names]
+
+    assert cells[3][1:5] == shown("rollout/reward", "rollout/correct_fraction", "train/entropy", "train/loss")
+    assert cells[2][1:5] == [*shown("val/reward", "val/pass@1", "val/entropy"), "-"]
 
 
 def test_training_without_rollouts_shows_its_first_and_its_last_step(tmp_path, capsys, recwarn):

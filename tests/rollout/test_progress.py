@@ -1,6 +1,7 @@
 import io
 import logging
 import sys
+from queue import Queue
 
 import pytest
 
@@ -48,6 +49,15 @@ def test_a_long_rollout_says_how_far_it_is(monkeypatch, caplog, file):
     assert [record.getMessage().split(",")[0] for record in caplog.records] == [
         f"Rollout train-00000: {n} of 3 questions" for n in (1, 2, 3)
     ]
+
+
+def test_a_rollout_in_which_no_question_is_finished_says_so(monkeypatch, file):
+    said = Queue()
+    monkeypatch.setattr(progress, "_EVERY_S", 0.0)
+    monkeypatch.setattr(progress, "_LOOK_S", 0.001)
+    monkeypatch.setattr(progress.logger, "info", lambda text, *values: said.put(text % values))
+    with rollout_progress("train-00000", 2):
+        assert said.get(timeout=60).startswith("Rollout train-00000: 0 of 2 questions, ")
 
 
 def test_a_short_one_says_nothing(caplog, file):

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
@@ -41,6 +40,7 @@ from aepo_lightning.app.doctor.services import look_at_judges, look_at_tools
 from aepo_lightning.app.doctor.subject import Subject, examined
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.overrides import explain_missing
+from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
 
@@ -83,8 +83,7 @@ def doctor(
     cfg = composed_config(CONFIG_NAME, words, config_dir)
     if problem := explain_missing(OmegaConf.missing_keys(cfg)):
         raise ConfigError(problem)
-    if cfg.num_threads is not None:
-        torch.set_num_threads(cfg.num_threads)
+    set_threads(cfg.num_threads)
     with TemporaryDirectory(prefix="aepo-doctor-") as folder:
         options = {"num_questions": num_questions, "is_quick": is_quick}
         with examined(cfg, Path(folder), **options) as subject:
