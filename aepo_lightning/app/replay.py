@@ -96,7 +96,7 @@ def replay_run(
         for name, trees in saved_trees(folder / "rollouts", names, question_id):
             for version in sorted({tree.weights_version for tree in trees}):
                 if version != loaded:
-                    found = read_weights(weights) if weights else _find_weights(folder, policy, lora, version)
+                    found = read_weights(weights) if weights else find_weights(folder, policy, lora, version)
                     engine.load_weights(found.items(), version)
                     loaded = version
                 chosen = [tree for tree in trees if tree.weights_version == version]
@@ -132,7 +132,19 @@ def saved_trees(folder: Path, names: Sequence[str], question_id: str | None) -> 
         raise ConfigError(f"No tree in {folder} fits; `--question` must be the id of a saved tree.")
 
 
-def _find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version: int) -> Mapping[str, Tensor]:
+def find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version: int) -> Mapping[str, Tensor]:
+    """Return the weights of a run after so many optimiser steps, from wherever they were kept.
+
+    Args:
+        folder: Of the run.
+        policy: What it started from.
+        lora: Settings of the adapter that it trained.
+        version: Optimiser steps.
+
+    Raises:
+        ConfigError: If they were not kept.
+        DataError: If they cannot be read.
+    """
     archive = WeightsArchive(folder / "rollouts" / "weights")
     if version in archive.versions():
         return archive.load(version)

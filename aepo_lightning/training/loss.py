@@ -8,8 +8,29 @@ from torch import Tensor
 from aepo_lightning.contracts.batch import Minibatch, TrajectoryBatch
 from aepo_lightning.contracts.objective import Objective, ObjectiveInput, WeightedMean, evaluate_objective
 from aepo_lightning.objectives import ImportanceCorrection, KLPenalty, LossAggregation
+from aepo_lightning.objectives.importance_correction import CorrectionOutput
 from aepo_lightning.ops.masked import weighted_mean, zero_outside
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LossParts:
+    """What the losses of the tokens of a micro-batch are made of, before aggregation."""
+
+    inputs: ObjectiveInput
+    """What the objective saw."""
+    correction: CorrectionOutput
+    objective: Tensor
+    """Of the objective, times the weights of the importance correction."""
+    entropy_bonus: Tensor
+    """Is subtracted."""
+    kl_penalty: Tensor | None
+    """Against the reference policy; None without one in the loss."""
+    distance_penalty: Tensor | None
+    """On leaving the old policy, for a few tokens (`KLCov`); None without one."""
+    total: Tensor
+    """All of it, times the weight of the trajectory."""
+    metrics: Mapping[str, WeightedMean]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +59,25 @@ class PolicyLoss:
                 ones, so every ratio is exactly 1 and the gradient is that of the policy gradient.
             minibatch: The optimiser step that it belongs to, for the totals over all ranks.
         """
+        mode = "grad" if self.entropy_coefficient else "detached"
+        scores: TokenScores = network(
+            batch.input_ids, batch.response_mask, batch.temperature, mode, packed=batch.packed
+        )
+        parts = self.parts(scores, batch)
+        loss = self.aggregation(
+            parts.total, batch.response_mask, minibatch.global_num_tokens, minibatch.global_num_sequences
+        )
+        return loss, {**parts.metrics, "entropy": weighted_mean(scores.entropies, batch.response_mask)}
+
+    def parts(self, scores: TokenScores, batch: TrajectoryBatch) -> LossParts:
+        """Return what the loss of each token is made of.
+
+        Args:
+            scores: Of the policy that is trained.
+            batch: One micro-batch with advantages.
+        """
         assert batch.advantages is not None, "`ExperienceBuilder` fills it in"
         mask = batch.response_mask
-        mode = "grad" if self.entropy_coefficient else "detached"
-        scores: TokenScores = network(batch.input_ids, mask, batch.temperature, mode, packed=batch.packed)
         corrected = self.correction(scores.logprobs, batch.old_logprobs, batch.sampler_logprobs, mask)
         inputs = ObjectiveInput(
             logprobs=scores.logprobs,
@@ -51,17 +87,28 @@ class PolicyLoss:
             old_entropies=self._old_entropies(batch, scores),
         )
         output = evaluate_objective(self.objective, inputs)
-        token_losses = output.token_losses * corrected.token_weights - self.entropy_coefficient * scores.entropies
+        objective, bonus = output.token_losses * corrected.token_weights, self.entropy_coefficient * scores.entropies
+        token_losses = objective - bonus
+        penalty = distance_penalty = None
         if batch.ref_logprobs is not None and self.kl_penalty.place == "loss":
-            token_losses = token_losses + self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+            penalty = self.kl_penalty(scores.logprobs, batch.ref_logprobs, mask)
+            token_losses = token_losses + penalty
         if batch.kl_coefficients is not None:
             distance = zero_outside(scores.logprobs - corrected.old_logprobs, mask).abs()
-            token_losses = token_losses + batch.kl_coefficients * distance
+            distance_penalty = batch.kl_coefficients * distance
+            token_losses = token_losses + distance_penalty
         if batch.weights is not None:
             token_losses = token_losses * batch.weights[:, None]
-        loss = self.aggregation(token_losses, mask, minibatch.global_num_tokens, minibatch.global_num_sequences)
-        entropy = {"entropy": weighted_mean(scores.entropies, mask)}
-        return loss, {**output.metrics, **corrected.metrics, **entropy}
+        return LossParts(
+            inputs=inputs,
+            correction=corrected,
+            objective=objective,
+            entropy_bonus=bonus,
+            kl_penalty=penalty,
+            distance_penalty=distance_penalty,
+            total=token_losses,
+            metrics={**output.metrics, **corrected.metrics},
+        )
 
     @staticmethod
     def _old_entropies(batch: TrajectoryBatch, scores: TokenScores) -> Tensor | None:
