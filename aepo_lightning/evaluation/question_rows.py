@@ -36,6 +36,7 @@ class QuestionRows:
     id_fields: Sequence[str] = ()
     """What names a row. Without one, its place among the rows does."""
     level_fields: Sequence[str] = ()
+    """Of these, the first that a row has is its level."""
     level_names: Mapping[str, str] = field(default_factory=dict)
     """Levels by what the rows call them. What is not listed keeps its own name."""
     choices_field: str = ""

@@ -44,8 +44,10 @@ class HubDataset:
     """A dataset of the Hugging Face Hub."""
 
     dataset_id: str
+    """Its name on the Hub, `owner/name`."""
     split: str
     config: str | None = None
+    """Which of its configurations, where it has several."""
     revision: str | None = None
     """The commit that is read. None where nobody has verified one: then whatever is there."""
     is_gated: bool = False

@@ -18,7 +18,9 @@ class SamplingSettings:
     """
 
     temperature: float = 1.0
+    """Of sampling. Log-probs and entropies are those at it; 0 is greedy."""
     top_p: float = 1.0
+    """Smallest set of tokens with this probability that is sampled from. 1 keeps the whole vocabulary."""
     top_k: int = 0
     """0 keeps the whole vocabulary."""
     repetition_penalty: float = 1.0
