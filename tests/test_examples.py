@@ -6,9 +6,12 @@ from tests.support.paths import ROOT
 SAYS = {
     "callback_on_plain_module": "nats, drawn to quadrants.png",
     "evaluate_policy": "80 trajectories of 20 questions:",
+    "objective_alone": "EBPO     keeps [[0.7, 1.0, 1.2], [0.0, 1.5, 0.0]]",
     "own_tool_reward_task": "'",
+    "reading_a_tree": "after segment 2 go 2: rewards [1.0, 0.0]",
     "sampler_alone": "6 trajectories; planned: ",
     "swap_objective": "CISPO reward by iteration: ",
+    "tool_alone": "five chains asked the same: 5 answers, the tool ran 1 time(s)",
     "tree_packing_elsewhere": "losses packed: ",
     "twenty_lines": "iterations 3, steps 12, reward ",
 }
