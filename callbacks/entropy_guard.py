@@ -45,8 +45,8 @@ class EntropyGuard(L.Callback):
     after. So the guard acts at most as often as there are `acts`, over all resumes of a run. Without `acts` it only
     warns, and the run computes the same numbers as without it.
 
-    Logs, once per iteration, `guard/entropy_low` and `guard/entropy_high`, `guard/KIND` for each kind of alarm, `guard/act`
-    and `guard/num_acts`. Lines go to the log and, as text `guard/events`, to loggers with `add_text`.
+    Logs, once per iteration, `guard/entropy_low` and `guard/entropy_high`, `guard/KIND` for each kind of alarm,
+    `guard/act` and `guard/num_acts`. Lines go to the log and, as text `guard/events`, to loggers with `add_text`.
     """
 
     def __init__(self, limits: Limits | None = None, settings: GuardSettings | None = None) -> None:

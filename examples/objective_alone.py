@@ -2,7 +2,7 @@
 
     python examples/objective_alone.py
 
-An objective takes log-probs, advantages and a mask, and returns a loss for each token; it needs no model and no trainer.
+An objective takes log-probs, advantages and a mask, and returns a loss per token; it needs no model and no trainer.
 """
 
 import math
