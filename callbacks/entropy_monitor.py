@@ -10,7 +10,9 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
 from typing_extensions import override
 
-from aepo_lightning.callbacks.trainer_parts import experiment_methods, rollouts_of
+from aepo_lightning.callbacks.drawing import rasterise
+from aepo_lightning.callbacks.logger_media import log_picture
+from aepo_lightning.callbacks.trainer_parts import rollouts_of
 from aepo_lightning.errors import ConfigError
 
 Curve = list[tuple[int, float]]
@@ -30,8 +32,8 @@ class EntropyMonitor(L.Callback):
 
     The upper panel has the entropies in nats, the lower one reward and pass@1, both over optimiser steps. The curves
     are in the checkpoint, so a resumed run goes on with them. The picture is `entropy.png` in the folder of the
-    checkpoints (without a checkpoint callback: in the trainer's `default_root_dir`), and loggers with TensorBoard's
-    `add_figure` get it at the end of the run as `entropy`. No number is logged.
+    checkpoints (without a checkpoint callback: in the trainer's `default_root_dir`), and loggers that take
+    pictures get it at the end of the run as `entropy`. No number is logged.
     """
 
     def __init__(self, output_path: str | None = None, every_n_epochs: int = 10) -> None:
@@ -98,9 +100,7 @@ class EntropyMonitor(L.Callback):
         if not trainer.is_global_zero:
             return
         figure = self._write(trainer)
-        for add_figure in experiment_methods(trainer, "add_figure"):
-            # TensorBoard would close the figure in pyplot, which does not know it.
-            add_figure("entropy", figure, trainer.global_step, close=False)
+        log_picture(trainer, "entropy", rasterise(figure))
 
     def _write(self, trainer: L.Trainer) -> Figure:
         figure = draw_curves(self.curves)

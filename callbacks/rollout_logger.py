@@ -13,7 +13,8 @@ from pathlib import Path
 import lightning as L
 from typing_extensions import override
 
-from aepo_lightning.callbacks.trainer_parts import experiment_methods, rollouts_of
+from aepo_lightning.callbacks.logger_media import log_text
+from aepo_lightning.callbacks.trainer_parts import rollouts_of
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
@@ -32,7 +33,7 @@ class RolloutLogger(L.Callback):
     """Writes a few trajectories of one question to the loggers and to `trajectories.md`.
 
     The question is the one of rank zero whose rewards differ most, and its trajectories are taken evenly from the best
-    to the worst. Loggers with TensorBoard's `add_text` get them under `rollout/trajectories`; the file in the trainer's
+    to the worst. Loggers that take texts get them under `rollout/trajectories`; the file in the trainer's
     `default_root_dir` grows. Nothing else is logged.
     """
 
@@ -69,18 +70,17 @@ class RolloutLogger(L.Callback):
         if trainer.current_epoch % self._every_n_epochs or not trainer.is_global_zero:
             return
         rollouts = rollouts_of(trainer, "trees", "decode")
-        tree = max(rollouts.trees, key=_spread)
+        tree = max(rollouts.trees, key=reward_spread)
         body = describe_tree(tree, rollouts.decode, self._num_trajectories)
         text = f"# Iteration {trainer.current_epoch}, optimiser step {trainer.global_step}\n\n{body}"
-        for add_text in experiment_methods(trainer, "add_text"):
-            add_text("rollout/trajectories", text, trainer.global_step)
+        log_text(trainer, "rollout/trajectories", text)
         path = Path(trainer.default_root_dir) / "trajectories.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write(text + "\n")
 
 
-def _spread(tree: RolloutTree) -> float:
+def reward_spread(tree: RolloutTree) -> float:
     """Return how far the rewards of a group differ; those without one do not count."""
     rewards = [reward for _, reward in tree.scored_leaves]
     return max(rewards) - min(rewards) if rewards else -1.0

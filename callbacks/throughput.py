@@ -1,13 +1,22 @@
-"""Where the wall time of an iteration goes."""
+"""Where the wall time of an iteration goes, and what it takes of memory and GPUs."""
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from typing_extensions import override
 
+from aepo_lightning.callbacks.device_figures import (
+    flops_per_token,
+    gpu_memory_gib,
+    host_memory_gib,
+    model_flops_utilization,
+)
 from aepo_lightning.callbacks.trainer_parts import rollouts_of
+from aepo_lightning.distributed.collectives import all_reduce
 
 _TOTALS = ("iterations", "iteration_s", "rollout_s", "experience_s", "update_s", "tokens", "trajectories")
 
@@ -19,8 +28,9 @@ class Throughput(L.Callback):
     epoch. Validation is left out; saving checkpoints and other callbacks are in. Times are those of rank zero, tokens
     and trajectories those of all ranks.
 
-    Logs `time/update_s`, `time/iteration_s`, `throughput/tokens_per_s` and `throughput/trajectories_per_s`, beside the
-    `time/rollout_s` and `time/experience_s` of the datamodule.
+    Logs `time/update_s`, `time/other_s`, `time/iteration_s`, `throughput/tokens_per_s`,
+    `throughput/update_tokens_per_s` and `throughput/trajectories_per_s`, beside the `time/rollout_s` and
+    `time/experience_s` of the datamodule; `memory/host_gib`, and on GPUs `memory/gpu_gib` and `throughput/update_mfu`.
     """
 
     def __init__(self) -> None:
@@ -91,17 +101,30 @@ class Throughput(L.Callback):
         # Every rank has as many trajectories; the datamodule's rate is already that of all ranks.
         num_trajectories = trainer.world_size * sum(len(tree.leaves) for tree in rollouts.trees)
         num_tokens = rollouts.metrics["rollout/tokens_per_s"] * rollout_s
+        experience_s = rollouts.metrics["time/experience_s"]
         values = {
             "time/update_s": self._update_s,
+            "time/other_s": iteration_s - rollout_s - experience_s - self._update_s,
             "time/iteration_s": iteration_s,
             "throughput/tokens_per_s": num_tokens / iteration_s,
             "throughput/trajectories_per_s": num_trajectories / iteration_s,
+            **host_memory_gib(),
+            **_of_all_ranks(gpu_memory_gib(pl_module.device)),
+            **self._of_update(pl_module, rollouts.metrics),
         }
         pl_module.log_dict(values, sync_dist=True, rank_zero_only=True)
-        experience_s = rollouts.metrics["time/experience_s"]
         found = (1.0, iteration_s, rollout_s, experience_s, self._update_s, num_tokens, float(num_trajectories))
         self.totals = {name: self.totals[name] + value for name, value in zip(_TOTALS, found, strict=True)}
         self._start(now)
+
+    def _of_update(self, pl_module: L.LightningModule, metrics: Mapping[str, float]) -> dict[str, float]:
+        num_tokens = metrics.get("experience/num_tokens_run", 0.0)
+        if not (num_tokens and self._update_s):
+            return {}
+        rate = num_tokens / self._update_s
+        dtype, num_ranks = getattr(pl_module, "compute_dtype", torch.float32), pl_module.trainer.world_size
+        mfu = model_flops_utilization(rate * flops_per_token(pl_module), pl_module.device, dtype, num_ranks)
+        return {"throughput/update_tokens_per_s": rate, **mfu}
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -112,3 +135,8 @@ class Throughput(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on adding to saved totals."""
         self.totals = {name: float(state_dict["totals"][name]) for name in _TOTALS}
+
+
+def _of_all_ranks(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the largest of each value over the ranks, which all have the same names. Collective."""
+    return dict(zip(values, all_reduce(list(values.values()), "max"), strict=True))

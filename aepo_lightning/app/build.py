@@ -247,8 +247,17 @@ def _check_fsdp1(cfg: DictConfig) -> None:
 
 
 def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:
-    """Build the logger below `folder`."""
-    logger: Logger = build(cfg.logger, save_dir=str(folder / sub_folder))
+    """Build the logger, below `folder` or its own folder there if it writes files.
+
+    Raises:
+        ConfigError: If a package that it needs is not installed.
+    """
+    settings = cfg.logger.copy()
+    with open_dict(settings):
+        own = settings.pop("folder", "")
+        if OmegaConf.is_missing(settings, "save_dir"):
+            settings.save_dir = str(folder / sub_folder / own)
+    logger: Logger = build(settings)
     return logger
 
 

@@ -7,6 +7,7 @@ logit_blocks.py blocks of logits: their size, their products, the softmax sums o
 entropy.py      entropy of one token from its largest log-probs
 gated_mlp.py    a gated MLP, tile by tile
 low_rank.py     a weight with its adapter merged into it
+percentiles.py  percentiles of numbers that lie on several ranks
 tree_packing.py, tree_partition.py, tree_attention.py
                 trajectories as one row with every shared prefix once: its structure, what fits into it, its attention
 """

@@ -102,10 +102,12 @@ class RolloutSampler:
             if isinstance(self.parts.tools, BranchingToolRunner):
                 await self.parts.tools.start()
             if self.journal is None:
-                return await growth.run(questions, None)
+                with self.parts.clock.rollout():
+                    return await growth.run(questions, None)
             digests = {each.question_id: question_digest(each, self.parts.chat_format) for each in questions}
             with self.journal.open(name, seed, growth.stamp, digests, whole_only=self.whole_only) as session:
-                trees = await growth.run(questions, session)
+                with self.parts.clock.rollout():
+                    trees = await growth.run(questions, session)
                 session.is_complete = True
                 return trees
         finally:

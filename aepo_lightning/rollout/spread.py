@@ -1,4 +1,7 @@
-"""What branches did to a group: where they fell against where chance would put them, and how far siblings differ."""
+"""What branches did to a group: where they fell against where chance would put them, and what they were worth.
+
+Chance is as many branches at decisions of the group in a random order.
+"""
 
 import math
 import statistics
@@ -9,12 +12,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
 
 NEAR_ALPHA = 0.05
 """A probability within this of its base, alpha, is hardly moved by entropy or penalty."""
 NUM_BUSIEST = 3
 """Root chains whose share of the branches is the concentration."""
+_BRANCH_PATH_LENGTH = 3
+"""A branch's seed path is its trunk's, followed by "b", the turn and an index."""
 _NEGLIGIBLE = 1e-13
 _Chances: TypeAlias = NDArray[np.float64]
 
@@ -96,3 +101,46 @@ def sibling_variances(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -
     if not within:
         return 0.0, 0.0
     return statistics.fmean(within), statistics.variance([reward for _, reward in scored])
+
+
+def branch_reward_lift(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -> tuple[float, int]:
+    """Return how much more branches earned than chance would give, in all, and how many of them have a reward.
+
+    A branch at some decision earns on average what the chain that took the decision earns, since both go on from the
+    same tokens. So branches at random decisions would earn the mean reward of these chains, over all decisions.
+
+    Args:
+        tree: A finished tree.
+        scored: Its leaves that count, each with its reward.
+
+    Returns:
+        The sum of the differences over the branches of the group; zeros without a branch.
+    """
+    rewards = {leaf.seed_path: reward for leaf, reward in scored}
+    at_decisions = [rewards[each.seed_path] for each in tree.decisions if each.seed_path in rewards]
+    branches = [reward for leaf, reward in scored if leaf.origin is LeafOrigin.BRANCH]
+    if not branches or not at_decisions:
+        return 0.0, 0
+    return sum(branches) - len(branches) * statistics.fmean(at_decisions), len(branches)
+
+
+def decision_before(path: tuple[int | str, ...], turn: int) -> tuple[tuple[int | str, ...], int]:
+    """Return chain and turn of the decision directly before that of a chain at a turn, if there was one.
+
+    The chain of a branch begins with its trunk's decisions, up to the one that opened it.
+    """
+    opened_here = len(path) > _BRANCH_PATH_LENGTH and path[-2] == turn - 1
+    return (path[:-_BRANCH_PATH_LENGTH] if opened_here else path, turn - 1)
+
+
+def consecutive_branches(decisions: Sequence[BranchDecision]) -> tuple[int, float]:
+    """Return how many decisions opened a branch directly after one that did, and how many would by chance.
+
+    Args:
+        decisions: All of one group.
+    """
+    taken = {(each.seed_path, each.turn): each.num_opened > 0 for each in decisions}
+    pairs = [(taken[place], taken[before]) for place in taken if (before := decision_before(*place)) in taken]
+    number, num_branching = len(taken), sum(taken.values())
+    chance = num_branching * (num_branching - 1) / (number * (number - 1)) if number > 1 else 0.0
+    return sum(map(all, pairs)), len(pairs) * chance

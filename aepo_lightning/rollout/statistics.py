@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.contracts.question import SegmentSource
-from aepo_lightning.contracts.tool import ToolStatus
-from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
+from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree, Segment
 from aepo_lightning.rollout.repetition import count_repeated
 from aepo_lightning.rollout.spread import (
     NEAR_ALPHA,
     NUM_BUSIEST,
+    branch_reward_lift,
+    consecutive_branches,
+    decision_before,
     expected_concentration,
     sibling_variances,
 )
@@ -23,16 +26,19 @@ from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 _DEEP = 4
 """Branches after this many tool calls or more are counted together."""
-_BRANCH_PATH_LENGTH = 3
-"""A branch's seed path is its trunk's, followed by "b", the turn and an index."""
+_ENTROPY, _DURATION = "entropy_p{}", "tool_duration_p{}_s"
+PERCENTILES: Mapping[str, tuple[int, ...]] = {_ENTROPY: (10, 90), _DURATION: (50, 95)}
+"""Names of samples, with a place for the percentile, and those of them that are logged."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Named means, each as a total and a weight."""
+    """Named means, each as a total and a weight, and named samples."""
 
     totals: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    """Every observation of what percentiles are logged of, under the names of `PERCENTILES`."""
 
     def add(self, name: str, value: int | float, weight: int | float = 1) -> None:
         """Add an observation of `name`."""
@@ -43,6 +49,10 @@ class Tally:
         """Add `part` of `whole` to the share `name`."""
         self.totals[name] = self.totals.get(name, 0.0) + part
         self.weights[name] = self.weights.get(name, 0.0) + whole
+
+    def observe(self, name: str, values: Sequence[float]) -> None:
+        """Add observations to the sample `name`."""
+        self.samples.setdefault(name, []).extend(values)
 
     def means(self) -> dict[str, float]:
         """Return every mean whose weight is not zero."""
@@ -105,6 +115,7 @@ def _met_outage(tree: RolloutTree, leaf: Leaf) -> bool:
 def _add_siblings(tally: Tally, tree: RolloutTree) -> None:
     within, total = sibling_variances(tree, tree.scored_leaves)
     tally.share("sibling_reward_spread", within, total)
+    tally.share("branch_reward_lift", *branch_reward_lift(tree, tree.scored_leaves))
 
 
 def _add_budget(tally: Tally, tree: RolloutTree) -> None:
@@ -120,15 +131,18 @@ def _add_budget(tally: Tally, tree: RolloutTree) -> None:
 
 def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
     depths, num_branches = tree.branch_depths, len(tree.branch_depths)
-    per_root = Counter(tree.branch_roots)
-    tally.share("branch_concentration", sum(n for _, n in per_root.most_common(NUM_BUSIEST)), num_branches)
-    expected = expected_concentration(tree.decisions)
-    tally.share("expected_branch_concentration", expected * num_branches, num_branches)
-    tally.share("branch_depth", sum(depths), num_branches)
-    for depth in range(1, _DEEP):
-        tally.share(f"branches_at_depth_{depth}_fraction", depths.count(depth), num_branches)
-    tally.share("branches_deeper_fraction", sum(depth >= _DEEP for depth in depths), num_branches)
     num_decisions = len(tree.decisions)
+    busiest = sum(n for _, n in Counter(tree.branch_roots).most_common(NUM_BUSIEST))
+    tally.share("branch_concentration", busiest, num_branches)
+    expected = expected_concentration(tree.decisions) * num_branches
+    tally.share("expected_branch_concentration", expected, num_branches)
+    tally.share("branch_concentration_over_chance", busiest, expected)
+    tally.share("consecutive_branches_over_chance", *consecutive_branches(tree.decisions))
+    tally.share("branch_depth", sum(depths), num_branches)
+    found, chances = _by_depth(depths), _by_depth([decision.turn for decision in tree.decisions])
+    for name, number in found.items():
+        tally.share(f"{name}_fraction", number, num_branches)
+        tally.share(f"{name}_over_chance", number, num_branches * chances[name] / max(num_decisions, 1))
     is_high = [decision.is_high_entropy for decision in tree.decisions]
     tally.share("high_entropy_fraction", sum(is_high), num_decisions)
     tally.share("consecutive_high_entropy_fraction", len(_in_high_entropy_runs(tree.decisions)), num_decisions)
@@ -139,6 +153,12 @@ def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
     tally.share("penalised_fraction", sum(decision.is_penalised for decision in tree.decisions), num_decisions)
 
 
+def _by_depth(depths: Sequence[int]) -> dict[str, int]:
+    """Return how many of the depths are each of the first few, and deeper."""
+    counts = {f"branches_at_depth_{depth}": depths.count(depth) for depth in range(1, _DEEP)}
+    return counts | {"branches_deeper": sum(depth >= _DEEP for depth in depths)}
+
+
 def _in_high_entropy_runs(decisions: Sequence[BranchDecision]) -> set[tuple[tuple[int | str, ...], int]]:
     """Return chain and turn of every high-entropy decision with another one directly before or after it.
 
@@ -146,11 +166,10 @@ def _in_high_entropy_runs(decisions: Sequence[BranchDecision]) -> set[tuple[tupl
     """
     high = {(decision.seed_path, decision.turn) for decision in decisions if decision.is_high_entropy}
     found = set()
-    for path, turn in high:
-        opened_here = len(path) > _BRANCH_PATH_LENGTH and path[-2] == turn - 1
-        before = (path[:-_BRANCH_PATH_LENGTH] if opened_here else path, turn - 1)
+    for place in high:
+        before = decision_before(*place)
         if before in high:
-            found |= {before, (path, turn)}
+            found |= {before, place}
     return found
 
 
@@ -174,12 +193,21 @@ def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
         if segment.source is SegmentSource.POLICY:
             tally.share("entropy", sum(segment.entropies), len(segment.entropies))
             tally.share("repetition_fraction", *count_repeated(segment.token_ids))
-            after_tool = segment.parent_id is not None and (
-                tree.segments[segment.parent_id].source is SegmentSource.TOOL
-            )
-            if after_tool:
-                window = segment.entropies[:num_first]
+            tally.observe(_ENTROPY, segment.entropies)
+            window, results = segment.entropies[:num_first], _results_before(tree, segment)
+            if results:
                 tally.share("entropy_after_tool", sum(window), len(window))
+            for status in sorted({result.status for result in results if result is not None}):
+                tally.share(f"entropy_after_{status}", sum(window), len(window))
+
+
+def _results_before(tree: RolloutTree, segment: Segment) -> list[ToolResult | None]:
+    """Return the results of the calls of the turn before, for each segment that holds one; none at the start."""
+    results = []
+    while segment.parent_id is not None and tree.segments[segment.parent_id].source is SegmentSource.TOOL:
+        segment = tree.segments[segment.parent_id]
+        results.append(segment.tool_result)
+    return results
 
 
 def _add_tools(tally: Tally, tree: RolloutTree) -> None:
@@ -192,6 +220,7 @@ def _add_tools(tally: Tally, tree: RolloutTree) -> None:
         tally.add("tool_cached_fraction", float(result.is_cached))
         tally.add("tool_shared_fraction", float(result.is_shared))
         tally.add("tool_duration_s", result.duration_s)
+        tally.observe(_DURATION, [result.duration_s])
         tally.add("tool_queue_s", result.queue_s)
         tally.add("tool_attempts", result.num_attempts)
 

@@ -25,6 +25,7 @@ from aepo_lightning.contracts.tool import (
 from aepo_lightning.rollout.call_rules import refused_calls
 from aepo_lightning.rollout.chain import Chain
 from aepo_lightning.rollout.description import digest_of
+from aepo_lightning.rollout.generation_clock import GenerationClock
 from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.scoring import ScoringSettings, score
@@ -45,6 +46,7 @@ class RolloutParts:
     branch_policy: BranchPolicy = field(default_factory=Independent)
     settings: RolloutSettings = field(default_factory=RolloutSettings)
     scoring: ScoringSettings = field(default_factory=ScoringSettings)
+    clock: GenerationClock = field(default_factory=GenerationClock, repr=False, compare=False)
 
     def for_evaluation(self, num_samples: int) -> "RolloutParts":
         """Return the same engine, tools and reward for independent samples.
@@ -53,7 +55,10 @@ class RolloutParts:
             num_samples: Trajectories per question.
         """
         settings = replace(self.settings, budget=num_samples, turn_entropy=TurnEntropy())
-        return replace(self, allocator=Independent(), branch_policy=Independent(), settings=settings)
+        rules = Independent()
+        return replace(
+            self, allocator=rules, branch_policy=rules, settings=settings, clock=GenerationClock(clock=self.clock.clock)
+        )
 
 
 def signature(parts: RolloutParts) -> str:
@@ -110,7 +115,8 @@ class ChainSteps:
             on_probe(first_tokens(recorded, num_probe_tokens))
             return recorded
         params = self._sampling_params(chain, room)
-        generation = await self.parts.engine.generate(chain.token_ids, params, on_probe)
+        with self.parts.clock.generation():
+            generation = await self.parts.engine.generate(chain.token_ids, params, on_probe)
         if self.on_event is not None:
             self.on_event(generation_event(*place, generation))
         return generation

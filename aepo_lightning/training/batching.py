@@ -139,9 +139,9 @@ def describe_batches(minibatches: Iterable[Minibatch]) -> dict[str, float]:
     """Return how well the micro-batches of some optimiser steps are filled and balanced. Collective.
 
     Returns:
-        `padding_share` (tokens of padding over tokens run, all ranks), `micro_batches_per_step` (of one rank, empty
-        ones included), `token_imbalance` (tokens run by the busiest rank over the mean of the ranks, averaged over the
-        steps; 1 is even).
+        `num_tokens_run` (by a forward pass over each, all ranks, padding included), `padding_share` (tokens of padding
+        over tokens run, all ranks), `micro_batches_per_step` (of one rank, empty ones included), `token_imbalance`
+        (tokens run by the busiest rank over the mean of the ranks, averaged over the steps; 1 is even).
     """
     steps = [[_tokens_run(batch) for batch in minibatch.micro_batches] for minibatch in minibatches]
     run = [float(sum(total for total, _ in step)) for step in steps]
@@ -150,6 +150,7 @@ def describe_batches(minibatches: Iterable[Minibatch]) -> dict[str, float]:
     busiest = all_reduce(run, "max")
     shares = [most * world_size() / total for most, total in zip(busiest, sums, strict=True)]
     return {
+        "num_tokens_run": sum(sums),
         "padding_share": all_padding / sum(sums),
         "micro_batches_per_step": sum(map(len, steps)) / len(steps),
         "token_imbalance": sum(shares) / len(shares),

@@ -291,7 +291,7 @@ class RolloutDataModule(LightningDataModule):
         parts = self.sampler.parts
         tally = summarise_trees(self.trees, parts.settings.turn_entropy)
         seconds = {"rollout_s": rolled_out - start, "experience_s": perf_counter() - rolled_out}
-        self.metrics = describe_iteration(tally, self.trees, seconds, parts.tools) | {"rollout/staleness_steps": age}
+        self.metrics = describe_iteration(tally, self.trees, seconds, parts) | {"rollout/staleness_steps": age}
         self.metrics |= self._rounds.metrics(self.trees) | describe_overlong(self.trees, self._experience.overlong)
         self.metrics |= prefixed("experience", self._experience.describe(self._minibatches))
         if self._publication_check is not None:

@@ -158,13 +158,14 @@ class ExperienceBuilder:
         """Return figures about what was built. Collective.
 
         Returns:
-            Those of `describe_batches` and, where the trainer has scored the tokens, `max_importance_weight`: the
-            largest pi_old / pi_sampler of a response token. Without minibatches, none.
+            Those of `describe_batches`, with the tokens of all passes, and, where the trainer has scored the tokens,
+            `max_importance_weight`: the largest pi_old / pi_sampler of a response token. Without minibatches, none.
         """
         if not minibatches:
             return {}
         minibatches = minibatches[: len(minibatches) // self.settings.num_epochs]
         figures = describe_batches(minibatches)
+        figures["num_tokens_run"] *= self.settings.num_epochs
         gaps = [
             float((batch.old_logprobs - batch.sampler_logprobs)[batch.response_mask].max())
             for minibatch in minibatches

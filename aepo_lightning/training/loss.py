@@ -49,7 +49,11 @@ class PolicyLoss:
     """Weights of the objective's token losses against the engine. KL penalty and entropy bonus have none."""
 
     def __call__(
-        self, network: PolicyNetwork, batch: TrajectoryBatch, minibatch: Minibatch
+        self,
+        network: PolicyNetwork,
+        batch: TrajectoryBatch,
+        minibatch: Minibatch,
+        log_ratios: list[Tensor] | None = None,
     ) -> tuple[Tensor, Mapping[str, WeightedMean]]:
         """Return the loss of `batch` as its share of the minibatch's, and metrics.
 
@@ -58,12 +62,15 @@ class PolicyLoss:
             batch: One micro-batch with advantages. Without old log-probs it is on-policy: the present ones are the old
                 ones, so every ratio is exactly 1 and the gradient is that of the policy gradient.
             minibatch: The optimiser step that it belongs to, for the totals over all ranks.
+            log_ratios: Gets log pi - log pi_old of the response tokens, whatever ratio the objective makes of them.
         """
         mode = "grad" if self.entropy_coefficient else "detached"
         scores: TokenScores = network(
             batch.input_ids, batch.response_mask, batch.temperature, mode, packed=batch.packed
         )
         parts = self.parts(scores, batch)
+        if log_ratios is not None:
+            log_ratios.append((scores.logprobs.detach() - parts.inputs.old_logprobs)[batch.response_mask])
         loss = self.aggregation(
             parts.total, batch.response_mask, minibatch.global_num_tokens, minibatch.global_num_sequences
         )

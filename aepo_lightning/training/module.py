@@ -6,7 +6,7 @@ that is passed in.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ from aepo_lightning.policy.sharding.options import ShardingOptions
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.lightning_settings import check_trainer
 from aepo_lightning.training.loss import PolicyLoss
-from aepo_lightning.training.metrics import describe_evaluation
+from aepo_lightning.training.metrics import describe_evaluation, prefixed, ratio_percentiles
 from aepo_lightning.training.network_state import (
     add_identity,
     all_finite,
@@ -155,6 +155,12 @@ class AEPOModule(LightningModule):
     def uses_reference(self) -> bool:
         """Whether the KL penalty needs log-probs of the reference policy."""
         return self.policy_loss.kl_penalty.coefficient > 0
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type in which the update multiplies matrices."""
+        is_mixed = self._builder.sharding.mixed_precision or "bf16" in str(self.trainer.precision)
+        return torch.bfloat16 if is_mixed else next(self.trained_network().parameters()).dtype
 
     @property
     def adapter(self) -> LoRA | None:
@@ -282,11 +288,12 @@ class AEPOModule(LightningModule):
         optimizer, network = self.optimizers(), self.trained_network()
         assert isinstance(optimizer, LightningOptimizer)
         metrics: dict[str, WeightedMean] = {}
-        losses = []
+        losses: list[Tensor] = []
+        log_ratios: list[Tensor] = []
         for index, batch in enumerate(minibatch.micro_batches):
             is_last = index + 1 == len(minibatch.micro_batches)
             with gradient_sync(network, is_last or not self._defer_gradient_sync):
-                loss, found = self.policy_loss(network, batch, minibatch)
+                loss, found = self.policy_loss(network, batch, minibatch, log_ratios)
                 # FSDP and DDP average gradients over ranks, the loss is already divided by the global count.
                 self.manual_backward(loss * self.trainer.world_size)
             losses.append(loss.detach())
@@ -296,7 +303,7 @@ class AEPOModule(LightningModule):
         self._refuse_non_finite(minibatch, total, grad_norm, batch_idx)
         optimizer.step()
         optimizer.zero_grad()
-        self._log_step(metrics, total, grad_norm)
+        self._log_step(metrics, total, grad_norm, log_ratios)
         step_scheduler(self)
 
     def _refuse_non_finite(self, minibatch: Minibatch, loss: Tensor, grad_norm: Tensor, batch_idx: int) -> None:
@@ -312,13 +319,16 @@ class AEPOModule(LightningModule):
             "differences in it, then lower the learning rate or the clip range."
         )
 
-    def _log_step(self, metrics: Mapping[str, WeightedMean], loss: Tensor, grad_norm: Tensor) -> None:
+    def _log_step(
+        self, metrics: Mapping[str, WeightedMean], loss: Tensor, grad_norm: Tensor, log_ratios: Sequence[Tensor]
+    ) -> None:
         names = sorted(metrics)
         pairs = [[float(metrics[name].total), float(metrics[name].weight)] for name in names]
         reduced = all_reduce([value for pair in pairs for value in pair] + [float(loss)])
         sums = zip(names, reduced[:-1:2], reduced[1::2], strict=True)
         values = {f"train/{name}": total / weight for name, total, weight in sums if weight}
         values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
+        values |= prefixed("train", ratio_percentiles(log_ratios))
         values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         log_reduced(self, values)
         log_reduced(self, {"entropy": values["train/entropy"]}, prog_bar=True, logger=False)

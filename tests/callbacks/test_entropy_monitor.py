@@ -91,7 +91,7 @@ def test_draws_every_n_epochs_and_at_the_end(make_run, tmp_path):
 
 def test_gives_the_figure_to_the_loggers_at_the_end(make_run):
     run = make_run([EntropyMonitor()], max_epochs=2).fit()
-    assert [(tag, step) for tag, _, step in run.logger.experiment.figures] == [("entropy", 4)]
+    assert [(tag, step) for tag, _, step in run.logger.experiment.pictures] == [("entropy", 4)]
 
 
 def test_tensorboard_takes_the_figure_and_the_trajectories(make_run, tmp_path):

@@ -18,6 +18,8 @@ from aepo_lightning.callbacks import (
     RolloutLogger,
     Throughput,
 )
+from aepo_lightning.contracts.question import SegmentSource
+from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.rollout import summarise_trees
 from aepo_lightning.tools import PythonTool
 from aepo_lightning.training.coldstart import ColdStartModule
@@ -25,14 +27,21 @@ from aepo_lightning.training.dynamic_sampling import DynamicSampling, SamplingRo
 from aepo_lightning.training.metrics import describe_overlong
 from aepo_lightning.training.sft import RowCounts, SFTDataModule, SFTRow, SFTRows, SFTSettings
 from tests.support.paths import ROOT
-from tests.support.training import make_tree, policy_turn
+from tests.support.training import make_tree, policy_turn, tool_turn
 
 TABLE = ROOT / "docs" / "metrics.md"
 
 # What independent samples without a probe cannot have.
 ONLY_IN_TREES = {"val/branch_reward", "val/branch_concentration", "val/branch_depth", "val/tool_entropy"}
 ONLY_IN_TREES |= {"val/expected_branch_concentration", "val/near_alpha_fraction", "val/sibling_reward_spread"}
-ONLY_IN_TREES |= {f"val/branches_at_depth_{depth}_fraction" for depth in (1, 2, 3)} | {"val/branches_deeper_fraction"}
+ONLY_IN_TREES |= {"val/branch_concentration_over_chance", "val/branch_reward_lift"}
+ONLY_IN_TREES |= {"val/consecutive_branches_over_chance"}
+DEPTHS = ("branches_at_depth_1", "branches_at_depth_2", "branches_at_depth_3", "branches_deeper")
+ONLY_IN_TREES |= {f"val/{depth}_{kind}" for depth in DEPTHS for kind in ("fraction", "over_chance")}
+
+# What takes more calls than the tiny run makes; `tests/rollout/test_spread.py` has it.
+ONLY_IN_DEEP_TREES = {f"rollout/{depth}_over_chance" for depth in DEPTHS[2:]}
+ONLY_ON_GPUS = {"throughput/update_mfu", "memory/gpu_gib"}
 
 
 def read_table():
@@ -76,6 +85,17 @@ def told_by_terms():
     return {f"{place}/{name}" for place in ("rollout", "val") for name in figures if name.startswith("reward_")}
 
 
+def told_by_results():
+    """Figures of a tree with a result of every status."""
+    paths = [[policy_turn(5), tool_turn(6), policy_turn(7)] for _ in ToolStatus]
+    tree = make_tree(paths, [0.0] * len(paths))
+    results = [segment for segment in tree.segments if segment.source is SegmentSource.TOOL]
+    for segment, status in zip(results, ToolStatus, strict=True):
+        segment.tool_result = ToolResult(text="", status=status)
+    figures = summarise_trees([tree]).means()
+    return {f"{place}/{name}" for place in ("rollout", "val") for name in figures if name.startswith("entropy_after")}
+
+
 def test_every_logged_name_stands_in_the_table(logged):
     assert logged - read_table()[0] == set()
 
@@ -88,8 +108,8 @@ def test_every_optional_name_is_logged_by_some_run(logged, logged_by_cold_start)
     told_by_tools = {f"tools/{name}" for name in PythonTool().metrics()}
     told_by_rounds = set(SamplingRounds(rule=DynamicSampling()).metrics([make_tree([], [])]))
     told_by_rounds |= set(describe_overlong([make_tree([[policy_turn(5)]], [1.0])], OverlongPenalty().within(9)))
-    told = logged | logged_by_cold_start | told_by_tools | told_by_rounds | told_by_terms()
-    assert read_table()[0] - told == ONLY_IN_TREES
+    told = logged | logged_by_cold_start | told_by_tools | told_by_rounds | told_by_terms() | told_by_results()
+    assert read_table()[0] - told == ONLY_IN_TREES | ONLY_IN_DEEP_TREES | ONLY_ON_GPUS
 
 
 def test_every_column_of_the_table_is_filled():

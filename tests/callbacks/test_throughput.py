@@ -48,6 +48,11 @@ def test_logs_what_an_iteration_took_and_made(make_run):
     phases = [run.logger.values(f"time/{name}_s")[0] for name in ("rollout", "experience", "update")]
     assert min(phases) > 0
     assert sum(phases) <= iteration_s * (1 + REL)
+    assert sum(phases) + run.logger.values("time/other_s")[0] == pytest.approx(iteration_s, rel=REL)
+    [num_run], [rate] = (
+        run.logger.values(name) for name in ("experience/num_tokens_run", "throughput/update_tokens_per_s")
+    )
+    assert rate * phases[-1] == pytest.approx(num_run, rel=REL)
     num_tokens, num_trajectories = count(run.datamodule.trees)
     assert run.logger.values("rollout/num_generated_tokens") == [num_tokens]
     num_calls = sum(tree.num_tool_calls for tree in run.datamodule.trees)

@@ -25,6 +25,7 @@ def collect(rank):
     tally.add("reward", float(rank), weight=1.0 + rank)
     if rank:
         tally.add("branch_reward", 0.5)
+    tally.observe("entropy_p{}", [1.0, 3.0] if rank else [2.0])
     found = {
         "world_size": world_size(),
         "sum": all_reduce([1, 2.5 * rank, 2**40 + rank]),
@@ -51,7 +52,8 @@ def test_two_ranks_reduce_to_the_same_numbers_and_names():
     assert first["values"] == [{"rank": 0}, {"rank": 1}]
     assert first["of rank 0"] == ("rank", 0)
     # Rank 0 adds 0 with weight 1, rank 1 adds 1 with weight 2; only rank 1 has seen a branch.
-    assert first["tally"] == {"reward": pytest.approx(2 / 3), "branch_reward": 0.5}
+    percentiles = {"entropy_p10": 1.0, "entropy_p90": 3.0}
+    assert first["tally"] == {"reward": pytest.approx(2 / 3), "branch_reward": 0.5, **percentiles}
 
 
 def refuse_as_rank(rank):

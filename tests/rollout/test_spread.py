@@ -1,14 +1,17 @@
 """Where branches fell against chance, by all permutations; how far siblings differ, by hand."""
 
 import itertools
+import math
 import statistics
 from collections import Counter
+from dataclasses import replace
+from random import Random
 
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced, RandomBranching
 from aepo_lightning.rollout import summarise_trees
-from aepo_lightning.rollout.spread import expected_concentration
+from aepo_lightning.rollout.spread import branch_reward_lift, consecutive_branches, expected_concentration
 from tests.rollout.test_statistics import decision, hand_tree, means_of
 from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, calls_then_answer, grow
 
@@ -49,6 +52,56 @@ def test_groups_count_by_their_branches():
     means = means_of([*decisions((1, 1, 1, 1, 1), 4), decision(("r", 9), 1)])
     # Four branches on six roots with a decision each.
     assert means["expected_branch_concentration"] == 3 / 4
+
+
+def test_places_of_branches_are_compared_with_those_of_all_decisions():
+    # Decisions at depths 1 1 1 2 2 3, of which two at depth 1 and one at depth 2 opened a branch.
+    places = [(1, 1), (1, 1), (1, 0), (2, 1), (2, 0), (3, 0)]
+    means = means_of([decision(("r", i), turn, num_opened=opened) for i, (turn, opened) in enumerate(places)])
+    assert means["branches_at_depth_1_over_chance"] == pytest.approx(2 / (3 * 3 / 6))
+    assert means["branches_at_depth_2_over_chance"] == pytest.approx(1 / (3 * 2 / 6))
+    assert means["branches_at_depth_3_over_chance"] == 0.0
+    assert "branches_deeper_over_chance" not in means
+    assert means["branch_concentration_over_chance"] == pytest.approx(1.0)  # three branches on three roots
+
+
+def test_branches_in_a_row_against_all_choices_of_as_many_decisions():
+    # A chain with three decisions, a branch from its first with two of its own, and another chain with one.
+    branch = ("r", 0, "b", 1, 0)
+    places = [(("r", 0), 1), (("r", 0), 2), (("r", 0), 3), (branch, 2), (branch, 3), (("r", 1), 1)]
+    pairs = [(0, 1), (1, 2), (0, 3), (3, 4)]
+    counts = [
+        sum(first in choice and second in choice for first, second in pairs)
+        for choice in itertools.combinations(range(len(places)), 3)
+    ]
+    found = [decision(path, turn, num_opened=int(i in (0, 1, 3))) for i, (path, turn) in enumerate(places)]
+    number, expected = consecutive_branches(found)
+    assert number == 2  # 0 then 1, 0 then 3
+    assert expected == pytest.approx(statistics.fmean(counts))
+    assert consecutive_branches(found[:1]) == (0, 0.0)
+
+
+def test_the_lift_of_branches_is_against_the_chains_that_could_have_branched():
+    tree = hand_tree()
+    tree.decisions = [
+        decision(("r", 0), 1, num_opened=1),
+        decision(("r", 0, "b", 1, 0), 2),
+        decision(("r", 9), 1),  # of a probe that was discarded
+    ]
+    # The branch earned 0.5; the chains of the two decisions that have a reward earned 1 and 0.5.
+    assert summarise_trees([tree]).means()["branch_reward_lift"] == pytest.approx(0.5 - 0.75)
+
+
+def test_random_branches_have_no_lift():
+    """A branch and the chain that it left go on from the same tokens, whatever those are worth."""
+    random, lifts = Random(0), []
+    for _ in range(200):
+        tree, worth = hand_tree(), random.gauss(0, 3)
+        values = [worth + random.gauss(0, 1), worth + random.gauss(0, 1), random.gauss(0, 1)]
+        for leaf, value in zip(tree.leaves, values, strict=True):
+            leaf.reward = replace(leaf.reward, reward=value)
+        lifts.append(branch_reward_lift(tree, tree.scored_leaves)[0])
+    assert abs(statistics.fmean(lifts)) < 4 * statistics.stdev(lifts) / math.sqrt(len(lifts))
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ def test_a_tree_counted_by_hand():
             "tool_entropy": 3.0,
             "branch_concentration": 1.0,
             "expected_branch_concentration": 1.0,  # one root
+            "branch_concentration_over_chance": 1.0,
+            "branch_reward_lift": 0.5 - 1.0,  # the only decision was taken by the chain that earned 1
             "branch_rate": 1.0,
             # (1 - 0.5)^2 / 2 = 0.125 below the branch point; 1, 0.5 and -1 have the unbiased variance 13 / 12
             "sibling_reward_spread": 0.125 / (13 / 12),
@@ -125,6 +127,7 @@ def test_a_tree_counted_by_hand():
             "num_distinct_trajectories": 3,
             "branch_depth": 1.0,
             "branches_at_depth_1_fraction": 1.0,
+            "branches_at_depth_1_over_chance": 1.0,  # there was no other decision
             "branches_at_depth_2_fraction": 0.0,
             "branches_at_depth_3_fraction": 0.0,
             "branches_deeper_fraction": 0.0,
@@ -137,6 +140,7 @@ def test_a_tree_counted_by_hand():
             "response_length": (8 + 6 + 2) / 3,  # tool tokens included
             "entropy": 20 / 8,  # 1 + 3 + 2 + 2 + 5 + 6 + 0 + 1 over 8 tokens
             "entropy_after_tool": 15 / 4,  # 2 + 2 + 5 + 6
+            "entropy_after_ok": 15 / 4,
             **{f"tool_{status}_fraction": float(status is ToolStatus.OK) for status in ToolStatus},
             "tool_cached_fraction": 0.0,
             "tool_shared_fraction": 0.0,
@@ -147,6 +151,27 @@ def test_a_tree_counted_by_hand():
     )
 
 
+def test_a_turn_counts_once_for_each_status_among_the_results_before_it():
+    tree = RolloutTree(question=make_question(), global_budget=1)
+    tree.add(None, SegmentSource.PROMPT, [1])
+    turn = policy(tree, 0, [1.0])
+    results = turn
+    for status in (ToolStatus.OK, ToolStatus.TIMEOUT, ToolStatus.OK):
+        results = tool(tree, results, 1, status, 1.0)
+    turn = policy(tree, results, [2.0, 4.0])
+    turn = policy(tree, tool(tree, turn, 1, ToolStatus.OK, 1.0), [6.0])
+    tree.leaves = [leaf(turn, LeafOrigin.ROOT, ("r", 0), reward=reward(0.0))]
+    means = summarise_trees([tree]).means()
+    assert means["entropy_after_tool"] == means["entropy_after_ok"] == 4.0  # 2 + 4 + 6, each once
+    assert means["entropy_after_timeout"] == 3.0
+
+
+def test_samples_hold_every_entropy_and_duration():
+    tally = summarise_trees([hand_tree(), hand_tree()])
+    assert sorted(tally.samples["entropy_p{}"]) == sorted([1.0, 3.0, 2.0, 2.0, 5.0, 6.0, 0.0, 1.0] * 2)
+    assert tally.samples["tool_duration_p{}_s"] == [0.25] * 2
+
+
 @pytest.mark.parametrize(("turn_entropy", "num_first"), [(None, 20), (TurnEntropy(num_tokens=7), 7)], ids=repr)
 def test_entropy_after_a_tool_looks_at_the_first_tokens_of_the_setting(turn_entropy, num_first):
     tree = RolloutTree(question=make_question(), global_budget=1)
@@ -155,7 +180,8 @@ def test_entropy_after_a_tool_looks_at_the_first_tokens_of_the_setting(turn_entr
     turn = policy(tree, tool(tree, turn, 1, ToolStatus.ERROR, 1.0), [2.0] * num_first + [100.0] * 5)
     tree.leaves = [leaf(turn, LeafOrigin.ROOT, ("r", 0), reward=reward(0.0))]
     means = summarise_trees([tree], turn_entropy).means()
-    assert means["entropy_after_tool"] == 2.0
+    assert means["entropy_after_tool"] == means["entropy_after_error"] == 2.0
+    assert "entropy_after_ok" not in means
     assert means["tool_ok_fraction"] == 0.0
     assert means["zero_variance_groups_fraction"] == 1.0
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.support.commands import Command, run_command
+from tests.support.recording import is_measured
 
 TINY = [
     "coldstart.num_steps=3",
@@ -30,7 +31,6 @@ TINY = [
     "trainer.check_val_every_n_epoch=3",
     "num_threads=1",
 ]
-TIMES = ("time/", "throughput/")
 TIMED = ("duration_s", "_per_s", "_s")
 UPDATE = ("train/loss", "train/grad_norm", "train/entropy", "train/lr", "train/clip_fraction")
 BATCHING = ("rollout/prefix_cache_hit_fraction", "num_cached_tokens")
@@ -74,7 +74,7 @@ def curves(folder):
     for path in sorted((folder / "tensorboard").glob("events.*"), key=lambda path: path.stat().st_mtime):
         events = EventAccumulator(str(path), size_guidance={"scalars": 0}).Reload()
         for tag in events.Tags()["scalars"]:
-            if not tag.startswith(TIMES) and not tag.endswith(TIMED):
+            if not is_measured(tag):
                 found.setdefault(tag, {}).update({each.step: each.value for each in events.Scalars(tag)})
     return found
 

@@ -5,19 +5,28 @@ from lightning.pytorch.loggers import Logger
 from typing_extensions import override
 
 
+def is_measured(name):
+    """Whether a number depends on the machine and its load, as times and memory do."""
+    return name.endswith(("_s", "idle_fraction")) or name.startswith(("time/", "throughput/", "memory/"))
+
+
 class Experiment:
     """What a TensorBoard writer is to the callbacks."""
 
     def __init__(self):
         self.texts = []
-        self.figures = []
+        self.pictures = []
+        self.histograms = []
 
     def add_text(self, tag, text, step):
         self.texts.append((tag, text, step))
 
-    def add_figure(self, tag, figure, step, close):
-        assert not close, "pyplot does not know the figure"
-        self.figures.append((tag, figure, step))
+    def add_image(self, tag, picture, step, dataformats):
+        assert dataformats == "HWC"
+        self.pictures.append((tag, picture, step))
+
+    def add_histogram(self, tag, values, step):
+        self.histograms.append((tag, values, step))
 
 
 class RecordingLogger(Logger):
@@ -48,12 +57,12 @@ class RecordingLogger(Logger):
         return [step for step, row in self.rows if name in row]
 
     def numbers(self):
-        """Every number but measured times."""
+        """Every number but measured times and memory."""
         return [
             (step, name, value)
             for step, row in self.rows
             for name, value in sorted(row.items())
-            if not name.endswith("_s")
+            if not is_measured(name)
         ]
 
 

@@ -124,6 +124,7 @@ def test_padding_is_counted_in_tokens():
     # Three columns of 6 with 6, 4 and 3 tokens: 18 run, 5 padding. Two columns of 4: 8 run, none.
     first, second = batcher.collate([row(6), row(4), row(3)]), batcher.collate([row(4), row(4)])
     found = describe([first], [second])
+    assert found.pop("num_tokens_run") == 26
     assert found == {"padding_share": pytest.approx(5 / 26), "micro_batches_per_step": 1, "token_imbalance": 1}
     # An empty micro-batch runs two tokens of padding.
     found = describe([first, batcher.collate([])])

@@ -12,8 +12,6 @@ from aepo_lightning.advantages import EntropyShaping
 from aepo_lightning.errors import TrainingError
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, KLPenalty, LossAggregation
 from aepo_lightning.policy.source import PretrainedPolicy
-from aepo_lightning.rollout import Tally
-from aepo_lightning.training.metrics import reduce_tally
 from tests.support.slow import quick
 from tests.support.training import (
     FixedData,
@@ -386,11 +384,3 @@ def test_building_the_model_twice_keeps_the_first():
     network = module.network
     module.configure_model()
     assert module.network is network
-
-
-def test_a_tally_becomes_means_and_names_without_weight_vanish():
-    tally = Tally()
-    tally.add("reward", 1.0)
-    tally.add("reward", 0.0, weight=3.0)
-    tally.share("empty", 0.0, 0.0)
-    assert reduce_tally(tally) == {"reward": 0.25}
