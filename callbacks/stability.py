@@ -93,11 +93,15 @@ class StabilityWatch:
 
     @property
     def band(self) -> tuple[float, float]:
-        """The lowest and the highest entropy that raise no suspicion, in nats."""
-        limits, base = self.limits, self.baseline
-        if base is None:
+        """The lowest and the highest entropy that raise no suspicion, in nats.
+
+        Until there is a baseline the median so far stands for it, and the band is wider by the factor `sudden`.
+        """
+        limits = self.limits
+        if not self._first:
             return limits.minimum_nats, limits.maximum_nats
-        low, high = limits.relative_low * base, limits.relative_high * base
+        middle, wider = statistics.median(self._first), limits.sudden if self.baseline is None else 1.0
+        low, high = limits.relative_low * middle / wider, limits.relative_high * middle * wider
         return max(limits.minimum_nats, low), min(limits.maximum_nats, high)
 
     def observe(self, seen: Observation) -> Verdict:
@@ -124,7 +128,9 @@ class StabilityWatch:
             self._first_repetition.append(seen.repetition)
         if math.isfinite(seen.entropy):
             self._entropies = [*self._entropies, seen.entropy][-limits.window :]
-            if len(self._first) < limits.num_baseline:
+            low, high = self.band
+            # What jumps away from the first iterations is no part of what the run is like by itself.
+            if len(self._first) < limits.num_baseline and (not self._first or low <= seen.entropy <= high):
                 self._first.append(seen.entropy)
 
     def _is_learning(self) -> bool:

@@ -34,7 +34,7 @@ class Limits:
     """What is too much. The baseline is the median entropy of the run's own first iterations."""
 
     num_baseline: int = 3
-    """Iterations that make the baseline. Nothing is judged relative to it before."""
+    """Iterations that make the baseline. Before, only what jumps away from them is judged relative to them."""
     patience: int = 2
     """Iterations in a row beyond a limit until there is an alarm."""
     window: int = 5

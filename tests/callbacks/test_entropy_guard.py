@@ -82,8 +82,8 @@ def test_an_alarm_is_told_when_it_begins_and_logged_while_it_lasts(caplog):
     with caplog.at_level(logging.WARNING):
         trainer, module = watch(EntropyGuard(), [CALM, CALM, CALM, 1.6, 1.6, 1.6, CALM])
     assert module.values("guard/eruption") == [0, 0, 0, 0, 1, 1, 0]
-    assert module.values("guard/entropy_low") == pytest.approx([0.005] * 2 + [0.3] * 5)
-    assert module.values("guard/entropy_high") == pytest.approx([1.5] * 5)
+    assert module.values("guard/entropy_low") == pytest.approx([0.3 / 1.4] * 2 + [0.3] * 5)
+    assert module.values("guard/entropy_high") == pytest.approx([1.5 * 1.4] * 2 + [1.5] * 5)
     assert module.values("guard/act") == module.values("guard/num_acts") == [0] * 7
     (line,) = [record.getMessage() for record in caplog.records]
     assert "Iteration 4, eruption: the entropy is 1.6 nats, above 1.5 for 2 iterations in a row" in line

@@ -14,7 +14,6 @@ from aepo_lightning.callbacks import (
     EntropyGuard,
     EntropyMonitor,
     EntropyTarget,
-    Limits,
     RolloutLogger,
     Throughput,
 )
@@ -59,7 +58,7 @@ def logged(make_run, tmp_path):
         BranchPenalty(),
         BranchPlaces(choice="", noise="e[0-3]"),
         EntropyMonitor(),
-        EntropyGuard(Limits(num_baseline=1)),
+        EntropyGuard(),
         EntropyTarget(0.2),
         RolloutLogger(),
         Throughput(),

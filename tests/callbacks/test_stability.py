@@ -40,12 +40,21 @@ def test_a_line_is_that_of_least_squares():
 
 def test_the_band_is_relative_to_the_median_of_the_first_iterations():
     watch = StabilityWatch(Limits(minimum_nats=0.01, maximum_nats=5.0))
-    assert watch.observe(Observation(entropy=0.4)).low == 0.01
-    assert watch.observe(Observation(entropy=9.0)).high == 5.0
-    verdict = watch.observe(Observation(entropy=0.6))  # the median of 0.4, 9, 0.6
-    assert (watch.baseline, verdict.low, verdict.high) == pytest.approx((0.6, 0.18, 0.9))
+    first = watch.observe(Observation(entropy=0.42))
+    assert (watch.baseline, first.low, first.high) == (None, pytest.approx(0.09), pytest.approx(0.882))
+    watch.observe(Observation(entropy=0.4))
+    verdict = watch.observe(Observation(entropy=0.6))
+    assert (watch.baseline, verdict.low, verdict.high) == pytest.approx((0.42, 0.126, 0.63))
     watch.observe(Observation(entropy=2.0))
-    assert watch.baseline == 0.6
+    assert watch.baseline == 0.42
+
+
+def test_what_jumps_away_within_the_first_iterations_is_alarming_and_no_part_of_the_baseline():
+    watch = StabilityWatch()
+    found = [set(watch.observe(Observation(entropy=each)).kinds) for each in (0.2, 2.2, 2.2, 0.2, 0.21)]
+    assert found == [set(), set(), {"eruption"}, set(), set()]
+    assert watch.baseline == 0.2
+    assert judge([1.0, 0.2, 0.1])[-1] == {"collapse"}
 
 
 @pytest.mark.parametrize(
