@@ -27,6 +27,8 @@ class Explainer:
     """Of the configuration. None where it cannot be had."""
     absence: str = ""
     """Why there is none."""
+    can_branch: bool = True
+    """False where nothing ever branches, as in evaluations: that chains went on alone is no decision there."""
     _by_penalty: dict[float | None, tuple[BranchPolicy, list["Alternative"]]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class OpenedFolder:
         cfg, policy = opened_folder(path, allowed, ("model", "algorithm"))
         is_run = (path / CONFIG).is_file()
         algorithm, absence = _algorithm(cfg) if is_run else (None, _EVALUATED)
-        explainer = Explainer(rule=None if algorithm is None else algorithm.branch_policy, absence=absence)
+        rule = None if algorithm is None else algorithm.branch_policy
+        explainer = Explainer(rule=rule, absence=absence, can_branch=is_run)
         return cls(
             path=path,
             texts=TokenTexts(policy.tokenizer),

@@ -53,7 +53,7 @@ class TreeWriter:
             "metadata": _readable(question.metadata),
             "segments": [self._segment(segment) for segment in tree.segments],
             "leaves": [self._leaf(leaf, leaves, advantages[i]) for i, leaf in enumerate(tree.leaves)],
-            "decisions": [self._decision(tree, each, leaves) for each in tree.decisions],
+            "decisions": [self._decision(tree, each, leaves) for each in tree.decisions if self.explainer.can_branch],
             "unused": [
                 {"chain": _name(each.seed_path), "index": each.call_index, **_call(each.call), **_result(each.result)}
                 for each in tree.unused_calls

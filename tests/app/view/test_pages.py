@@ -3,11 +3,15 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 
 import pytest
 
+from aepo_lightning.app.view.decisions import Explainer
 from aepo_lightning.app.view.pages import Live, make_page
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
+from aepo_lightning.training.group_rows import GroupRows
+from aepo_lightning.training.presets import AEPO
 from tests.support.viewed import HOSTILE, data_of, hostile_tree, large_tree, opened
 
 TOKENIZER = build_byte_tokenizer()
@@ -76,3 +80,28 @@ def test_numbers_keep_four_digits_and_shared_texts_stand_once(tmp_path):
                 segment.entropies, abs=5.1e-5
             )
         assert [leaf["trunk"] for leaf in plain["leaves"]] == [None, 0, None, 2]
+
+
+def test_what_is_not_known_is_absent(tmp_path):
+    tree = large_tree(0, TOKENIZER, num_leaves=4)
+    evaluated = replace(opened(tmp_path), explainer=Explainer(rule=None, absence="Nothing branches.", can_branch=False))
+    data = data_of(make_page(evaluated, "x", [tree]))
+    (plain,) = data["piece-0"]
+    assert plain["decisions"] == []
+    assert data["head"]["rule"] == {"absence": "Nothing branches."}
+    assert {"gap", "ratio", "clip"} <= set(data["head"]["absences"])
+    assert all("span" not in segment for segment in plain["segments"])
+    assert [leaf["advantage"] for leaf in plain["leaves"]] == [None] * 4
+
+
+def test_advantages_are_those_of_the_update_before_shaping(tmp_path):
+    algorithm = AEPO(budget=4)
+    folder, tree = opened(tmp_path, algorithm=algorithm), large_tree(0, TOKENIZER, num_leaves=4)
+    rows = GroupRows(advantage_estimator=algorithm.advantage_estimator)(tree, 0)
+    assert folder.advantages(tree) == [row.advantage for row in rows]
+    tree.leaves[1].reward = replace(tree.leaves[1].reward, is_scored=False)
+    found = folder.advantages(tree)
+    assert found[1] is None
+    assert None not in (found[0], found[2], found[3])
+    tree.leaves[1].reward = None
+    assert folder.advantages(tree) is None

@@ -55,7 +55,7 @@ function rewardMarks(row) {
 
 function questionRow(row) {
   const notes = [`spread ${show(row.spread, 2)}`];
-  if (row.shared !== null) notes.push(`alike for ${row.shared} tokens`);
+  if (row.shared !== null) notes.push(`alike for ${row.shared} token${row.shared === 1 ? '' : 's'}`);
   if (row.branches) notes.push(`${row.branches} branches`);
   const score = `${row.correct.filter(Boolean).length} of ${row.rewards.length} correct. `;
   return el('li', {}, el('button', {
