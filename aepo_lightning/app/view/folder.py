@@ -101,7 +101,10 @@ def _algorithm(cfg: DictConfig) -> tuple[Algorithm | None, str]:
 
 
 def _absences(algorithm: Algorithm | None, why: str) -> dict[str, str]:
-    of_update = "Not on record: rollouts are saved before the update, and the update saves no value of single tokens."
+    of_update = (
+        "Not on record: rollouts are saved before the update, which saves no value of single tokens. aepo-explain "
+        "makes the step again."
+    )
     found = {"gap": of_update, "ratio": of_update, "clip": of_update}
     if algorithm is None:
         found["advantage"] = why

@@ -75,6 +75,10 @@ def test_questions_come_by_surprise_and_a_click_shows_a_segment_and_a_decision(p
     page.click("#tree .leaf:nth-of-type(2)")
     page.wait_for("document.querySelector('#tab-path[aria-selected=true]')")
     assert len(texts(page, "#detail .segment")) == len(page.value("shownTree.leaves[state.leaf].path"))
+    titles = page.value("[...document.querySelectorAll('#detail .segment .token')].map((node) => node.title)")
+    places = [title.split(" · ")[0] for title in titles]
+    prompt = places.count("of the prompt")
+    assert places[prompt:] == [f"token {place} of the response" for place in range(len(places) - prompt)]
 
 
 def test_what_other_settings_do_is_what_python_says(page):

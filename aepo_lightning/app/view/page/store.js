@@ -34,6 +34,8 @@ function prepare(tree) {
   tree.depth = segments.map(() => 0);
   tree.below = segments.map(() => []);
   segments.forEach((segment, id) => {
+    // The place of its first token in the response, as aepo-explain counts.
+    segment.start = segment.parent === null ? -segment.tokens.length : segments[segment.parent].start + segments[segment.parent].tokens.length;
     if (segment.parent !== null) {
       tree.children[segment.parent].push(id);
       tree.depth[id] = tree.depth[segment.parent] + 1;

@@ -23,7 +23,8 @@ function shade(segment, i, leaf) {
 }
 
 function aboutToken(segment, i, leaf) {
-  const parts = [`token ${i}`];
+  const place = segment.start + i;
+  const parts = [place < 0 ? 'of the prompt' : `token ${place} of the response`];
   if (segment.source === 'policy') {
     parts.push(`H ${show(segment.H[i] / head.unit)}`, `log-prob ${show(segment.logp[i] / head.unit)}`);
     if (leaf && leaf.advantage !== null) parts.push(`advantage ${show(leaf.advantage, 3)}`);
