@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _BOUNDS = ("train/clip_fraction_high", "train/clip_fraction_low")
 _DUAL, _RATIO, _DISTANCE = "train/clip_fraction_dual", "train/importance_ratio", "train/approx_kl"
+_GRADIENT = "train/grad_norm"
 
 
 class UpdateChecks(L.Callback):
@@ -79,8 +80,10 @@ class UpdateChecks(L.Callback):
         if not all(name in found for name in _BOUNDS) or _clipped(found):
             self._num_left = 0  # there is nothing to say, now or later
             return
+        if float(found.get(_GRADIENT, 1.0)) == 0.0:
+            return  # nothing was learned: another warning says why
         self._num_steps += 1
-        self._num_on_policy += float(found.get(_DISTANCE, 1.0)) == 0.0
+        self._num_on_policy += batch_idx == 0 and float(found.get(_DISTANCE, 1.0)) == 0.0
         self._ratios.append(float(found.get(_RATIO, 1.0)))
 
     @override

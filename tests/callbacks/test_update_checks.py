@@ -35,8 +35,8 @@ def trainer_of(**metrics):
 def run(checks, *steps, num_iterations=2):
     """Go through iterations of the same steps, each given by what it logs."""
     for _ in range(num_iterations):
-        for metrics in steps:
-            checks.on_train_batch_end(trainer_of(**metrics), None, None, None, 0)
+        for place, metrics in enumerate(steps):
+            checks.on_train_batch_end(trainer_of(**metrics), None, None, None, place)
         checks.on_train_epoch_end(trainer_of(), None)
 
 
@@ -66,11 +66,13 @@ def test_a_mask_that_trains_on_a_tool_result_ends_the_run():
     [
         ([step(distance=0.0, ratio=1.0)], "Every importance ratio of the first 2 optimiser steps is exactly 1"),
         ([step(distance=0.0), step()], "No token was beyond the clip range in the first 4 optimiser steps"),
+        ([step(distance=0.0)] * 2, "No token was beyond the clip range in the first 4 optimiser steps"),
+        ([step(distance=0.0) | {"grad_norm": 0.0}], None),
         ([step(), step(high=1e-4)], None),
         ([step(low=1e-4)], None),
         ([{"loss": 1.0}], None),
     ],
-    ids=["on-policy", "never", "above", "below", "another objective"],
+    ids=["on-policy", "never", "unmoved", "nothing learned", "above", "below", "another objective"],
 )
 def test_a_clip_range_that_never_acts_gets_one_warning(caplog, steps, warning):
     run(UpdateChecks(num_iterations=2), *steps, num_iterations=4)
