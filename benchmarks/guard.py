@@ -30,7 +30,7 @@ COLD_STEPS = 650
 CAUGHT_WITHIN_STEPS = 16
 """Optimiser steps from the first one; the baseline takes six of them."""
 EXPECTED = {"bonus": {"eruption"}, "malus": {"collapse"}, "rate": {"collapse", "eruption", "update", "no_signal"}}
-"""Kinds of which the first alarm must be."""
+"""Kinds of alarms of which one counts as catching it."""
 Goals = dict[str, tuple[float, str, float]]
 
 
@@ -93,7 +93,7 @@ def live(out: Path, *, is_small: bool) -> tuple[dict[str, Any], Goals]:
             _made(make_run(out, start, f"{name}-{seed}", seed, NUM_ITERATIONS, words)) for seed in range(num_harmed)
         ]
         figures |= {run.label: _told(run) for run in runs}
-        steps = [_steps_until(run.first) if set(run.kinds) & EXPECTED[name] else float("inf") for run in runs]
+        steps = [_steps_until(run.first_of(EXPECTED[name])) for run in runs]
         goals[f"{name}: most steps until it is caught"] = (max(steps), "<=", CAUGHT_WITHIN_STEPS)
     healthy = [_made(make_run(out, start, f"healthy-{seed}", seed, NUM_ITERATIONS)) for seed in range(num_healthy)]
     figures |= {run.label: _told(run) for run in healthy}

@@ -45,6 +45,10 @@ class Run:
         """Iteration of the first alarm, from 0."""
         return next((place for place, kinds in enumerate(self.alarms) if kinds), None)
 
+    def first_of(self, wanted: set[str]) -> int | None:
+        """Return the iteration of the first alarm of one of some kinds."""
+        return next((place for place, kinds in enumerate(self.alarms) if wanted & set(kinds)), None)
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds of the first alarm."""
