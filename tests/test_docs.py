@@ -17,6 +17,7 @@ OF_THE_READER |= {"evaluation.yaml"}  # in the folder of an evaluation, as confi
 OF_THE_READER |= {"my_package/topr.py", "tests/test_topr.py", "my_conf/algorithm/topr.yaml"}
 OF_THE_READER |= {"my_conf/algorithm/objective/topr.yaml", "my_conf/judge/mine.yaml"}
 OF_THE_READER |= {"my_parts.py", "my_conf/algorithm/risen.yaml", "my_conf/data/sums.yaml"}
+OF_THE_READER |= {"reference/configuration.md"}  # `make docs` writes it
 TEXTS = sorted([ROOT / "README.md", ROOT / "examples/README.md", *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted(
     path
