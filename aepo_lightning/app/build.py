@@ -247,7 +247,7 @@ def _check_fsdp1(cfg: DictConfig) -> None:
 
 
 def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:
-    """Build the logger, below `folder` or its own folder there if it writes files.
+    """Build the logger, below `folder` or its own folder there if it writes files and no `save_dir` is named.
 
     Raises:
         ConfigError: If a package that it needs is not installed.
@@ -255,7 +255,8 @@ def build_logger(cfg: DictConfig, folder: Path, sub_folder: str = "") -> Logger:
     settings = cfg.logger.copy()
     with open_dict(settings):
         own = settings.pop("folder", "")
-        if OmegaConf.is_missing(settings, "save_dir"):
+        takes_folder = "save_dir" in inspect.signature(find_target(settings._target_, "logger")).parameters
+        if OmegaConf.is_missing(settings, "save_dir") or ("save_dir" not in settings and takes_folder):
             settings.save_dir = str(folder / sub_folder / own)
     logger: Logger = build(settings)
     return logger

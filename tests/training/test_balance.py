@@ -139,6 +139,7 @@ def test_the_figures_are_those_of_all_ranks(tmp_path):
     run = [sum(each["tokens"]) + extra for each, extra in zip((first, second), padding, strict=True)]
     assert first["figures"] == pytest.approx(
         {
+            "num_tokens_run": sum(run),
             "padding_share": sum(padding) / sum(run),
             "micro_batches_per_step": len(first["tokens"]),
             "token_imbalance": max(run) / (sum(run) / 2),

@@ -135,7 +135,9 @@ def check_equal(single, ranks):
     assert all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
 
 
-OF_THE_SPREAD = {f"experience/{name}" for name in ("padding_share", "micro_batches_per_step", "token_imbalance")}
+OF_THE_SPREAD = {
+    f"experience/{name}" for name in ("num_tokens_run", "padding_share", "micro_batches_per_step", "token_imbalance")
+}
 
 CASES = {
     "tied": {},

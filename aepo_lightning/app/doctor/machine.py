@@ -176,5 +176,5 @@ def look_at_permission(subject: Subject) -> Iterator[Finding]:
         return
     place = _existing(folder)
     with writing(place), TemporaryDirectory(dir=place, prefix=".aepo-doctor-") as probe:
-        (Path(probe) / "probe").write_text("may be written\n")
+        (Path(probe) / "probe").write_text("may be written\n", encoding="utf-8")
     yield passed(f"{folder} can be written.")
