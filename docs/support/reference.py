@@ -33,8 +33,10 @@ ROOMS = {
 }
 LIMITS = {"limits": "aepo_lightning.contracts.tool.ToolLimits", "retry": "aepo_lightning.contracts.tool.RetryPolicy"}
 """Plain values that become a data class."""
-TABLES = re.compile(r"^hydra\b|^model\.architecture\.|^benchmark\.published\.")
-"""Keys that are not listed: Hydra's own, numbers as in a model's `config.json`, and what others have published."""
+TABLES = re.compile(
+    r"^hydra\b|^model\.architecture\.|^benchmark\.published\.|^callbacks\.dashboard\.hyper_parameters\."
+)
+"""Keys that are not listed: Hydra's own, numbers as in a model's `config.json`, what others have published, copies."""
 INTRODUCTION = """# Configuration
 
 Every key of `conf/`, with its default and meaning. `python train.py GROUP=OPTION` chooses a file of a group,

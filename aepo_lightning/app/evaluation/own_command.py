@@ -25,8 +25,8 @@ BUILT = ("model", "engine", "algorithm", "data", "tools", "reward", "rollout", "
 FIGURES = "held_out.json"
 _PLACES = ("output_dir", "output_root")
 """Settings of the command itself."""
-_TIMES = ("_duration_s", "_queue_s")
-"""Figures that no two evaluations share."""
+_TIME = "_s"
+"""How names of what a clock measured end: no two evaluations share it."""
 _SHOWN = ("reward", "pass@", "f1", "entropy", "num_tool_calls", "format_error_fraction", "truncated_fraction")
 
 
@@ -95,7 +95,7 @@ def _verdict(found: Mapping[str, float], printed: Mapping[str, float]) -> list[s
 
 def unequal(found: Mapping[str, float], printed: Mapping[str, float]) -> list[str]:
     """Return the names of figures, times apart, that are not the same in both to the last digit."""
-    names = [name for name in printed if name.startswith("val/") and not name.endswith(_TIMES)]
+    names = [name for name in printed if name.startswith("val/") and not name.endswith(_TIME)]
     return [name for name in names if found.get(name) != printed[name]]
 
 
