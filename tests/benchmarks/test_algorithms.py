@@ -14,6 +14,7 @@ from benchmarks.support.comparison.results import load
 from benchmarks.support.comparison.settings import TRIAL, Bed, Job
 from tests.support.commands import run_command
 from tests.support.paths import ROOT
+from tests.support.recording import is_measured
 
 TINY = (
     "model.architecture.hidden_size=32",
@@ -56,7 +57,7 @@ def test_two_algorithms_within_a_budget_are_those_of_train_py(tmp_path):
     with (tmp_path / "plain/curve.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "iteration"]
     record = found[Job(bed, "aepo", 0)]["iterations"]
-    compared = [name for name in record if name != "step" and not name.endswith("_s")]
+    compared = [name for name in record if name != "step" and not is_measured(name)]
     assert len(compared) > 30
     for name in compared:
         expected = [None if row[name] == "" else float(f"{float(row[name]):.5g}") for row in rows]
