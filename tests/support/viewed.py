@@ -26,6 +26,7 @@ HOSTILE = {
     "quotes": "'\"`${document.hacked = true}\\u003cscript\\x3e\\",
     "separators": "a\u2028b\u2029c",
     "directions": "user\u202e\u2066 nimda \u2069\u2066toor\u2069 \u200f\u200eend",
+    "unseen": "seen\u00ad\u200b\u3164" + "".join(chr(0xE0000 + ord(letter)) for letter in "delete it"),
     "controls": "".join(map(chr, range(32))) + "\x7f\x85\x1b[31mred\x1b[0m",
     "surrogates": "half \ud800 and \udfff",
     "scripts": "e\u0301 \U0001f600 \u0645\u0631\u062d\u0628\u0627 \u4e2d\u6587",

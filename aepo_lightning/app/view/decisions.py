@@ -16,6 +16,8 @@ from aepo_lightning.rollout import decision_uniform
 
 _SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _FACTORS = (0.0, 0.25, 0.5, 2.0, 4.0)
+_GAMMA = 0.2
+"""Where the own gamma is 0, multiples of the paper's are tried."""
 _PENALTIES = (0.0, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -29,10 +31,19 @@ class Explainer:
     """Why there is none."""
     can_branch: bool = True
     """False where nothing ever branches, as in evaluations: that chains went on alone is no decision there."""
+    penalty_scope: str = "chain"
+    """Whose branches in a row the rule counts: of the chain, or of its question."""
+    branch_baseline: str = "root"
+    """Which turn has the entropy that a branch is compared with: the first of the root chain, or the branch's own."""
     _by_penalty: dict[float | None, tuple[BranchPolicy, list["Alternative"]]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule in words: its name, its formula as it is documented, its settings, and the alternatives."""
+        """Return the rule in words.
+
+        Keys: `name`, `formula` (as it is documented), `settings`, `alternatives` (values of each setting that are tried),
+        `bar` (what its score is compared with: `tau`, or `u`, the number drawn), `scope` and `baseline` (see the fields).
+        Without a rule only `absence`.
+        """
         if self.rule is None:
             return {"absence": self.absence}
         kind = type(self.rule)
@@ -41,7 +52,15 @@ class Explainer:
         for each in _alternatives(self.rule):
             alternatives.setdefault(each.name, []).append(each.value)
         formula = (inspect.getdoc(kind) or "").split("\n\n")[0]
-        return {"name": kind.__name__, "formula": formula, "settings": settings, "alternatives": alternatives}
+        return {
+            "name": kind.__name__,
+            "formula": formula,
+            "settings": settings,
+            "alternatives": alternatives,
+            "bar": _bar(self.rule),
+            "scope": self.penalty_scope,
+            "baseline": self.branch_baseline,
+        }
 
     def explain(self, tree: RolloutTree, decision: BranchDecision) -> dict[str, Any]:
         """Return everything about a decision, as plain values.
@@ -117,12 +136,17 @@ def _alternatives(rule: BranchPolicy) -> list[Alternative]:
     return found
 
 
+def _bar(rule: BranchPolicy) -> str:
+    is_threshold = hasattr(rule, "tau") and getattr(rule, "decision", "threshold") == "threshold"
+    return "tau" if is_threshold else "u"
+
+
 def _values(name: str, own: Any) -> list[float]:
     others: Mapping[str, Sequence[float]] = {
         "alpha": _SHARES,
         "tau": _SHARES,
         "rate": _SHARES,
-        "gamma": [float(own) * factor for factor in _FACTORS] if name == "gamma" else (),
+        "gamma": [(float(own) or _GAMMA) * factor for factor in _FACTORS] if name == "gamma" else (),
         "penalty_per_step": _PENALTIES,
     }
     return sorted({*others[name], float(own)}) if name in others else []

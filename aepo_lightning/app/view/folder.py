@@ -53,7 +53,13 @@ class OpenedFolder:
         is_run = (path / CONFIG).is_file()
         algorithm, absence = _algorithm(cfg) if is_run else (None, _EVALUATED)
         rule = None if algorithm is None else algorithm.branch_policy
-        explainer = Explainer(rule=rule, absence=absence, can_branch=is_run)
+        explainer = Explainer(
+            rule=rule,
+            absence=absence,
+            can_branch=is_run,
+            penalty_scope="chain" if algorithm is None else algorithm.penalty_scope,
+            branch_baseline="root" if algorithm is None else algorithm.branch_baseline,
+        )
         return cls(
             path=path,
             texts=TokenTexts(policy.tokenizer),

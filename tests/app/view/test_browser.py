@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,6 @@ def test_questions_come_by_surprise_and_a_click_shows_a_segment_and_a_decision(p
 
 def test_what_other_settings_do_is_what_python_says(page):
     """The page only shows it: every cell is compared with the rule itself."""
-    from dataclasses import replace
-
     from tests.app.view.test_decisions import context_of
 
     trees = {tree.question.question_id: tree for tree in SIX}
@@ -132,6 +131,35 @@ def test_the_keyboard_reaches_everything(page):
     page.wait_for("!document.getElementById('help').open")
 
 
+def test_the_keyboard_stays_where_it_was(page):
+    """What is drawn again takes the place of what had the focus."""
+    for part, key in (("#tree .node.decision", "segment"), ("#tree .leaf:nth-of-type(3)", "leaf")):
+        page.value(f"document.querySelector({part!r}).focus()")
+        chosen = page.value(f"document.activeElement.dataset.{key}")
+        page.press("Enter")
+        page.wait_for(f"document.activeElement.dataset.{key} === {chosen!r}")
+    page.value("look({tab: 'path'})")
+    page.value("document.getElementById('color').focus()")
+    page.value("look({color: 'mask'})")
+    assert page.value("document.activeElement.id") == "color"
+    page.value("document.querySelector('.strip').focus()")
+    page.press("Enter")
+    page.wait_for("document.activeElement.id === 'detail'")
+
+
+def test_a_link_with_words_that_mean_nothing_shows_the_first_question(page, address):
+    page.open(address + "#q=none&leaf=-3&seg=constructor&tab=constructor&color=toString&sort=__proto__&filter=valueOf")
+    assert page.value("shownTree.id === order[0].id")
+    assert len(texts(page, "#detail .segment")) == len(page.value("shownTree.leaves[0].path"))
+
+
+def test_calls_of_one_turn_lie_side_by_side_in_the_timeline(page):
+    """What the first waited for is drawn below what the second did meanwhile."""
+    call = "{source: 'tool', span: [0, 1], result: {status: 'ok', queue: 0, duration: %s}}"
+    parts = page.value(f"laneParts({{segments: [{call % 0.9}, {call % 0.2}]}}, {{own: [0, 1]}})")
+    assert [part[0] for part in parts] == ["wait", "wait", "call", "call"]
+
+
 def test_search_filter_and_order_choose_questions_and_a_link_leads_back(page, address):
     page.press("/")
     for key in "question 17":
@@ -162,6 +190,7 @@ def test_search_filter_and_order_choose_questions_and_a_link_leads_back(page, ad
     assert texts(page, "#questions .question") == []
     page.value("searchTexts()")
     assert page.value("order.map((row) => row.id)") == ["q4"]
+    assert page.value("shownTree.id") == "q4", "the first that was found is shown"
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -179,7 +208,7 @@ def test_what_models_and_tools_write_is_shown_and_never_run(browser, tmp_path, n
     shown = browser.value("document.querySelector('.result .text').textContent")
     plain = browser.value(f"plainly({json.dumps(HOSTILE[name])})")
     assert shown == plain, "nothing is lost, and what would be invisible is named"
-    assert not set(map(ord, shown)) & {*range(9), *range(11, 32), 0x202E, 0x2028, 0x2066}
+    assert not set(map(ord, shown)) & {*range(9), *range(11, 32), 0x202E, 0x2028, 0x2066, 0xAD, 0x200B, 0x3164, 0xE0064}
     assert browser.value("document.querySelectorAll('script').length") == 4
     assert browser.log == []
     assert [each for each in browser.requests if each != "about:blank"] == [address]
@@ -195,6 +224,15 @@ def test_a_line_of_a_megabyte_is_shown_piece_by_piece(browser, tmp_path):
     browser.click(".result .more")
     assert 40000 <= browser.value("document.querySelector('.result .text').textContent.length") < 41000
     assert browser.value("document.querySelectorAll('#segment-1 .token').length") == 1500
+    shown = "longText('a' + '\\u{1f600}'.repeat(20000)).textContent"
+    assert "U+" not in browser.value(shown), "no character is cut in two"
+    tree.segments[2].tool_call = replace(tree.segments[2].tool_call, tool="n" * 2**20, arguments={"a" * 2**20: ""})
+    browser.open(written(tmp_path, [tree]))
+    assert browser.value("document.querySelector('.call').textContent.length") < 41000
+    assert (
+        browser.value("Math.max(...[...document.querySelectorAll('[aria-label]')].map((n) => n.ariaLabel.length))")
+        < 300
+    )
     assert browser.value("document.documentElement.scrollWidth <= innerWidth"), "nothing pushes the page wide"
 
 

@@ -57,6 +57,17 @@ def test_other_settings_give_what_the_rule_gives_under_them(grown):
             assert others[own][0] == decision.num_wanted
 
 
+@pytest.mark.parametrize(("name", "bar"), [("paper", "u"), ("threshold", "tau"), ("released", "tau"), ("random", "u")])
+def test_what_the_score_is_compared_with_is_named(name, bar):
+    found = Explainer(rule=RULES[name], penalty_scope="question", branch_baseline="own").describe()
+    assert (found["bar"], found["scope"], found["baseline"]) == (bar, "question", "own")
+
+
+def test_a_gamma_of_zero_has_others_beside_it():
+    found = Explainer(rule=EntropyBalanced(gamma=0.0)).describe()["alternatives"]["gamma"]
+    assert found == pytest.approx([0.0, 0.05, 0.1, 0.4, 0.8])
+
+
 def test_the_numbers_are_those_of_the_paper():
     rule = RULES["paper"]
     (tree,) = grow(

@@ -8,7 +8,7 @@ const WHAT = {
 function reason(decision) {
   const more = decision.change > 0 ? 'more' : decision.change < 0 ? 'less' : 'just as';
   const sentence = [`Here the policy was ${more} uncertain than at the start of its chain (${show(decision.H)} against ${show(decision.H0)}).`];
-  if (decision.l) sentence.push(`The chain had branched ${decision.l} time${decision.l > 1 ? 's' : ''} in a row before.`);
+  if (decision.l) sentence.push(`${head.rule.scope === 'question' ? 'The chains of the question' : 'The chain'} had branched ${decision.l} time${decision.l > 1 ? 's' : ''} in a row before.`);
   if (decision.wanted && !decision.opened) sentence.push(decision.problem ? 'The rule asked for a branch, but:' : 'The rule asked for a branch, but all trajectories of the budget were given away.');
   if (decision.penalised) sentence.push('Without the penalty for branches in a row it would have branched.');
   return sentence.join(' ');
@@ -28,12 +28,17 @@ function otherSettings(decision) {
   return el('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': 'other settings' }, el('table', { class: 'others' }, el('caption', {}, 'The same moment under other settings, one at a time (framed: as it was)'), el('tbody', {}, rows)));
 }
 
+function comparedWith(decision) {
+  if (decision.P === null) return null;
+  return head.rule.bar === 'tau' ? `tau, ${show(head.rule.settings.tau)}` : `the number drawn, ${show(decision.u, 3)}`;
+}
+
 function decisionFacts(decision) {
   return el('dl', { class: 'facts numbers' },
-    fact('H, entropy that the rule looked at', show(decision.H, 6)), fact('H of the root', show(decision.H0, 6)), fact('change, H minus H of the root', show(decision.change, 6)),
+    fact('H, entropy that the rule looked at', show(decision.H, 6)), fact(head.rule.baseline === 'own' ? 'H of the first turn of the chain' : 'H of the root', show(decision.H0, 6)), fact('change, H minus H of the root', show(decision.change, 6)),
     fact('branches in a row before, l', decision.l), fact('penalty for each', decision.penalty === null ? 'not on record' : show(decision.penalty)),
-    fact('P, score of the rule', decision.P === null ? 'not on record' : show(decision.P, 6)), fact('number drawn', show(decision.u, 6)),
-    fact('branches wanted', decision.wanted), fact('branches opened', decision.opened), fact('chain', decision.chain), fact('after tool calls', decision.turn));
+    fact('P, score of the rule', decision.P === null ? 'not on record' : show(decision.P, 6)), fact('number drawn', show(decision.u, 6)), fact('P is compared with', comparedWith(decision)),
+    fact('branches wanted', decision.wanted), fact('branches opened', decision.opened), fact('chain', decision.chain), fact('after turns', decision.turn));
 }
 
 function drawBranch(tree, pane) {

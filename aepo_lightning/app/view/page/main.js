@@ -49,13 +49,24 @@ async function drawQuestion() {
   state.leaf = Math.min(Math.max(0, Math.trunc(state.leaf)), tree.leaves.length - 1);
   if (!(Number(state.seg) < tree.segments.length)) state.seg = '';
   document.getElementById('asked').replaceChildren(...visible(row.text || row.id));
+  redraw(tree);
+}
+
+// Draw the tree and what is known of its parts; the keyboard stays where it was.
+function redraw(tree) {
+  const node = document.activeElement;
+  const pane = node.closest('#tree, #detail');
+  const name = ['segment', 'leaf'].find((each) => each in node.dataset);
   drawTree(tree);
   drawTab(tree);
+  if (!pane || document.contains(node)) return;
+  const same = name ? `#${pane.id} [data-${name}="${node.dataset[name]}"]` : node.id ? `#${node.id}` : null;
+  ((same && document.querySelector(same)) || pane).focus({ preventScroll: true });
 }
 
 function drawTab(tree) {
   const pane = document.getElementById('detail');
-  const name = TABS[state.tab] ? state.tab : 'path';
+  const name = Object.hasOwn(TABS, state.tab) ? state.tab : 'path';
   for (const each of Object.keys(TABS)) document.getElementById(`tab-${each}`).setAttribute('aria-selected', String(each === name));
   pane.replaceChildren();
   TABS[name][1](tree, pane);
@@ -103,7 +114,7 @@ async function start() {
   state = readAddress();
   document.addEventListener('keydown', onKey);
   window.addEventListener('hashchange', () => { state = readAddress(); drawAll(null); });
-  window.addEventListener('resize', () => { if (shownTree) drawTree(shownTree); });
+  window.addEventListener('resize', () => { if (shownTree) redraw(shownTree); });
   await drawAll(null);
   document.documentElement.dataset.ready = 'true';
   if (head.live) hearNews();

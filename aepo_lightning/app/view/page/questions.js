@@ -32,10 +32,10 @@ function textOfRow(row) {
 
 function chooseQuestions() {
   const words = state.find.toLowerCase();
-  const keep = (FILTERS[state.filter] || FILTERS.all)[1];
+  const keep = entry(FILTERS, state.filter, 'all')[1];
   const isFound = (row) => !words || textOfRow(row).includes(words) || deepMatches?.has(row.number);
   order = head.questions.filter((row) => keep(row) && isFound(row));
-  order.sort((a, b) => (SORTS[state.sort] || SORTS.surprise)[1](a, b) || a.number - b.number);
+  order.sort((a, b) => entry(SORTS, state.sort, 'surprise')[1](a, b) || a.number - b.number);
 }
 
 const scaleOf = (rewards) => [Math.min(0, ...rewards), Math.max(1e-9, ...rewards)];
@@ -107,5 +107,5 @@ async function searchTexts() {
       await new Promise((resume) => setTimeout(resume));
     }
   }
-  drawQuestions();
+  await drawAll({ ...state, find: null });
 }

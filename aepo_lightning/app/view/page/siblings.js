@@ -28,10 +28,10 @@ function siblingColumn(tree, index, from, place) {
     passed += tree.segments[id].tokens.length;
     return el('div', { class: `piece ${tree.segments[id].source}` }, tokensOf(tree.segments[id], leaf, (i) => (start + i < place ? ' same' : start + i === place ? ' first' : '')));
   });
-  const reward = leaf.reward && leaf.reward.scored ? leaf.reward.value : null;
+  const reward = rewardOf(leaf);
   return el('section', { class: `sibling${index === state.leaf ? ' on' : ''}` },
     el('header', {}, el('i', { class: reward === null ? 'mark unknown' : 'mark', style: { '--good': goodness(reward) } }),
-      el('button', { class: 'plain', onclick: () => look({ leaf: index }) }, `trajectory ${index}`), ` reward ${show(reward, 2)}`, leaf.reward?.answer ? el('span', { class: 'notes' }, ' · ', visible(leaf.reward.answer.slice(0, 80))) : ''),
+      el('button', { class: 'plain', 'data-leaf': index, onclick: () => look({ leaf: index }) }, `trajectory ${index}`), ` reward ${show(reward, 2)}`, leaf.reward?.answer ? el('span', { class: 'notes' }, ' · ', brief(leaf.reward.answer)) : ''),
     ...parts);
 }
 

@@ -4,6 +4,9 @@ const START = { q: '', leaf: 0, seg: '', tab: 'path', color: 'entropy', sort: 's
 const NUMBERS = ['leaf'];
 let state = { ...START };
 
+// An entry that a table has itself: the words of a link may be anything.
+const entry = (table, name, otherwise) => table[Object.hasOwn(table, name) ? name : otherwise];
+
 function readAddress() {
   const found = new URLSearchParams(location.hash.slice(1));
   const next = { ...START };

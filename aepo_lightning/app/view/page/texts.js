@@ -3,10 +3,9 @@
 const SVG = 'http://www.w3.org/2000/svg';
 const SHOWN_CHARACTERS = 20000;
 
-// Characters that would be invisible, or would reorder what stands around them, and halves of surrogate pairs.
-const HIDDEN = new RegExp(
-  '[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff' +
-  '\\ufff9-\\ufffb]|[\\ud800-\\udbff](?![\\udc00-\\udfff])|(?<![\\ud800-\\udbff])[\\udc00-\\udfff]', 'g');
+// Characters that would be invisible, or would reorder what stands around them, and halves of surrogate pairs. What joins
+// letters and chooses the look of emoji is part of what is seen.
+const HIDDEN = /(?![\t\n\u200c\u200d\ufe0e\ufe0f])[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
 
 function fill(node, properties, children) {
   for (const [name, value] of Object.entries(properties || {})) {
@@ -27,7 +26,7 @@ const el = (tag, properties, ...children) => fill(document.createElement(tag), p
 const draw = (tag, properties, ...children) => fill(document.createElementNS(SVG, tag), properties, children);
 
 function codeOf(character) {
-  return 'U+' + character.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0');
+  return 'U+' + character.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
 }
 
 // A text with hidden characters shown by their numbers.
@@ -44,12 +43,16 @@ function visible(text) {
 
 const plainly = (text) => text.replace(HIDDEN, codeOf);
 
+// Where to cut a text such that no character is cut.
+const endNear = (text, end) => (end < text.length && text.codePointAt(end - 1) > 0xffff ? end + 1 : Math.min(end, text.length));
+const brief = (text, most = 80) => plainly(text.slice(0, endNear(text, most)));
+
 // A text of any length: the rest comes when it is asked for.
 function longText(text, properties) {
   const node = el('span', { class: 'text', ...properties });
   let shown = 0;
   const more = () => {
-    const end = Math.min(text.length, shown + SHOWN_CHARACTERS);
+    const end = endNear(text, shown + SHOWN_CHARACTERS);
     node.append(...visible(text.slice(shown, end)));
     shown = end;
     if (shown < text.length) {

@@ -17,7 +17,9 @@ function laneParts(tree, leaf) {
     }
     last = span[1];
   }
-  return parts.filter(([, from, to]) => to > from);
+  // Calls of one turn ran side by side: what waited lies below what ran.
+  const isWait = ([kind]) => kind === 'wait';
+  return [...parts.filter(isWait), ...parts.filter((part) => !isWait(part))].filter(([, from, to]) => to > from);
 }
 
 function drawTimeline(tree, pane) {

@@ -9,6 +9,7 @@ const LEGENDS = {
   entropy: ['certain', 'uncertain: 2 nats and more'],
   logprob: ['likely', 'unlikely: 5 nats and more'],
   advantage: ['pushed down', 'pushed up'],
+  none: ['', ''],
   mask: ['of prompt or tool: masked from the loss', 'sampled by the policy: trained'],
 };
 
@@ -66,7 +67,7 @@ function colorChoice() {
     const why = head.absences[name];
     return el('option', { value: name, selected: name === state.color, disabled: Boolean(why), title: why }, why ? `${label} (not on record)` : label);
   });
-  const legend = LEGENDS[state.color] || ['', ''];
+  const legend = entry(LEGENDS, state.color, 'none');
   return el('div', { class: 'colors' },
     el('label', {}, 'Tokens by ', el('select', { id: 'color', onchange: (event) => look({ color: event.target.value }) }, options)),
     el('span', { class: `legend ${state.color}`, 'aria-hidden': 'true' }, el('span', {}, legend[0]), el('i', {}), el('span', {}, legend[1])));

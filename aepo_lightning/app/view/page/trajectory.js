@@ -26,10 +26,10 @@ function callParts(segment) {
   for (const [name, text] of [['cached', 'from the cache'], ['shared', 'shared with another chain'], ['truncated', 'cut to the limit'], ['program_timeout', 'the program was stopped']]) {
     if (result[name]) notes.push(text);
   }
-  const named = call.arguments && Object.entries(call.arguments).map(([name, value]) => el('div', {}, el('b', {}, visible(name)), ': ', longText(value)));
+  const named = call.arguments && Object.entries(call.arguments).map(([name, value]) => el('div', {}, el('b', {}, longText(name)), ': ', longText(value)));
   return [
-    el('div', { class: 'call' }, el('span', { class: 'tool-name' }, visible(call.tool || 'no tool')), named || longText(call.text),
-      call.problem ? el('span', { class: 'pill bad' }, visible(call.problem)) : ''),
+    el('div', { class: 'call' }, el('span', { class: 'tool-name' }, longText(call.tool || 'no tool')), named || longText(call.text),
+      call.problem ? el('span', { class: 'pill bad' }, longText(call.problem)) : ''),
     el('div', { class: 'answer' }, el('span', { class: `pill ${isBad ? 'bad' : 'fine'}` }, result.status), ' ', el('span', { class: 'notes' }, notes.join(' · ')), el('div', { class: 'result' }, longText(result.text))),
   ];
 }
@@ -49,7 +49,7 @@ function decisionStrip(decision) {
   const kind = decisionKind(decision);
   return el('button', { class: `strip ${kind}`, onclick: () => look({ seg: String(decision.segment), tab: 'branch' }) },
     el('i', { class: `dot ${kind}` }), el('b', {}, WHAT[kind]), ` H ${show(decision.H)}, at the root ${show(decision.H0)}`,
-    decision.P === null ? '' : `, P ${show(decision.P, 3)} against ${show(decision.u, 3)}`, ' – why?');
+    decision.P === null ? '' : `, P ${show(decision.P, 3)} against ${comparedWith(decision)}`, ' – why?');
 }
 
 function segmentCard(tree, leaf, id, turn) {
@@ -69,13 +69,17 @@ function drawPath(tree, pane) {
     if (tree.segments[id].source === 'policy') turn += 1;
     pane.append(...segmentCard(tree, leaf, id, turn).filter(Boolean));
   }
-  const unused = tree.unused.filter((each) => each.chain === leaf.chain);
-  if (unused.length) pane.append(el('h3', {}, 'Calls whose results did not fit'), ...unused.map((each) => el('section', { class: 'segment tool' }, callParts(each))));
+  pane.append(...unusedCalls('Calls whose results did not fit', tree.unused.filter((each) => each.chain === leaf.chain)));
+}
+
+function unusedCalls(title, calls) {
+  return calls.length ? [el('h3', {}, title), ...calls.map((each) => el('section', { class: 'segment tool' }, callParts(each)))] : [];
 }
 
 function drawFacts(tree, pane) {
   const facts = [...Object.entries(tree.facts).map(([name, value]) => fact(name, Array.isArray(value) ? value.map((each) => show(each)).join(', ') : show(value, 6))),
-    ...Object.entries(tree.metadata).map(([name, value]) => fact(visible(name), longText(value)))];
-  pane.append(el('dl', { class: 'facts' }, fact('question', visible(tree.id)), fact('accepted answers', tree.answers.map((answer) => el('div', {}, longText(answer)))), facts),
-    ...tree.messages.map(([role, content]) => el('section', { class: 'segment prompt' }, el('header', {}, el('h3', {}, visible(role))), longText(content))));
+    ...Object.entries(tree.metadata).map(([name, value]) => fact(longText(name), longText(value)))];
+  pane.append(el('dl', { class: 'facts' }, fact('question', longText(tree.id)), fact('accepted answers', tree.answers.map((answer) => el('div', {}, longText(answer)))), facts),
+    ...tree.messages.map(([role, content]) => el('section', { class: 'segment prompt' }, el('header', {}, el('h3', {}, longText(role))), longText(content))),
+    ...unusedCalls('Calls of a chain that was discarded', tree.unused.filter((each) => !tree.leaves.some((leaf) => leaf.chain === each.chain))));
 }

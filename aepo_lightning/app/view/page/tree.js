@@ -4,7 +4,8 @@ const ROW = 26;
 const MARGIN = { left: 14, right: 210, top: 12 };
 const LABEL_CHARACTERS = 16;
 
-const reached = (tree, id) => mean(tree.below[id].map((leaf) => tree.leaves[leaf].reward?.value).filter((v) => v !== undefined));
+const rewardOf = (leaf) => (leaf.reward && leaf.reward.scored ? leaf.reward.value : null);
+const reached = (tree, id) => mean(tree.below[id].map((leaf) => rewardOf(tree.leaves[leaf])).filter((value) => value !== null));
 
 function layOut(tree, width) {
   const deepest = Math.max(1, ...tree.depth);
@@ -27,7 +28,7 @@ function segmentLabel(tree, id) {
   const segment = tree.segments[id];
   if (segment.source === 'prompt') return 'prompt';
   if (segment.source === 'policy') return `turn of the policy, ${segment.tokens.length} tokens`;
-  return `result of ${plainly(segment.call?.tool || 'a tool')}, ${segment.result?.status}`;
+  return `result of ${brief(segment.call?.tool || 'a tool')}, ${segment.result?.status}`;
 }
 
 function pressed(act) {
@@ -75,9 +76,9 @@ function drawLeaf(tree, plan, index) {
   const leaf = tree.leaves[index];
   const right = plan.width - MARGIN.right + 6;
   const y = plan.y[leaf.segment];
-  const reward = leaf.reward && leaf.reward.scored ? leaf.reward.value : null;
+  const reward = rewardOf(leaf);
   const label = reward === null ? 'no reward' : show(reward, 2);
-  const answer = plainly((leaf.reward?.answer || '').slice(0, LABEL_CHARACTERS));
+  const answer = brief(leaf.reward?.answer || '', LABEL_CHARACTERS);
   const ending = leaf.stop === 'eos' ? answer : leaf.stop;
   const name = `#${index} ${label} ${ending}`.trim() + `: trajectory, reward ${label}, ended by ${leaf.stop}`;
   return draw('g', { class: `leaf${index === state.leaf ? ' on' : ''}`, 'data-leaf': index, 'aria-label': name, ...pressed(() => look({ leaf: index, seg: '', tab: state.tab === 'branch' ? 'path' : state.tab })) },
