@@ -12,7 +12,7 @@ from aepo_lightning.rewards import checkers
 from aepo_lightning.rewards.checkers import MathEquivalence, math_equivalence
 from benchmarks.support.rewards_pairs import Pair, hostile_answers, ordinary_pairs
 
-_BATCH = 200
+_AT_ONCE = 200
 _BEAT_S = 0.02
 _NAMES = (
     "Lyon is a city",
@@ -47,11 +47,13 @@ def measure_rules(number: int) -> dict[str, float]:
 
 async def judge(checker: AnswerChecker, pairs: Sequence[Pair]) -> list[Verdict]:
     """Return the verdicts, with many claims under way at once."""
-    found: list[Verdict] = []
-    for start in range(0, len(pairs), _BATCH):
-        claims = [Claim(question="?", golds=(each.gold,), answer=each.answer) for each in pairs[start : start + _BATCH]]
-        found += await asyncio.gather(*map(checker, claims))
-    return found
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(pair: Pair) -> Verdict:
+        async with places:
+            return await checker(Claim(question="?", golds=(pair.gold,), answer=pair.answer))
+
+    return await asyncio.gather(*map(one, pairs))
 
 
 def measure_mathematics(number: int, num_workers: int = 2) -> dict[str, float]:

@@ -20,6 +20,8 @@ from aepo_lightning.rewards.extraction import without_text_command
 
 _OPENING, _CLOSING = frozenset("([{"), frozenset(")]}")
 _MOST_NESTED = 40
+_BRACKET = re.compile(r"\\(?:left|right)?.|[(){}]", re.DOTALL)
+_PAIRS = {"(": ")", "{": "}"}
 _MARKS = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[!,;: ]|(?<!\\)\$")
 _SPACE = re.compile(r"(?<![0-9A-Za-z])\s+|\s+(?![0-9A-Za-z])")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
@@ -129,7 +131,8 @@ class MathEquivalence:
         num_workers = self.num_workers or os.cpu_count() or 1
         async with _places.setdefault(num_workers, Places(num_workers)).take():
             await _calls.prepare()
-            work = _calls.value([to_ascii(gold) for gold in golds], to_ascii(answer), self.memory_limit_mb)
+            wanted, given = [_prepared(gold) for gold in golds], _prepared(answer)
+            work = _calls.value(wanted, given, self.memory_limit_mb)
             found: tuple[str, str] = await cut_off(work, self.time_limit_s, "math-verify")
             return found
 
@@ -165,6 +168,28 @@ class _Written:
         if _CLOCK.fullmatch(gold.text) and _CLOCK.fullmatch(self.text):
             return False  # the quotients of hours and minutes may be equal
         return None
+
+
+def _prepared(text: str) -> str:
+    """Return an expression as the parser gets it: in ASCII, and of brackets in brackets in brackets the inner two.
+
+    The others mean nothing, and each multiplies the time that the parser takes: of twelve it needs half a minute.
+    """
+    plain = to_ascii(text)
+    ends, opened = dict[int, int](), list[int]()
+    for found in _BRACKET.finditer(plain):
+        if found[0] in _PAIRS:
+            opened.append(found.start())
+        elif found[0] in ")}":
+            if not opened or _PAIRS[plain[opened[-1]]] != found[0]:
+                return plain
+            ends[opened.pop()] = found.start()
+    needless = set[int]()
+    for start, end in ends.items():
+        is_same = plain[start] == plain[start + 1] == plain[start + 2]
+        if is_same and ends.get(start + 1) == end - 1 and ends.get(start + 2) == end - 2:
+            needless |= {start, end}
+    return "".join(each for place, each in enumerate(plain) if place not in needless)
 
 
 def _nesting(text: str) -> int:

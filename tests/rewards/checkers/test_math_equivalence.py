@@ -82,6 +82,26 @@ def test_what_looks_alike_travels(calls, answer, gold):
     assert stub.asked == [(gold, answer)]
 
 
+@pytest.mark.parametrize(
+    ("answer", "sent"),
+    [
+        ("{" * 20 + "x" + "}" * 20, "{{x}}"),
+        (r"\sqrt{{{{((((x+1))))}}}}", r"\sqrt{{((x+1))}}"),
+        ("((x))", "((x))"),
+        ("(((x)+1)+2)", "(((x)+1)+2)"),
+        ("(((x))+1)", "(((x))+1)"),
+        (r"\{\{\{1\}\}\}", r"\{\{\{1\}\}\}"),
+        (r"\left(\left(\left(x\right)\right)\right)", r"\left(\left(\left(x\right)\right)\right)"),
+        ("(((x)", "(((x)"),
+        ("({(x)})", "({(x)})"),
+    ],
+)
+def test_of_brackets_that_stand_directly_in_one_another_two_travel(calls, answer, sent):
+    stub = calls(("different", ""))
+    asyncio.run(MathEquivalence()(claim(answer, "y+1")))
+    assert stub.asked == [("y+1", sent)]
+
+
 def test_nothing_to_compare(calls):
     calls()
     checker = MathEquivalence()
