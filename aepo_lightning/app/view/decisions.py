@@ -40,9 +40,9 @@ class Explainer:
     def describe(self) -> dict[str, Any]:
         """Return the rule in words.
 
-        Keys: `name`, `formula` (as it is documented), `settings`, `alternatives` (values of each setting that are tried),
-        `bar` (what its score is compared with: `tau`, or `u`, the number drawn), `scope` and `baseline` (see the fields).
-        Without a rule only `absence`.
+        Keys: `name`, `formula` (as it is documented), `settings`, `alternatives` (values of each setting that are
+        tried), `bar` (what its score is compared with: `tau`, or `u`, the number drawn), `scope` and `baseline` (see
+        the fields). Without a rule only `absence`.
         """
         if self.rule is None:
             return {"absence": self.absence}
