@@ -150,10 +150,14 @@ def test_the_temperature_of_the_data_is_the_modules(files):
     assert data.metrics["experience/max_importance_weight"] == pytest.approx(1, abs=1e-4)
 
 
-def test_importing_the_package_imports_no_torch():
-    program = "import sys, aepo_lightning; print('torch' in sys.modules)"
+def test_importing_the_package_imports_no_torch_and_rewards_no_judge():
+    program = (
+        "import sys, aepo_lightning; print('torch' in sys.modules); "
+        "import aepo_lightning.rewards as rewards; print('aepo_lightning.rewards.judge' in sys.modules); "
+        "print(rewards.LLMJudge.__module__)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.split() == ["False", "False", "aepo_lightning.rewards.judge.judge"]
 
 
 @pytest.mark.parametrize("name", aepo_lightning.__all__)

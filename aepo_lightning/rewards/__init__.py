@@ -15,18 +15,29 @@ r"""What an answer is worth.
     checkers/         one answer against the accepted ones: words, choices, benchmarks, mathematics
     judge/            `LLMJudge`: a language model that judges answers
 
-Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers.
+Rewards see finished trajectories as data (`RewardInput`) and know nothing of engines, tools or tokenizers. The names of
+the judge are imported when they are first used.
 """
 
+from typing import TYPE_CHECKING
+
+from aepo_lightning.lazy_names import homes as _homes
+from aepo_lightning.lazy_names import importer as _importer
 from aepo_lightning.rewards.answer_format import find_format_problem
 from aepo_lightning.rewards.answer_term import AnswerTerm
 from aepo_lightning.rewards.boxed import last_boxed
 from aepo_lightning.rewards.f1 import exact_match, normalize_answer, token_f1
 from aepo_lightning.rewards.function import FunctionReward, as_reward, reward
-from aepo_lightning.rewards.judge import JudgeLimits, JudgePrices, JudgeTemplate, LLMJudge
 from aepo_lightning.rewards.paper import PaperReward
 from aepo_lightning.rewards.sum import RewardSum
 from aepo_lightning.rewards.terms import FormatTerm, LengthTerm, OverlongTerm, ToolTerm
+
+if TYPE_CHECKING:
+    from aepo_lightning.rewards.judge import JudgeLimits, JudgePrices, JudgeTemplate, LLMJudge
+
+__getattr__ = _importer(
+    __name__, __name__, _homes({"judge": "JudgeLimits JudgePrices JudgeTemplate LLMJudge"}), globals()
+)
 
 __all__ = [
     "AnswerTerm",
@@ -49,3 +60,8 @@ __all__ = [
     "reward",
     "token_f1",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return [*__all__]
