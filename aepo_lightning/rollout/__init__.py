@@ -3,6 +3,7 @@
 sampler.py       many questions at once
 group.py         one question: pre-monitoring, global samples, branches, top-up
 chain.py         the state of one chain
+continuation.py  a chain that goes on from where another one stood
 rounds.py        decisions in an order that no timing decides
 steps.py         what a chain asks of engine, tools and reward
 scoring.py       a reward called with a deadline, and its answer checked
@@ -25,6 +26,7 @@ spread.py        where branches fell, and how far siblings differ
 
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.rollout.continuation import Continuation
 from aepo_lightning.rollout.description import question_digest
 from aepo_lightning.rollout.group import GroupRollout
 from aepo_lightning.rollout.independent import Independent
@@ -40,6 +42,7 @@ from aepo_lightning.rollout.steps import RolloutParts
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
 __all__ = [
+    "Continuation",
     "GroupRecord",
     "GroupRollout",
     "Independent",

@@ -21,6 +21,7 @@ from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.tool import ToolCall
 from aepo_lightning.contracts.tree import BranchDecision, Leaf, LeafOrigin, RolloutTree, UnusedCall
 from aepo_lightning.rollout.chain import Chain, TurnMeasurement
+from aepo_lightning.rollout.continuation import Continuation
 from aepo_lightning.rollout.order import put_in_order
 from aepo_lightning.rollout.penalty import is_penalised
 from aepo_lightning.rollout.record import EventSink, GroupRecord, decision_event
@@ -108,6 +109,20 @@ class GroupRollout:
                 for _ in range(1 if self._settings.top_up == "sequential" else missing):
                     self._start_root(LeafOrigin.TOP_UP)
         assert len(self.tree.leaves) == budget, "every committed chain ends in one leaf"
+        put_in_order(self.tree)
+        return self.tree
+
+    async def grow_on(self, start: Continuation) -> RolloutTree:
+        """Grow one chain on from where another one stood, alone, and return a tree of nothing else.
+
+        Args:
+            start: What lies behind it. The group must have been given `start.parts(parts)`.
+        """
+        chain = self._new_root(LeafOrigin.ROOT)
+        chain.seed_path, chain.root = start.seed_path, int(start.seed_path[1])
+        start.lay(self.tree, chain)
+        async with asyncio.TaskGroup() as self._tasks:
+            self._spawn(chain)
         put_in_order(self.tree)
         return self.tree
 

@@ -14,6 +14,19 @@ def derive_seed(*path: int | str) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
+def drawing_chain(seed_path: Sequence[int | str], turn: int) -> tuple[int | str, ...]:
+    """Return the chain whose numbers a turn is drawn with: what a branch shares with its trunk is the trunk's.
+
+    Args:
+        seed_path: A chain. Behind its trunk, a branch has `b`, its first own turn and its number there.
+        turn: Of the chain, counted from the prompt.
+    """
+    path = tuple(seed_path)
+    while len(path) > 3 and path[-3] == "b" and turn < int(path[-2]):
+        path = path[:-3]
+    return path
+
+
 def decision_uniform(seed: int, question_id: str, seed_path: Sequence[int | str], turn: int) -> float:
     """Return the number in [0, 1) that belongs to a chain's branch decision.
 

@@ -29,7 +29,7 @@ from aepo_lightning.rollout.generation_clock import GenerationClock
 from aepo_lightning.rollout.independent import Independent
 from aepo_lightning.rollout.record import EventSink, GroupRecord, call_event, first_tokens, generation_event
 from aepo_lightning.rollout.scoring import ScoringSettings, score
-from aepo_lightning.rollout.seeds import derive_seed
+from aepo_lightning.rollout.seeds import derive_seed, drawing_chain
 from aepo_lightning.rollout.settings import RolloutSettings
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
 
@@ -123,6 +123,7 @@ class ChainSteps:
 
     def _sampling_params(self, chain: Chain, room: int) -> SamplingParams:
         settings = self.parts.settings
+        drawn_by = drawing_chain(chain.seed_path, chain.turn)
         return SamplingParams(
             max_tokens=min(room, settings.max_turn_tokens or room),
             temperature=settings.temperature,
@@ -130,7 +131,7 @@ class ChainSteps:
             top_k=settings.top_k,
             repetition_penalty=settings.repetition_penalty,
             stop=tuple(dict.fromkeys((*self.parts.chat_format.stop, *settings.stop))),
-            seed=derive_seed(self.seed, self.question.question_id, *chain.seed_path, chain.turn),
+            seed=derive_seed(self.seed, self.question.question_id, *drawn_by, chain.turn),
             num_top_logprobs=settings.measured_entropy.num_top_logprobs_needed,
             num_probe_tokens=settings.measured_entropy.num_tokens,
         )

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from aepo_lightning.rollout import derive_seed, derive_uniform
+from aepo_lightning.rollout.seeds import drawing_chain
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,19 @@ def test_derived_uniforms_are_uniform():
     assert ordered[-1] < 1
     distance = max(abs(value - (rank + 0.5) / number) for rank, value in enumerate(ordered)) + 0.5 / number
     assert distance < 1.95 / math.sqrt(number)  # Kolmogorov-Smirnov at 0.001
+
+
+@pytest.mark.parametrize(
+    ("path", "turn", "expected"),
+    [
+        (("r", 3), 0, ("r", 3)),
+        (("r", 3, "b", 2, 1), 2, ("r", 3, "b", 2, 1)),
+        (("r", 3, "b", 2, 1), 1, ("r", 3)),
+        (("r", 3, "b", 2, 1, "b", 4, 0), 3, ("r", 3, "b", 2, 1)),
+        (("r", 3, "b", 2, 1, "b", 4, 0), 0, ("r", 3)),
+        (("r", 3, "again", 1), 0, ("r", 3, "again", 1)),
+        (("r", 3, "b", 2, 1, "again", 1), 0, ("r", 3, "b", 2, 1, "again", 1)),
+    ],
+)
+def test_what_a_branch_shares_with_its_trunk_was_drawn_by_the_trunk(path, turn, expected):
+    assert drawing_chain(path, turn) == expected
