@@ -1,15 +1,14 @@
 """What an optimiser step made of one token, from its entropy to its share in the loss."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from aepo_lightning.app.clip_states import ClipStates
 from aepo_lightning.app.relived_step import RelivedStep
 from aepo_lightning.contracts.batch import TrajectoryBatch
-from aepo_lightning.contracts.objective import evaluate_objective
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.network import TokenScores
@@ -92,7 +91,7 @@ def explain_trajectory(relived: RelivedStep, tree: RolloutTree, leaf: Leaf) -> E
         raise ConfigError("`--leaf` must be a trajectory that was trained on, but this one was left out of the step.")
     batch, parts, scores, row = found
     places = [place for place, is_own in enumerate(batch.response_mask[row].tolist()) if is_own]
-    states = _ClipStates(loss, parts)
+    states = ClipStates(loss, parts)
     (gradient,) = torch.autograd.grad(parts.objective.sum(), scores.logprobs)
     tokens = [
         _token(relived, found, place, trajectory.prompt_length, states, gradient, float(own[row, place]))
@@ -126,54 +125,12 @@ def _shares(loss: PolicyLoss, total: Tensor, batch: TrajectoryBatch, relived: Re
     return factors * total
 
 
-class _ClipStates:
-    """Asks an objective about the tokens that share one ratio: its metrics then say of them what they say of each."""
-
-    def __init__(self, loss: PolicyLoss, parts: LossParts) -> None:
-        self._objective, self._inputs = loss.objective, parts.inputs
-        self._level = getattr(loss.objective, "ratio_level", "token")
-
-    def of(self, row: int, place: int) -> tuple[float, str]:
-        """Return the ratio of a token and where it is beside the clip range."""
-        mask = torch.zeros_like(self._inputs.response_mask)
-        start, stop = self._unit(row, place)
-        mask[row, start:stop] = self._inputs.response_mask[row, start:stop]
-        inputs = replace(self._inputs, response_mask=mask, logprobs=self._inputs.logprobs.detach())
-        metrics = evaluate_objective(self._objective, inputs).metrics
-        beyond = [name for name in ("high", "low", "dual") if _value(metrics, f"clip_fraction_{name}")]
-        kept = "gradient kept" if _value(metrics, "gradient_preserved_fraction") else "no gradient"
-        known = "clip_fraction_high" in metrics
-        state = f"beyond the {_BOUNDS[beyond[0]]}, {kept}" if beyond else "within the range"
-        ratio = metrics.get("importance_ratio")
-        exact = math.exp(float((inputs.logprobs - inputs.old_logprobs)[row, place].detach()))
-        return exact if ratio is None else ratio.value(), state if known else "the objective does not say"
-
-    def _unit(self, row: int, place: int) -> tuple[int, int]:
-        mask = self._inputs.response_mask[row].tolist()
-        if self._level == "sequence":
-            return 0, len(mask)
-        start, stop = place, place + 1
-        while self._level == "turn" and start and mask[start - 1]:
-            start -= 1
-        while self._level == "turn" and stop < len(mask) and mask[stop]:
-            stop += 1
-        return start, stop
-
-
-_BOUNDS = {"high": "upper bound", "low": "lower bound", "dual": "dual clip"}
-
-
-def _value(metrics: object, name: str) -> float:
-    found = metrics.get(name) if isinstance(metrics, dict) else None
-    return 0.0 if found is None else float(found.value())
-
-
 def _token(
     relived: RelivedStep,
     found: tuple[TrajectoryBatch, LossParts, TokenScores, int],
     place: int,
     prompt_length: int,
-    states: _ClipStates,
+    states: ClipStates,
     gradient: Tensor,
     share: float,
 ) -> ExplainedToken:

@@ -4,8 +4,9 @@ Trees come from the journal, weights from beside them or from a checkpoint. Wher
 before, they are taken again, with the state of the optimizer from the checkpoint that the iteration began with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from aepo_lightning.policy.checked_weights import copy_weights
 from aepo_lightning.policy.sharding.fsdp2 import clip_gradients
 from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.module import AEPOModule
-from aepo_lightning.training.optimizers import build_both
+from aepo_lightning.training.optimizers import Built, build_both
 from aepo_lightning.training.rollout_parts import experience_builder
 
 SECTIONS = ("model", "algorithm", "experience", "module")
@@ -65,31 +66,123 @@ def relive(folder: Path, question_id: str, iteration: int | None = None, allowed
         ConfigError: If the run has no such tree, or has not kept what the step was made of.
         DataError: If a file is damaged.
     """
-    cfg = load_config(folder, allowed, SECTIONS)
-    _refuse(cfg)
-    set_threads(cfg.num_threads)
+    cfg = _config(folder, allowed)
     iteration = _iteration_of(folder, question_id) if iteration is None else iteration
     trees = _trees(folder, iteration, cfg.experience.questions_per_step)
     group = next((place for place, tree in enumerate(trees) if tree.question.question_id == question_id), None)
     if group is None:
         raise ConfigError(f"`--question` must be asked in iteration {iteration}, but {question_id!r} was not.")
-    version = trees[0].weights_version
-    policy = first_policy(cfg, folder)
-    module: AEPOModule = build(cfg.module, policy=policy, algorithm=build(with_functions(cfg.algorithm, "algorithm")))
-    module.configure_model()
-    copy_weights(module.trained_network().model, find_weights(folder, policy, None, version).items(), DataError)
-    scalars = read_scalars(folder, (_LOSS, _COEFFICIENT))
-    if known := [value for step, value in sorted(scalars.get(_COEFFICIENT, {}).items()) if step <= version]:
-        module.entropy_coefficient = known[-1]
-    minibatches = _minibatches(cfg, module, policy, trees)
-    place = _place_of(minibatches, group, question_id)
-    _take_steps(cfg, module, minibatches[:place], folder, version)
-    step = version + place
-    logged = scalars.get(_LOSS, {}).get(step)
-    return RelivedStep(
-        module=module, policy=policy, minibatch=minibatches[place], trees=trees, iteration=iteration, step=step,
-        logged_loss=logged,
-    )  # fmt: skip
+    relived = _Iteration.open(cfg, folder, iteration, trees)
+    place = _place_of(relived.minibatches, group, question_id)
+    return next(islice(relived.steps(), place, None))
+
+
+def relive_iteration(folder: Path, iteration: int, allowed: Sequence[str] = ()) -> Iterator[RelivedStep]:
+    """Make the steps of an iteration again, one after the other; of several passes, the first.
+
+    Args:
+        folder: Of the run.
+        iteration: Which.
+        allowed: What the configuration may call beside the parts of this library.
+
+    Yields:
+        The state before each step. It is over when the next one is asked for.
+
+    Raises:
+        ConfigError: If the run has no such trees, or has not kept what the steps were made of. What the further ones
+            need is looked for after the first.
+        DataError: If a file is damaged.
+    """
+    cfg = _config(folder, allowed)
+    trees = _trees(folder, iteration, cfg.experience.questions_per_step)
+    yield from _Iteration.open(cfg, folder, iteration, trees).steps()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Iteration:
+    """The weights that an iteration began with, and the data of its steps."""
+
+    cfg: DictConfig
+    folder: Path
+    module: AEPOModule
+    policy: PolicySource
+    trees: Sequence[RolloutTree]
+    minibatches: Sequence[Minibatch]
+    """Of the first pass."""
+    iteration: int
+    losses: Mapping[int, float]
+    """As they were logged, by step."""
+
+    @classmethod
+    def open(cls, cfg: DictConfig, folder: Path, iteration: int, trees: Sequence[RolloutTree]) -> "_Iteration":
+        version = trees[0].weights_version
+        policy, algorithm = first_policy(cfg, folder), build(with_functions(cfg.algorithm, "algorithm"))
+        module: AEPOModule = build(cfg.module, policy=policy, algorithm=algorithm)
+        module.configure_model()
+        copy_weights(module.trained_network().model, find_weights(folder, policy, None, version).items(), DataError)
+        scalars = read_scalars(folder, (_LOSS, _COEFFICIENT))
+        if known := [value for step, value in sorted(scalars.get(_COEFFICIENT, {}).items()) if step <= version]:
+            module.entropy_coefficient = known[-1]
+        minibatches = _minibatches(cfg, module, policy, trees)
+        return cls(
+            cfg=cfg,
+            folder=folder,
+            module=module,
+            policy=policy,
+            trees=trees,
+            minibatches=minibatches[: len(minibatches) // cfg.experience.num_epochs],
+            iteration=iteration,
+            losses=scalars.get(_LOSS, {}),
+        )
+
+    def steps(self) -> Iterator[RelivedStep]:
+        """Yield the state before each step; it is taken when the next one is asked for."""
+        built: Built | None = None
+        for place, minibatch in enumerate(self.minibatches):
+            if place:
+                built = built or self._optimizer()
+                self._take(built, self.minibatches[place - 1])
+            step = self.trees[0].weights_version + place
+            yield RelivedStep(
+                module=self.module,
+                policy=self.policy,
+                minibatch=minibatch,
+                trees=self.trees,
+                iteration=self.iteration,
+                step=step,
+                logged_loss=self.losses.get(step),
+            )
+
+    def _optimizer(self) -> Built:
+        """Return optimizer and scheduler as the iteration began with them."""
+        settings, version = self.cfg.module, self.trees[0].weights_version
+        scheduler = build(settings.scheduler) if settings.get("scheduler") is not None else None
+        built = build_both(build(settings.optimizer), scheduler, self.module.trained_network())
+        if version:
+            state = _state_of(self.folder, version)
+            built.optimizer.load_state_dict(state["optimizer_states"][0])
+            if built.scheduler is not None:
+                built.scheduler.load_state_dict(state["lr_schedulers"][0])
+        return built
+
+    def _take(self, built: Built, minibatch: Minibatch) -> None:
+        """Take an optimiser step as the module does in training."""
+        network = self.module.trained_network()
+        for batch in minibatch.micro_batches:
+            loss, _ = self.module.policy_loss(network, batch, minibatch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(network, self.cfg.module.max_grad_norm)
+        built.optimizer.step()
+        built.optimizer.zero_grad()
+        if built.scheduler is not None:
+            built.scheduler.step()
+
+
+def _config(folder: Path, allowed: Sequence[str]) -> DictConfig:
+    cfg = load_config(folder, allowed, SECTIONS)
+    _refuse(cfg)
+    set_threads(cfg.num_threads)
+    return cfg
 
 
 def _refuse(cfg: DictConfig) -> None:
@@ -152,32 +245,7 @@ def _place_of(minibatches: Sequence[Minibatch], group: int, question_id: str) ->
     raise ConfigError(f"No step trains on question {question_id!r}: its trajectories were left out. Name another one.")
 
 
-def _take_steps(
-    cfg: DictConfig, module: AEPOModule, minibatches: Sequence[Minibatch], folder: Path, version: int
-) -> None:
-    """Take optimiser steps as the module does in training."""
-    if not minibatches:
-        return
-    network = module.trained_network()
-    scheduler = build(cfg.module.scheduler) if cfg.module.get("scheduler") is not None else None
-    built = build_both(build(cfg.module.optimizer), scheduler, network)
-    if version:
-        state = _state_of(folder, version, len(minibatches))
-        built.optimizer.load_state_dict(state["optimizer_states"][0])
-        if built.scheduler is not None:
-            built.scheduler.load_state_dict(state["lr_schedulers"][0])
-    for minibatch in minibatches:
-        for batch in minibatch.micro_batches:
-            loss, _ = module.policy_loss(network, batch, minibatch)
-            loss.backward()  # type: ignore[no-untyped-call]
-        clip_gradients(network, cfg.module.max_grad_norm)
-        built.optimizer.step()
-        built.optimizer.zero_grad()
-        if built.scheduler is not None:
-            built.scheduler.step()
-
-
-def _state_of(folder: Path, version: int, num_steps: int) -> dict[str, Any]:
+def _state_of(folder: Path, version: int) -> dict[str, Any]:
     """Return the checkpoint after so many optimiser steps.
 
     Raises:
@@ -187,10 +255,10 @@ def _state_of(folder: Path, version: int, num_steps: int) -> dict[str, Any]:
     found = next((path for path, step in steps.items() if step == version and path.is_file()), None)
     if found is None:
         raise ConfigError(
-            f"The state of the optimizer after {version} steps must have been kept, because {num_steps} further ones "
-            f"come before the one that is asked for, but {folder} has checkpoints after {sorted(steps.values())} only. "
-            "Name a question of the first step of an iteration, or run with callbacks.checkpoint.every_n_epochs=1 "
-            "callbacks.checkpoint.keep=-1."
+            f"The state of the optimizer after {version} steps must have been kept, because other steps of the "
+            f"iteration come before the one that is asked for, but {folder} has checkpoints after "
+            f"{sorted(steps.values())} only. Name a question of the first step of an iteration, or run with "
+            "callbacks.checkpoint.every_n_epochs=1 callbacks.checkpoint.keep=-1."
         )
     state: dict[str, Any] = torch.load(found, map_location="cpu", weights_only=True)
     return state

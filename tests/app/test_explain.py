@@ -12,6 +12,7 @@ from aepo_lightning.app import explain
 from aepo_lightning.app.explained_token import explain_trajectory
 from aepo_lightning.app.logged_scalars import read_scalars
 from aepo_lightning.app.relived_step import RelivedStep, relive
+from aepo_lightning.app.view.updates import read_updates, relive_updates, updates_path
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.rollout import RolloutJournal
@@ -139,6 +140,13 @@ def test_every_step_of_a_run_is_made_again_with_its_logged_loss(tmp_path, monkey
     told = json.loads(capsys.readouterr().out)
     assert told["step"] == 3
     assert len(told["tokens"]) == 1
+    done = relive_updates(tmp_path, "train-00001")
+    assert (done.num_steps, done.num_trees, done.problem) == (2, 8, "")
+    updates = read_updates(updates_path(tmp_path, "train-00001")).values()
+    assert {each.step: each.loss for each in updates} == pytest.approx({2: losses[2], 3: losses[3]}, rel=1e-4, abs=1e-6)
     (tmp_path / "checkpoints" / "iteration0000.ckpt").unlink()
+    done = relive_updates(tmp_path, "train-00001")
+    assert (done.num_steps, done.num_trees) == (1, 4)
+    assert "The state of the optimizer after 2 steps" in done.problem
     with pytest.raises(ConfigError, match="The state of the optimizer after 2 steps must have been kept"):
         relive(tmp_path, last)

@@ -3,13 +3,16 @@
     aepo-view RUN_OR_EVALUATION                     one file for each iteration or benchmark, below RUN/view
     aepo-view RUN_OR_EVALUATION --name train-00012  only this one
     aepo-view RUN_OR_EVALUATION --serve             all of them on this machine, also of a run that is still going on
+    aepo-view RUN --relive --name train-00012       make its optimiser steps again first, for ratio and clip state
 
 The files need nothing else: no network, no server. They can be sent to somebody.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
@@ -19,6 +22,7 @@ from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.view.folder import OpenedFolder
 from aepo_lightning.app.view.pages import make_page
 from aepo_lightning.app.view.server import serve
+from aepo_lightning.app.view.updates import relive_updates
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.errors import ConfigError
 
@@ -41,7 +45,7 @@ def write_pages(
     folder, target = OpenedFolder.open(source, allowed), target or source / "view"
     written = []
     for each in _chosen(rollout_files(source), names):
-        page = make_page(folder, each.name, folder.trees(each))
+        page = make_page(folder, each.name, folder.trees(each), updates=folder.updates(each))
         path = target / f"{each.name}.html"
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)
@@ -51,11 +55,35 @@ def write_pages(
     return written
 
 
+def relive(source: Path, names: Sequence[str] = (), allowed: Sequence[str] = ()) -> Iterator[str]:
+    """Make the optimiser steps of iterations again and keep what they say of each token; yield a line for each.
+
+    Args:
+        source: Folder of the run.
+        names: As for `write_pages`.
+        allowed: As for `write_pages`.
+
+    Raises:
+        ConfigError: If there are no such iterations, or no step of one can be made again.
+        DataError: If a file is damaged.
+    """
+    for each in _chosen(rollout_files(source), names):
+        with writing(source):
+            done = relive_updates(source, each.name, allowed)
+        rest = f" The others were not: {done.problem}" if done.problem else ""
+        yield f"{each.name}: {done.num_steps} optimiser steps made again, over {done.num_trees} questions.{rest}"
+
+
 def _chosen(present: Sequence[RolloutFiles], names: Sequence[str]) -> list[RolloutFiles]:
     known = {each.name: each for each in present}
     if missing := [name for name in names if name not in known]:
         raise ConfigError(f"`--name` must be one of {', '.join(known)}, but got {missing[0]!r}. Choose one.")
     return [known[name] for name in names] or list(present)
+
+
+def _say(line: str) -> None:
+    """Write a line as it stands."""
+    Console(markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -67,6 +95,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", action="append", default=[], help="an iteration or benchmark; default all")
     parser.add_argument("--out", type=Path, help="folder of the files; default `view` in the folder")
     parser.add_argument("--serve", action="store_true", help="serve the pages on 127.0.0.1 instead of writing files")
+    parser.add_argument("--relive", action="store_true", help="make the optimiser steps again first, for what they say")
     parser.add_argument("--port", type=int, default=8008, help="with --serve; 0 takes any; default 8008")
     add_allow(parser)
     speak_utf8()
@@ -74,11 +103,13 @@ def main(words: Sequence[str] | None = None) -> None:
     find_modules_here()
     quieten_libraries()
     with guarded_command("Pages that were written are kept."):
+        for line in relive(args.folder, args.name, args.allow) if args.relive else ():
+            _say(line)
         if args.serve:
-            serve(OpenedFolder.open(args.folder, args.allow), args.port)
+            serve(OpenedFolder.open(args.folder, args.allow), args.port, _say)
             return
         for path in write_pages(args.folder, args.out, args.name, args.allow):
-            print(path)  # noqa: T201
+            _say(str(path))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from aepo_lightning.app.saved_trees import RolloutFiles, judged, opened_folder, 
 from aepo_lightning.app.user_parts import with_functions
 from aepo_lightning.app.view.decisions import Explainer
 from aepo_lightning.app.view.token_text import TokenTexts
+from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, read_updates, updates_path
 from aepo_lightning.contracts.advantage import estimate_advantages
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
@@ -20,6 +21,8 @@ from aepo_lightning.rollout import RolloutJournal
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.group_rows import GroupRows
 
+OF_UPDATE = ("gap", "ratio", "clip")
+"""What only the update knows of a token."""
 _EVALUATED = "Evaluations sample independent trajectories: nothing branches, and nothing is trained."
 
 
@@ -67,7 +70,7 @@ class OpenedFolder:
             verdicts={} if is_run else verdicts_of(path),
             algorithm=algorithm,
             max_response_tokens=OmegaConf.select(cfg, "rollout.sampling.max_response_tokens"),
-            absences=_absences(algorithm, absence),
+            absences=_absences(algorithm, absence, is_run),
         )
 
     def trees(self, files: RolloutFiles) -> list[RolloutTree]:
@@ -77,6 +80,10 @@ class OpenedFolder:
         """
         found = [tree for path in files.paths for tree in RolloutJournal(path.parent).read_timed(path.stem)]
         return [judged(tree, self.verdicts) for tree in found]
+
+    def updates(self, files: RolloutFiles) -> Mapping[TreeKey, TreeUpdate]:
+        """Return what the update made of the tokens of trees, where its steps were made again."""
+        return read_updates(updates_path(self.path, files.name))
 
     def advantages(self, tree: RolloutTree) -> list[float | None] | None:
         """Return the advantage of each trajectory before any shaping of tokens, as the configuration estimates it."""
@@ -106,12 +113,12 @@ def _algorithm(cfg: DictConfig) -> tuple[Algorithm | None, str]:
     return (found, "") if isinstance(found, Algorithm) else (None, "The configuration has no `Algorithm`.")
 
 
-def _absences(algorithm: Algorithm | None, why: str) -> dict[str, str]:
+def _absences(algorithm: Algorithm | None, why: str, is_run: bool) -> dict[str, str]:
     of_update = (
-        "Not on record: rollouts are saved before the update, which saves no value of single tokens. aepo-explain "
-        "makes the step again."
+        "Not on record: rollouts are saved before the update, which saves no value of single tokens. "
+        "aepo-view RUN --relive makes its steps again."
     )
-    found = {"gap": of_update, "ratio": of_update, "clip": of_update}
+    found = dict.fromkeys(OF_UPDATE, of_update if is_run else _EVALUATED)
     if algorithm is None:
         found["advantage"] = why
     elif algorithm.normalize_over == "step":

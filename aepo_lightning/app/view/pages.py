@@ -14,13 +14,15 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from aepo_lightning.app.view.folder import OpenedFolder
+from aepo_lightning.app.view.folder import OF_UPDATE, OpenedFolder
 from aepo_lightning.app.view.questions import question_row
 from aepo_lightning.app.view.trees import UNIT, TreeWriter, Vocabulary
+from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, key_of
 from aepo_lightning.contracts.tree import RolloutTree
 
 _PIECE_BYTES = 1 << 18
 """About how much JSON is in one piece: it is unpacked in a few milliseconds."""
+_UPDATED = (*OF_UPDATE, "advantage")
 _FOLDER = "page"
 _PROGRAM = (
     *("texts.js", "store.js", "state.js", "questions.js", "tree.js", "tokens.js", "trajectory.js"),
@@ -39,7 +41,13 @@ class Live:
     """Changes when more is there."""
 
 
-def make_page(folder: OpenedFolder, name: str, trees: Sequence[RolloutTree], live: Live | None = None) -> str:
+def make_page(
+    folder: OpenedFolder,
+    name: str,
+    trees: Sequence[RolloutTree],
+    live: Live | None = None,
+    updates: Mapping[TreeKey, TreeUpdate] | None = None,
+) -> str:
     """Return the page of an iteration or a benchmark.
 
     Args:
@@ -47,9 +55,14 @@ def make_page(folder: OpenedFolder, name: str, trees: Sequence[RolloutTree], liv
         name: Of what they are.
         trees: To be shown, in order.
         live: How the page hears of more; None for a file.
+        updates: What the update made of them, as far as it is known.
     """
-    vocabulary = Vocabulary(folder.texts)
-    writer = TreeWriter(vocabulary=vocabulary, explainer=folder.explainer, advantages=folder.advantages)
+    vocabulary, updates = Vocabulary(folder.texts), updates or {}
+    writer = TreeWriter(
+        vocabulary=vocabulary, explainer=folder.explainer, advantages=folder.advantages, updates=updates
+    )
+    is_updated = any(key_of(tree) in updates for tree in trees)
+    absences = {name: why for name, why in folder.absences.items() if not is_updated or name not in _UPDATED}
     pieces, places = _pieces(map(writer, trees))
     rows = [{**question_row(tree), "place": place} for tree, place in zip(trees, places, strict=True)]
     head = {
@@ -57,7 +70,7 @@ def make_page(folder: OpenedFolder, name: str, trees: Sequence[RolloutTree], liv
         "name": name,
         "unit": UNIT,
         "rule": folder.explainer.describe(),
-        "absences": dict(folder.absences),
+        "absences": absences,
         "questions": rows,
         "live": None if live is None else {"name": live.name, "version": live.version},
     }

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,7 +42,8 @@ class Pages:
             key = (name, _version(chosen))
             if key not in self._kept:
                 live = Live(name=name, version=key[1])
-                self._kept[key] = make_page(self.folder, name, self.folder.trees(chosen), live)
+                trees, updates = self.folder.trees(chosen), self.folder.updates(chosen)
+                self._kept[key] = make_page(self.folder, name, trees, live, updates)
                 while len(self._kept) > _KEPT_PAGES:
                     self._kept.pop(next(iter(self._kept)))
             return self._kept[key]
@@ -121,14 +123,19 @@ def open_server(folder: OpenedFolder, port: int) -> ThreadingHTTPServer:
         raise ConfigError(f"`--port` must be free, but got {port}: {error}. Choose another, or 0 for any.") from error
 
 
-def serve(folder: OpenedFolder, port: int) -> None:
+def serve(folder: OpenedFolder, port: int, say: Callable[[str], object]) -> None:
     """Serve pages until the command is ended.
+
+    Args:
+        folder: As for `open_server`.
+        port: As for `open_server`.
+        say: Is told the address.
 
     Raises:
         ConfigError: As `open_server`.
     """
     with open_server(folder, port) as server:
-        print(f"http://{HOST}:{server.server_port}/  (Ctrl+C ends it)", flush=True)  # noqa: T201
+        say(f"http://{HOST}:{server.server_port}/  (Ctrl+C ends it)")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -1,11 +1,12 @@
 """A tree as the plain values that a page draws. Texts are in it as they were written: nothing here makes markup."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.app.view.decisions import Explainer
 from aepo_lightning.app.view.token_text import TokenTexts
+from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, key_of
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.reward import RewardOutput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult
@@ -40,19 +41,28 @@ class TreeWriter:
     vocabulary: Vocabulary
     explainer: Explainer
     advantages: LeafAdvantages
+    updates: Mapping[TreeKey, TreeUpdate] = field(default_factory=dict)
 
     def __call__(self, tree: RolloutTree) -> dict[str, Any]:
         """Return everything that is known of a tree."""
         question = tree.question
         leaves = {leaf.seed_path: index for index, leaf in enumerate(tree.leaves)}
         advantages = self.advantages(tree) or [None] * len(tree.leaves)
+        update = self.updates.get(key_of(tree))
         return {
             "id": question.question_id,
             "messages": [[message.role, message.content] for message in question.messages],
             "answers": list(question.answers),
             "metadata": _readable(question.metadata),
             "segments": [self._segment(segment) for segment in tree.segments],
-            "leaves": [self._leaf(leaf, leaves, advantages[i]) for i, leaf in enumerate(tree.leaves)],
+            "leaves": [
+                {
+                    **self._leaf(leaf, leaves, advantages[i]),
+                    "update": None if update is None else _update(update, tree, i),
+                }
+                for i, leaf in enumerate(tree.leaves)
+            ],
+            "update": None if update is None else _step(update),
             "decisions": [self._decision(tree, each, leaves) for each in tree.decisions if self.explainer.can_branch],
             "unused": [
                 {"chain": _name(each.seed_path), "index": each.call_index, **_call(each.call), **_result(each.result)}
@@ -120,6 +130,23 @@ def branch_point(tree: RolloutTree, leaf: Leaf, turn: int) -> int:
     turns = [place for place, segment in enumerate(path) if segment.source is SegmentSource.POLICY]
     place = turns[turn] - 1 if turn < len(turns) else len(path) - 1
     return path[place].segment_id
+
+
+def _step(update: TreeUpdate) -> dict[str, Any]:
+    return {"step": update.step, "loss": update.loss, "logged": update.logged_loss, "states": list(update.states)}
+
+
+def _update(update: TreeUpdate, tree: RolloutTree, index: int) -> dict[str, Any] | None:
+    own = update.of(tree, index)
+    if own is None:
+        return None
+    ratios, advantages = ([round(value, 5) for value in values] for values in (own.ratio, own.advantage))
+    return {
+        "gap": [round(value * UNIT) for value in own.gap],
+        "ratio": ratios,
+        "clip": list(own.clip),
+        "advantage": advantages,
+    }
 
 
 def _name(seed_path: Sequence[int | str]) -> str:

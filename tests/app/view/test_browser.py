@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aepo_lightning.app.view.pages import make_page
+from aepo_lightning.app.view.updates import LeafUpdate, TreeUpdate, key_of
 from aepo_lightning.contracts.tool import ToolResult
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
 from tests.support.chromium import Browser, find_chromium
@@ -30,9 +31,9 @@ def browser(tmp_path_factory):
         yield browser
 
 
-def written(folder, trees, name="train-00000"):
+def written(folder, trees, name="train-00000", **options):
     path = folder / "page.html"
-    path.write_text(make_page(opened(folder), name, trees), encoding="utf-8")
+    path.write_text(make_page(opened(folder), name, trees, **options), encoding="utf-8")
     return path.as_uri()
 
 
@@ -212,6 +213,38 @@ def test_what_models_and_tools_write_is_shown_and_never_run(browser, tmp_path, n
     assert browser.value("document.querySelectorAll('script').length") == 4
     assert browser.log == []
     assert [each for each in browser.requests if each != "about:blank"] == [address]
+
+
+def test_tokens_have_the_colours_of_the_update_where_its_steps_were_made_again(browser, tmp_path):
+    browser.log.clear()
+    tree = SIX[0]
+    number = sum(len(segment.entropies) for segment in tree.path(tree.leaves[0].segment_id))
+    numbers = [place / 1000 for place in range(number)]
+    leaf = LeafUpdate(
+        gap=numbers, ratio=[1 + each for each in numbers], clip=[n % 3 for n in range(number)], advantage=numbers
+    )
+    states = ["within the range", "beyond the upper bound, gradient kept", "beyond the lower bound, no gradient"]
+    update = TreeUpdate(step=4, loss=0.25, logged_loss=0.25, states=states, leaves={0: leaf})
+    address = written(tmp_path, SIX[:2], updates={key_of(tree): update})
+    browser.open(f"{address}#q={tree.question.question_id}&color=clip")
+    assert browser.value("[...document.querySelectorAll('#color option')].filter((each) => each.disabled).length") == 0
+    tokens = browser.value(
+        "[...document.querySelectorAll('.segment.policy .token')].map((node) => [node.className, node.title])"
+    )
+    assert [kind for kind, _ in tokens] == [("token", "token up", "token down")[n % 3] for n in range(number)]
+    for place, (_, title) in enumerate(tokens):
+        told = f"after shaping {place / 1000:g} · log-prob gap {place / 1000:g} · ratio {1 + place / 1000:g}, "
+        assert title.endswith(told + states[place % 3])
+    shades = "[...document.querySelectorAll('.segment.policy .token')].map((n) => n.style.getPropertyValue('--shade'))"
+    browser.value("look({color: 'gap'})")
+    assert browser.value(shades)[:3] == ["0%", "1%", "2%"], "of a tenth of a nat"
+    assert texts(browser, ".absent") == []
+    browser.value("look({leaf: 1})")
+    assert "left out" in texts(browser, ".absent")[0]
+    assert browser.value("shownTree.leaves[1].isTrained") is False
+    browser.value("look({tab: 'facts'})")
+    assert "4: loss 0.25, logged 0.25" in texts(browser, "#detail dd")
+    assert browser.log == []
 
 
 def test_a_line_of_a_megabyte_is_shown_piece_by_piece(browser, tmp_path):

@@ -43,7 +43,7 @@ function drawSiblings(tree, pane) {
   const ordered = [...children.filter((leaf) => leaf === own), ...children.filter((leaf) => leaf !== own)];
   const shown = ordered.slice(0, COLUMNS);
   const place = firstDifference(shown.map((leaf) => tokensAfter(tree, tree.leaves[leaf], from)));
-  pane.append(colorChoice(), el('p', {}, `${ordered.length} ways go on from the same state (${segmentLabel(tree, from)}). The first ${place === 1 ? 'token is' : `${place} tokens are`} the same, then they differ.`,
+  pane.append(colorChoice(shown.map((leaf) => tree.leaves[leaf])), el('p', {}, `${ordered.length} ways go on from the same state (${segmentLabel(tree, from)}). The first ${place === 1 ? 'token is' : `${place} tokens are`} the same, then they differ.`,
     ordered.length > COLUMNS ? ` The first ${COLUMNS} are shown; choose another trajectory in the tree to see it.` : ''),
     el('div', { class: 'siblings', style: { '--columns': shown.length } }, shown.map((leaf) => siblingColumn(tree, leaf, from, place))));
 }

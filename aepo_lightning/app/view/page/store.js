@@ -51,6 +51,15 @@ function prepare(tree) {
   for (const leaf of tree.leaves) {
     const trunk = leaf.trunk === null ? new Set() : new Set(tree.leaves[leaf.trunk].path);
     leaf.own = leaf.path.filter((id) => !trunk.has(id));
+    leaf.isTrained = leaf.reward?.scored !== false && !(tree.update && !leaf.update);
+    // Where the tokens of each turn begin among those that the policy sampled.
+    leaf.sampled = new Map();
+    let passed = 0;
+    for (const segment of leaf.path.map((id) => segments[id]).filter((each) => each.source === 'policy')) {
+      leaf.sampled.set(segment, passed);
+      passed += segment.tokens.length;
+    }
+    leaf.states = tree.update?.states;
   }
   tree.decisionAt = new Map(tree.decisions.filter((d) => d.segment !== null).map((d) => [d.segment, d]));
   return tree;

@@ -64,7 +64,7 @@ function segmentCard(tree, leaf, id, turn) {
 function drawPath(tree, pane) {
   const leaf = tree.leaves[state.leaf];
   let turn = 0;
-  pane.append(colorChoice(), rewardFacts(leaf));
+  pane.append(colorChoice([leaf]), rewardFacts(leaf));
   for (const id of leaf.path) {
     if (tree.segments[id].source === 'policy') turn += 1;
     pane.append(...segmentCard(tree, leaf, id, turn).filter(Boolean));
@@ -79,6 +79,8 @@ function unusedCalls(title, calls) {
 function drawFacts(tree, pane) {
   const facts = [...Object.entries(tree.facts).map(([name, value]) => fact(name, Array.isArray(value) ? value.map((each) => show(each)).join(', ') : show(value, 6))),
     ...Object.entries(tree.metadata).map(([name, value]) => fact(longText(name), longText(value)))];
+  const { step, loss, logged } = tree.update || {};
+  if (tree.update) facts.push(fact('optimiser step, made again', `${step}: loss ${show(loss, 8)}, ${logged === null ? 'none was logged' : `logged ${show(logged, 8)}`}`));
   pane.append(el('dl', { class: 'facts' }, fact('question', longText(tree.id)), fact('accepted answers', tree.answers.map((answer) => el('div', {}, longText(answer)))), facts),
     ...tree.messages.map(([role, content]) => el('section', { class: 'segment prompt' }, el('header', {}, el('h3', {}, longText(role))), longText(content))),
     ...unusedCalls('Calls of a chain that was discarded', tree.unused.filter((each) => !tree.leaves.some((leaf) => leaf.chain === each.chain))));
