@@ -23,9 +23,10 @@ from aepo_lightning.callbacks.guard_acts import (
 )
 from aepo_lightning.callbacks.guard_settings import GuardSettings, check_surroundings
 from aepo_lightning.callbacks.guard_steering import EntropySteering
+from aepo_lightning.callbacks.logger_media import log_text
 from aepo_lightning.callbacks.stability import KINDS, StabilityWatch, Verdict
 from aepo_lightning.callbacks.stability_limits import Limits, Observation
-from aepo_lightning.callbacks.trainer_parts import branching_rollouts_of, experiment_methods, rollouts_of
+from aepo_lightning.callbacks.trainer_parts import branching_rollouts_of, rollouts_of
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.rollouts import BranchingRollouts
 from aepo_lightning.distributed.collectives import from_rank_zero
@@ -46,7 +47,8 @@ class EntropyGuard(L.Callback):
     warns, and the run computes the same numbers as without it.
 
     Logs, once per iteration, `guard/entropy_low` and `guard/entropy_high`, `guard/KIND` for each kind of alarm,
-    `guard/act` and `guard/num_acts`. Lines go to the log and, as text `guard/events`, to loggers with `add_text`.
+    `guard/act` and `guard/num_acts`. Lines go to the log and, those of an iteration together as the text
+    `guard/events`, to the loggers that take texts.
     """
 
     def __init__(self, limits: Limits | None = None, settings: GuardSettings | None = None) -> None:
@@ -69,6 +71,8 @@ class EntropyGuard(L.Callback):
         self._penalty: float | None = None
         self._rollouts: BranchingRollouts | None = None
         self._steps: dict[str, list[float]] = {}
+        self._lines: list[str] = []
+        """What was said in this iteration."""
 
     @override
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -109,6 +113,9 @@ class EntropyGuard(L.Callback):
         self._note_good(trainer, verdict)
         self._tell(trainer, verdict)
         code = self._act(trainer, pl_module, verdict)
+        lines, self._lines = self._lines, []
+        if lines and trainer.is_global_zero:
+            log_text(trainer, "guard/events", "\n\n".join(lines))  # at once: loggers keep one text of a step
         values = {f"guard/{kind}": float(kind in verdict.kinds) for kind in KINDS}
         values |= {"guard/act": float(code), "guard/num_acts": float(self._num_acts), "guard/entropy_low": verdict.low}
         if math.isfinite(verdict.high):
@@ -153,8 +160,7 @@ class EntropyGuard(L.Callback):
     def _say(self, trainer: L.Trainer, line: str) -> None:
         if trainer.is_global_zero:
             logger.warning("Iteration %d, %s", trainer.current_epoch, line)
-            for add_text in experiment_methods(trainer, "add_text"):
-                add_text("guard/events", line, trainer.global_step)
+        self._lines.append(line)
 
     def _may_act(self, verdict: Verdict) -> bool:
         is_wanted = any(kind in self._settings.act_on for kind in verdict.kinds)

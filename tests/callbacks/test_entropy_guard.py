@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 from typing_extensions import override
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
@@ -90,6 +91,36 @@ def test_an_alarm_is_told_when_it_begins_and_logged_while_it_lasts(caplog):
     assert "the run goes on as it is" in line
     assert [tag for tag, *_ in trainer.loggers[0].experiment.texts] == ["guard/events"]
     assert not trainer.should_stop
+
+
+class FileStore(MLFlowLogger):
+    """Keeps what would become files of a run of MLflow."""
+
+    experiment = run_id = None
+
+    def __init__(self):
+        self.files = {}
+        self.run_id = "1"
+        self.experiment = SimpleNamespace(log_text=lambda _, text, path: self.files.update({path: text}))
+
+
+def test_every_logger_that_takes_texts_gets_alarms_and_acts_of_an_iteration_at_once():
+    guard = EntropyGuard(Limits(num_baseline=1), GuardSettings(acts=["lower_rate"]))
+    trainer, mlflow, by_method = Scripted(), FileStore(), []
+    numbers_only = SimpleNamespace(experiment=SimpleNamespace())
+    tables = SimpleNamespace(log_text=lambda name, columns, data, step: by_method.append((name, columns, data, step)))
+    trainer.loggers += [mlflow, numbers_only, tables]
+    watch(guard, [CALM, HIGH], trainer)
+    [(name, text, step)] = trainer.loggers[0].experiment.texts
+    assert (name, step) == ("guard/events", 0)
+    alarm, act = text.split("\n\n")
+    assert alarm.startswith("eruption: ")
+    assert act.startswith("lower_rate (act 1 of 1): ")
+    assert mlflow.files == {"guard/events/00000000.md": text}
+    assert by_method == [("guard/events", ["text"], [[text]], 0)]
+    trainer.is_global_zero = False
+    watch(EntropyGuard(Limits(num_baseline=1)), [CALM, HIGH], trainer)
+    assert len(by_method) == 1
 
 
 def test_figures_of_the_update_are_those_of_all_its_steps():
