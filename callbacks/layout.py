@@ -59,6 +59,7 @@ LAYOUT: Mapping[str, tuple[Chart, ...]] = {
             _each("rollout/{}", "f1", "correct_fraction", "format_error_fraction"),
             patterns=("rollout/reward_.+",),
         ),
+        Chart("reward of trunks and branches", _each("rollout/{}_reward", "trunk", "branch")),
         Chart("held-out pass@k", patterns=(r"val/pass@\d+",)),
         Chart(
             "groups of zero variance; trajectories cut off, and without a reward",
@@ -69,9 +70,9 @@ LAYOUT: Mapping[str, tuple[Chart, ...]] = {
         Chart(
             "m from the root, k - m for branches", _each("rollout/{}", "global_budget", "branch_budget", "num_branches")
         ),
-        Chart("branches by depth, over chance", _each("rollout/{}_over_chance", *_DEPTHS)),
+        Chart("branches asked for by depth, over chance", _each("rollout/{}_over_chance", *_DEPTHS)),
         Chart(
-            "concentration, and branches in a row, over chance",
+            "concentration of branches, and branches asked for in a row, over chance",
             _each("rollout/{}_over_chance", "branch_concentration", "consecutive_branches"),
         ),
         Chart(
@@ -82,7 +83,6 @@ LAYOUT: Mapping[str, tuple[Chart, ...]] = {
             "worth of branches: lift over chance, spread among siblings over strangers",
             _each("rollout/{}", "branch_reward_lift", "sibling_reward_spread"),
         ),
-        Chart("reward of trunks and branches", _each("rollout/{}_reward", "trunk", "branch")),
     ),
     "4 update": (
         Chart("importance ratio, p1 to p99", _each("train/importance_ratio{}", "", "_p1", "_p99"), is_band=True),

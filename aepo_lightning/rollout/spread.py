@@ -1,7 +1,4 @@
-"""What branches did to a group: where they fell against where chance would put them, and what they were worth.
-
-Chance is as many branches at decisions of the group in a random order.
-"""
+"""What branches did to a group: where they fell against where chance would put them, and what they were worth."""
 
 import math
 import statistics
@@ -133,14 +130,12 @@ def decision_before(path: tuple[int | str, ...], turn: int) -> tuple[tuple[int |
     return (path[:-_BRANCH_PATH_LENGTH] if opened_here else path, turn - 1)
 
 
-def consecutive_branches(decisions: Sequence[BranchDecision]) -> tuple[int, float]:
-    """Return how many decisions opened a branch directly after one that did, and how many would by chance.
+def asked_in_a_row(decisions: Sequence[BranchDecision]) -> tuple[int, int]:
+    """Return how many of the decisions directly after one that opened a branch asked for a branch, and their number.
 
     Args:
         decisions: All of one group.
     """
-    taken = {(each.seed_path, each.turn): each.num_opened > 0 for each in decisions}
-    pairs = [(taken[place], taken[before]) for place in taken if (before := decision_before(*place)) in taken]
-    number, num_branching = len(taken), sum(taken.values())
-    chance = num_branching * (num_branching - 1) / (number * (number - 1)) if number > 1 else 0.0
-    return sum(map(all, pairs)), len(pairs) * chance
+    opening = {(each.seed_path, each.turn) for each in decisions if each.num_opened}
+    after = [each for each in decisions if decision_before(each.seed_path, each.turn) in opening]
+    return sum(each.num_wanted > 0 for each in after), len(after)

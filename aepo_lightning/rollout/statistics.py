@@ -16,8 +16,8 @@ from aepo_lightning.rollout.repetition import count_repeated
 from aepo_lightning.rollout.spread import (
     NEAR_ALPHA,
     NUM_BUSIEST,
+    asked_in_a_row,
     branch_reward_lift,
-    consecutive_branches,
     decision_before,
     expected_concentration,
     sibling_variances,
@@ -29,6 +29,22 @@ _DEEP = 4
 _ENTROPY, _DURATION = "entropy_p{}", "tool_duration_p{}_s"
 PERCENTILES: Mapping[str, tuple[int, ...]] = {_ENTROPY: (10, 90), _DURATION: (50, 95)}
 """Names of samples, with a place for the percentile, and those of them that are logged."""
+_ASKED, _OVER_CHANCE, _RATE = "{}: asked", "{}_over_chance", "branch_rate"
+
+
+def with_chance(means: Mapping[str, float]) -> dict[str, float]:
+    """Return means with shares of some decisions that ask for a branch over that of all of them.
+
+    A rule that branches at random asks as often wherever it is, and after whatever it did, so it gives 1. What the
+    budget then allows does not matter: where branches fall is decided by when it is spent, under any rule.
+
+    Args:
+        means: Over all trees. Shares of some decisions are replaced.
+    """
+    rate, suffix = means.get(_RATE, 0.0), _ASKED.format("")
+    ratios = {_OVER_CHANCE.format(name.removesuffix(suffix)): name for name in means if name.endswith(suffix)}
+    rest = {name: value for name, value in means.items() if not name.endswith(suffix)}
+    return rest | {name: means[source] / rate for name, source in ratios.items() if rate}
 
 
 @dataclass(slots=True)
@@ -55,8 +71,9 @@ class Tally:
         self.samples.setdefault(name, []).extend(values)
 
     def means(self) -> dict[str, float]:
-        """Return every mean whose weight is not zero."""
-        return {name: total / self.weights[name] for name, total in self.totals.items() if self.weights[name]}
+        """Return every mean whose weight is not zero, as `with_chance` has them."""
+        means = {name: total / self.weights[name] for name, total in self.totals.items() if self.weights[name]}
+        return with_chance(means)
 
 
 def summarise_trees(trees: Iterable[RolloutTree], turn_entropy: TurnEntropy | None = None) -> Tally:
@@ -130,23 +147,23 @@ def _add_budget(tally: Tally, tree: RolloutTree) -> None:
 
 
 def _add_decisions(tally: Tally, tree: RolloutTree) -> None:
-    depths, num_branches = tree.branch_depths, len(tree.branch_depths)
+    num_branches = len(tree.branch_depths)
     num_decisions = len(tree.decisions)
     busiest = sum(n for _, n in Counter(tree.branch_roots).most_common(NUM_BUSIEST))
     tally.share("branch_concentration", busiest, num_branches)
     expected = expected_concentration(tree.decisions) * num_branches
     tally.share("expected_branch_concentration", expected, num_branches)
     tally.share("branch_concentration_over_chance", busiest, expected)
-    tally.share("consecutive_branches_over_chance", *consecutive_branches(tree.decisions))
-    tally.share("branch_depth", sum(depths), num_branches)
-    found, chances = _by_depth(depths), _by_depth([decision.turn for decision in tree.decisions])
-    for name, number in found.items():
+    tally.share(_ASKED.format("consecutive_branches"), *asked_in_a_row(tree.decisions))
+    for name, number in _by_depth(tree.branch_depths).items():
         tally.share(f"{name}_fraction", number, num_branches)
-        tally.share(f"{name}_over_chance", number, num_branches * chances[name] / max(num_decisions, 1))
+    wanted = _by_depth([decision.turn for decision in tree.decisions if decision.num_wanted])
+    for name, number in _by_depth([decision.turn for decision in tree.decisions]).items():
+        tally.share(_ASKED.format(name), wanted[name], number)
     is_high = [decision.is_high_entropy for decision in tree.decisions]
     tally.share("high_entropy_fraction", sum(is_high), num_decisions)
     tally.share("consecutive_high_entropy_fraction", len(_in_high_entropy_runs(tree.decisions)), num_decisions)
-    tally.share("branch_rate", sum(decision.num_wanted > 0 for decision in tree.decisions), num_decisions)
+    tally.share(_RATE, sum(decision.num_wanted > 0 for decision in tree.decisions), num_decisions)
     shifts = [decision.score_shift for decision in tree.decisions if decision.score_shift is not None]
     tally.share("near_alpha_fraction", sum(abs(shift) < NEAR_ALPHA for shift in shifts), len(shifts))
     tally.share("branch_refused_fraction", sum(bool(decision.problem) for decision in tree.decisions), num_decisions)

@@ -11,7 +11,7 @@ from aepo_lightning.distributed.collectives import all_gather, all_names, all_re
 from aepo_lightning.ops.masked import MAX_LOG_RATIO
 from aepo_lightning.ops.percentiles import SortedSample, percentiles, sorted_sample
 from aepo_lightning.rollout import RolloutParts, Tally, pass_rates, summarise_trees
-from aepo_lightning.rollout.statistics import PERCENTILES
+from aepo_lightning.rollout.statistics import PERCENTILES, with_chance
 
 _RATIO_PERCENTILES = {"importance_ratio_p{}": (1, 10, 90, 99)}
 
@@ -22,7 +22,7 @@ def reduce_tally(tally: Tally) -> dict[str, float]:
     columns = (tally.totals, tally.weights)
     sums = all_reduce([column.get(name, 0.0) for column in columns for name in names])
     pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
-    means = {name: total / weight for name, total, weight in pairs if weight}
+    means = with_chance({name: total / weight for name, total, weight in pairs if weight})
     samples = {
         name: sorted_sample(torch.tensor(values, dtype=torch.float64))
         for name, values in tally.samples.items()

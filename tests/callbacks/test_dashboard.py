@@ -109,6 +109,7 @@ def test_the_quickstart_fills_every_group(tmp_path):
     train_to_the_end(tmp_path / "run", "trainer.max_epochs=3", "coldstart.num_steps=60", "algorithm.budget=8")
     events = events_of(tmp_path / "run" / "tensorboard")
     logged = set(events.Tags()["scalars"])
+    assert logged <= read_table()[0]
     for _, chart in CHARTS:
         if chart.needs:
             continue

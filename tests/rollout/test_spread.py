@@ -10,10 +10,11 @@ from random import Random
 import pytest
 
 from aepo_lightning.branching import EntropyBalanced, RandomBranching
+from aepo_lightning.budgets import RootShare
 from aepo_lightning.rollout import summarise_trees
-from aepo_lightning.rollout.spread import branch_reward_lift, consecutive_branches, expected_concentration
+from aepo_lightning.rollout.spread import asked_in_a_row, branch_reward_lift, expected_concentration
 from tests.rollout.test_statistics import decision, hand_tree, means_of
-from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, calls_then_answer, grow
+from tests.support.builders import RecordingBranchPolicy, ScriptedEngine, calls_then_answer, grow, make_question
 
 
 def decisions(sizes, num_branches):
@@ -54,31 +55,44 @@ def test_groups_count_by_their_branches():
     assert means["expected_branch_concentration"] == 3 / 4
 
 
-def test_places_of_branches_are_compared_with_those_of_all_decisions():
-    # Decisions at depths 1 1 1 2 2 3, of which two at depth 1 and one at depth 2 opened a branch.
+def test_the_rule_asks_at_depths_against_how_often_it_asks_at_all():
+    # Decisions at depths 1 1 1 2 2 3, of which two at depth 1 and one at depth 2 ask for a branch; the budget is spent
+    # after the first.
     places = [(1, 1), (1, 1), (1, 0), (2, 1), (2, 0), (3, 0)]
-    means = means_of([decision(("r", i), turn, num_opened=opened) for i, (turn, opened) in enumerate(places)])
-    assert means["branches_at_depth_1_over_chance"] == pytest.approx(2 / (3 * 3 / 6))
-    assert means["branches_at_depth_2_over_chance"] == pytest.approx(1 / (3 * 2 / 6))
+    found = [decision(("r", i), turn, num_wanted=n, num_opened=int(not i)) for i, (turn, n) in enumerate(places)]
+    means = means_of(found)
+    assert means["branches_at_depth_1_over_chance"] == pytest.approx((2 / 3) / (3 / 6))
+    assert means["branches_at_depth_2_over_chance"] == pytest.approx((1 / 2) / (3 / 6))
     assert means["branches_at_depth_3_over_chance"] == 0.0
     assert "branches_deeper_over_chance" not in means
-    assert means["branch_concentration_over_chance"] == pytest.approx(1.0)  # three branches on three roots
+    assert not any("asked" in name for name in means)
+    assert not any("depth" in name and "chance" in name for name in means_of([decision(("r", 0), 1)]))
 
 
-def test_branches_in_a_row_against_all_choices_of_as_many_decisions():
+def test_decisions_after_one_that_opened_a_branch():
     # A chain with three decisions, a branch from its first with two of its own, and another chain with one.
     branch = ("r", 0, "b", 1, 0)
     places = [(("r", 0), 1), (("r", 0), 2), (("r", 0), 3), (branch, 2), (branch, 3), (("r", 1), 1)]
-    pairs = [(0, 1), (1, 2), (0, 3), (3, 4)]
-    counts = [
-        sum(first in choice and second in choice for first, second in pairs)
-        for choice in itertools.combinations(range(len(places)), 3)
+    found = [
+        decision(path, turn, num_opened=int(i in (0, 1)), num_wanted=int(i in (0, 1, 3)))
+        for i, (path, turn) in enumerate(places)
     ]
-    found = [decision(path, turn, num_opened=int(i in (0, 1, 3))) for i, (path, turn) in enumerate(places)]
-    number, expected = consecutive_branches(found)
-    assert number == 2  # 0 then 1, 0 then 3
-    assert expected == pytest.approx(statistics.fmean(counts))
-    assert consecutive_branches(found[:1]) == (0, 0.0)
+    # 0 and 1 opened one: 1 and 3 come after 0, 2 after 1. Of these, 1 and 3 ask.
+    assert asked_in_a_row(found) == (2, 3)
+    assert means_of(found)["consecutive_branches_over_chance"] == pytest.approx((2 / 3) / (3 / 6))
+    assert asked_in_a_row(found[:1]) == (0, 0)
+
+
+def test_random_branches_are_as_chance_has_them_although_the_budget_is_spent_early():
+    engine, questions = ScriptedEngine(calls_then_answer(4)), [make_question(f"q{number}") for number in range(20)]
+    rule = RandomBranching(rate=0.5)
+    trees = grow(engine, questions, branch_policy=rule, allocator=RootShare(share=0.5), budget=8)
+    assert statistics.fmean(len(tree.branch_depths) for tree in trees) > 3.5  # of four
+    means = summarise_trees(trees).means()
+    assert means["branches_at_depth_1_fraction"] > 0.4
+    for name in ("branches_at_depth_1", "branches_at_depth_2", "branches_at_depth_3", "branches_deeper"):
+        assert means[f"{name}_over_chance"] == pytest.approx(1, abs=0.3), name
+    assert means["consecutive_branches_over_chance"] == pytest.approx(1, abs=0.3)
 
 
 def test_the_lift_of_branches_is_against_the_chains_that_could_have_branched():

@@ -44,8 +44,8 @@ def leaf(segment_id, origin, path, stop_reason=StopReason.EOS, num_tool_calls=0,
     )
 
 
-def decision(path, turn, entropy=1.0, num_opened=0, is_penalised=False):
-    """One decision of a chain whose initial entropy is 0.5."""
+def decision(path, turn, entropy=1.0, num_opened=0, is_penalised=False, num_wanted=None):
+    """One decision of a chain whose initial entropy is 0.5, which opened what it asked for if nothing else is said."""
     return BranchDecision(
         seed_path=path,
         root=path[1],
@@ -53,7 +53,7 @@ def decision(path, turn, entropy=1.0, num_opened=0, is_penalised=False):
         entropy=entropy,
         initial_entropy=0.5,
         consecutive_branches=0,
-        num_wanted=num_opened,
+        num_wanted=num_opened if num_wanted is None else num_wanted,
         num_opened=num_opened,
         is_penalised=is_penalised,
     )
@@ -125,9 +125,8 @@ def test_a_tree_counted_by_hand():
             "sibling_reward_spread": 0.125 / (13 / 12),
             "num_distinct_actions": 2,  # one call and no answer, twice; no call
             "num_distinct_trajectories": 3,
-            "branch_depth": 1.0,
             "branches_at_depth_1_fraction": 1.0,
-            "branches_at_depth_1_over_chance": 1.0,  # there was no other decision
+            "branches_at_depth_1_over_chance": 1.0,  # the only decision asked for a branch
             "branches_at_depth_2_fraction": 0.0,
             "branches_at_depth_3_fraction": 0.0,
             "branches_deeper_fraction": 0.0,
@@ -199,7 +198,6 @@ def test_shares_of_branches_by_depth_add_up_to_one():
     assert means["branches_at_depth_2_fraction"] == 1 / 8
     assert means["branches_at_depth_3_fraction"] == 0
     assert means["branches_deeper_fraction"] == 3 / 8
-    assert means["branch_depth"] == (4 * 1 + 2 + 2 * 4 + 9) / 8
 
 
 def test_the_share_of_penalised_decisions():
@@ -247,7 +245,7 @@ def test_the_chain_of_a_branch_begins_with_its_trunk():
 
 def test_a_group_whose_chains_called_no_tool_has_no_shares_of_decisions():
     means = means_of([])
-    names = {"branch_concentration", "branch_depth", "penalised_fraction", "consecutive_high_entropy_fraction"}
+    names = {"branch_concentration", "penalised_fraction", "consecutive_high_entropy_fraction"}
     assert not names & set(means)
 
 

@@ -15,6 +15,14 @@ def test_a_tally_becomes_means_and_names_without_weight_vanish():
     assert reduce_tally(tally) == {"reward": 0.25, "entropy_p10": 1.0, "entropy_p90": 2.0}
 
 
+def test_what_asked_for_a_branch_is_compared_with_the_rate_of_all_decisions_of_all_trees():
+    tally = Tally()
+    for asked, number in ((1, 2), (5, 6)):
+        tally.share("branch_rate", asked, number)
+    tally.share("branches_at_depth_1: asked", 1, 2)
+    assert reduce_tally(tally) == {"branch_rate": 0.75, "branches_at_depth_1_over_chance": pytest.approx(2 / 3)}
+
+
 def test_ratio_percentiles_are_those_of_all_micro_batches():
     ratios = [torch.arange(1, 51) / 50, torch.arange(51, 101) / 50]
     found = ratio_percentiles([ratio.log() for ratio in ratios])
