@@ -3,7 +3,6 @@
 import ast
 import re
 import shlex
-import shutil
 import tomllib
 from functools import cache
 
@@ -11,7 +10,6 @@ import pytest
 import yaml
 
 from docs.support.conf_keys import read_all
-from tests.support.commands import run_command
 from tests.support.paths import CONF, ROOT
 
 DOCS = ROOT / "docs"
@@ -174,33 +172,3 @@ def test_every_key_of_an_equation_is_there():
     named = set(KEY.findall(equations()))
     assert len(named) > 15
     assert sorted(named - keys()) == []
-
-
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
-    pytest.importorskip("zensical")
-    from docs.support import reference
-
-    listed = navigation(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"])
-    assert {f"reference/{name}" for name in reference.pages()} == {page for page in listed if "/" in page}
-    shutil.copytree(DOCS, tmp_path / "docs", dirs_exist_ok=True)
-    for name, text in reference.pages().items():
-        (tmp_path / "docs/reference").mkdir(exist_ok=True)
-        (tmp_path / "docs/reference" / name).write_text(text)
-    settings = (ROOT / "mkdocs.yml").read_text()
-    assert "paths: [.]" in settings
-    copied = tmp_path / "mkdocs.yml"
-    copied.write_text(settings.replace("paths: [.]", f"paths: [{ROOT}]"))
-    done = run_command("-m", "zensical", "build", "--strict", "--config-file", str(copied))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "EntropyBalanced" in (tmp_path / "site/reference/branching.html").read_text()
-
-
-@pytest.mark.slow
-def test_every_key_of_the_reference_has_a_meaning():
-    pytest.importorskip("griffe")
-    from docs.support import reference
-
-    rows = [line for line in reference.pages()["configuration.md"].splitlines() if line.startswith("| `")]
-    assert len(rows) > 700
-    assert [row for row in rows if row.endswith("|  |")] == []

@@ -46,6 +46,7 @@ class HubDataset:
     dataset_id: str
     """Its name on the Hub, `owner/name`."""
     split: str
+    """Which of its splits is read."""
     config: str | None = None
     """Which of its configurations, where it has several."""
     revision: str | None = None

@@ -65,6 +65,7 @@ class KLPenalty:
     coefficient: float = 0.0
     """0 turns the penalty off; no reference log-probs are read then."""
     estimator: KLEstimator = "k3"
+    """k1 and k3 are unbiased, k2 and k3 never negative; as losses they differ (`kl_estimate`)."""
     place: Literal["loss", "reward"] = "loss"
     """`loss`: added to the token losses, with its gradient. `reward`: what a token and those after it in its trajectory
     are penalised for is subtracted from its advantage, under the policy before the update and without a gradient."""

@@ -95,6 +95,7 @@ class PretrainedPolicy:
     """
 
     name_or_path: str
+    """A local folder, or a name on the Hub."""
     _: KW_ONLY
     architecture: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the configuration, for planning without the folder."""

@@ -28,9 +28,11 @@ class TurnEntropy:
     num_tokens: int = 20
     """How many tokens from the start of the turn count."""
     aggregate: Literal["mean", "sum"] = "mean"
+    """`sum` is the released code's: it makes short turns look certain."""
     normalizer: Literal["log_vocab", "vocab", "none"] = "log_vocab"
     """What the aggregate is divided by: ln V (then a mean is in [0, 1]), V, or 1 (then the unit is nats)."""
     estimator: Literal["exact", "top_k"] = "exact"
+    """Over the whole vocabulary, or (released code) over the largest log-probs, which is a lower bound."""
     num_top_logprobs: int = 10
     """k of the top-k estimator."""
 

@@ -31,6 +31,7 @@ class Algorithm:
     """
 
     name: str
+    """In logs, checkpoints and tables."""
     budget: int = 8
     """k: trajectories per question, always exactly this many."""
     allocator: BudgetAllocator = field(default_factory=RootShare)
@@ -38,9 +39,13 @@ class Algorithm:
     branch_policy: BranchPolicy = field(default_factory=NeverBranch)
     """Decides after each tool result whether a trajectory branches."""
     objective: Objective = field(default_factory=ClippedSurrogate)
+    """The loss of each token."""
     aggregation: LossAggregation = field(default_factory=LossAggregation)
+    """How token losses become the loss of a step."""
     kl_penalty: KLPenalty = field(default_factory=KLPenalty)
+    """On the distance from a frozen reference policy; off by default."""
     advantage_estimator: AdvantageEstimator = field(default_factory=GroupZScore)
+    """Advantages of the trajectories of a question, from their rewards."""
     shaping: AdvantageShaping | None = None
     """Advantages of single tokens, such as the entropy-aware one; None leaves one advantage per trajectory."""
     token_mask: AdvantageShaping | None = None
@@ -53,11 +58,18 @@ class Algorithm:
     turn_entropy: TurnEntropy = field(default_factory=TurnEntropy)
     """How the entropies of a turn's first tokens become the one number that decides."""
     top_up: Literal["parallel", "sequential"] = "parallel"
+    """Unused branch budget becomes fresh chains all at once, or (released code) one after another."""
     keep_probe: bool = True
+    """The pre-monitoring trajectory is one of the m global samples, or (released code) thrown away."""
     branch_signal: Literal["after_tool", "before_tool", "prefix"] = "after_tool"
+    """Whose entropy decides: that of the turn after the result, (released code) of the turn before it, or of the
+    distribution right after it, before a token is drawn."""
     penalty_scope: Literal["chain", "question"] = "chain"
+    """Branches in a row are counted per chain, or (released code) per question."""
     branch_baseline: Literal["root", "own"] = "root"
+    """A branch compares with the first turn of its trajectory, or (released code) with its own first turn."""
     on_malformed_call: Literal["tell", "stop"] = "tell"
+    """A call that cannot be read is answered with what is wrong, or (released code) ends the trajectory."""
     leaf_weights: LeafWeighting = "uniform"
     """How much each trajectory counts in baseline, deviation and loss: all alike, or those of a root chain together as
     much as one chain without branches (`inverse_fan_out`)."""

@@ -1,7 +1,7 @@
 """The keys of a file below conf/: value, comment and the class that reads them.
 
 A comment stands behind its key, goes on in lines below that begin in the same column, or stands in lines above. What
-a file takes over from its `defaults` is not repeated.
+a file takes over from its `defaults` is not repeated; `bases` names them.
 """
 
 import re
@@ -37,6 +37,8 @@ class ConfFile:
     """Folder below conf/, empty for the root."""
     name: str
     header: str
+    bases: tuple[str, ...]
+    """The files that it builds on, as `group/name`: those of its `defaults`."""
     keys: tuple[Key, ...]
 
 
@@ -44,17 +46,24 @@ def read_file(path: Path, root: Path) -> ConfFile:
     """Read a file below `root`, which is conf/."""
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
-    header = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        header += [] if PACKAGE.match(line) else [COMMENT.sub(r"\1", line)]
+    begin = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    header = [COMMENT.sub(r"\1", line) for line in lines[:begin] if not PACKAGE.match(line)]
     group = str(path.parent.relative_to(root)).replace(".", "")
     stated = PACKAGE.search(text)
     prefix = {"_global_": ""}.get(stated.group(1), stated.group(1)) if stated else group.replace("/", ".")
     node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    keys = tuple(_keys(node, prefix, lines, len(header))) if isinstance(node, yaml.MappingNode) else ()
-    return ConfFile(group=group, name=path.stem, header=" ".join(header), keys=keys)
+    keys = tuple(_keys(node, prefix, lines, begin)) if isinstance(node, yaml.MappingNode) else ()
+    bases = tuple(_bases((yaml.safe_load(text) or {}).get("defaults", []), group))
+    return ConfFile(group=group, name=path.stem, header=" ".join(header), bases=bases, keys=keys)
+
+
+def _bases(defaults: list[str | dict[str, str | None]], group: str) -> Iterator[str]:
+    for entry in defaults:
+        chosen, name = next(iter(entry.items())) if isinstance(entry, dict) else ("", entry)
+        folder = chosen.removeprefix("override ").partition("@")[0]
+        place = folder if folder.startswith("/") else "/".join(filter(None, (group, folder)))
+        if isinstance(name, str) and name != "_self_":
+            yield f"{place}/{name}".strip("/")
 
 
 def _keys(node: yaml.MappingNode, prefix: str, lines: list[str], start: int) -> Iterator[Key]:

@@ -4,12 +4,12 @@
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import aepo_lightning
-from docs.support.conf_keys import ConfFile, Key, read_all
-from docs.support.meanings import Docstrings
+from docs.support.conf_keys import ConfFile, read_all
+from docs.support.meanings import Docstrings, Meanings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ROOT / "docs/reference"
@@ -31,8 +31,6 @@ ROOMS = {
     "contracts": "The seams: what a part of yours satisfies",
     "callbacks": "Lightning callbacks",
 }
-LIMITS = {"limits": "aepo_lightning.contracts.tool.ToolLimits", "retry": "aepo_lightning.contracts.tool.RetryPolicy"}
-"""Plain values that become a data class."""
 TABLES = re.compile(
     r"^hydra\b|^model\.architecture\.|^benchmark\.published\.|^callbacks\.dashboard\.hyper_parameters\."
 )
@@ -88,17 +86,7 @@ def _text(path: str) -> str:
 def configuration(files: Iterable[ConfFile], docstrings: Docstrings) -> str:
     """Return the page of all keys, group by group."""
     files = tuple(files)
-    known = {key.path: key.comment for each in reversed(files) for key in each.keys if key.comment}
-    targets = {key.path.rpartition(".")[0]: key.target for each in reversed(files) for key in each.keys if key.target}
-
-    def meaning(key: Key) -> str:
-        above, _, name = key.path.rpartition(".")
-        target = key.target or (
-            "" if key.path in known else LIMITS.get(above.rpartition(".")[2]) or targets.get(above, "")
-        )
-        said = key.comment or docstrings.argument(target, name) or known.get(key.path, "")
-        return said or (f"Argument of `{target}`." if key.value and target else "")
-
+    meanings = Meanings(files, docstrings)
     groups: dict[str, list[ConfFile]] = {}
     for each in files:
         groups.setdefault(each.group, []).append(each)
@@ -106,7 +94,7 @@ def configuration(files: Iterable[ConfFile], docstrings: Docstrings) -> str:
     parts = [INTRODUCTION.format(groups="\n".join(links))]
     for group, members in groups.items():
         parts.append(f"## {group or 'The commands'} {{ #{_anchor(group)} }}\n")
-        parts += [_section(each, meaning) for each in members]
+        parts += [_section(each, meanings) for each in members]
     return "\n".join(parts)
 
 
@@ -114,7 +102,7 @@ def _anchor(group: str) -> str:
     return f"group-{group.replace('/', '-') or 'root'}"
 
 
-def _section(file: ConfFile, meaning: Callable[[Key], str]) -> str:
+def _section(file: ConfFile, meanings: Meanings) -> str:
     choice = f"{file.group}={file.name}" if file.group else file.name
     choice = f"+{choice}" if file.group == "experiment" else choice
     title = (
@@ -122,7 +110,7 @@ def _section(file: ConfFile, meaning: Callable[[Key], str]) -> str:
         if not file.name.startswith("_")
         else f"### What options of `{file.group}` share: `{file.name}`"
     )
-    rows = [(key, meaning(key)) for key in file.keys if not TABLES.match(key.path)]
+    rows = [(key, meanings.meaning(file, key)) for key in file.keys if not TABLES.match(key.path)]
     rows = [(key, said) for key, said in rows if key.value or said]
     lines = [title, "", _escaped(file.header), ""]
     if rows:
@@ -139,8 +127,8 @@ def _code(value: str) -> str:
 def _escaped(text: str) -> str:
     """Return text of a comment for a cell: what Markdown would read as markup stands as it is."""
     pieces = re.split(r"(`[^`]*`)", text)
-    plain = [re.sub(r"([<*_\[\]])", r"\\\1", each) if index % 2 == 0 else each for index, each in enumerate(pieces)]
-    return "".join(plain).replace("|", "\\|")
+    pieces[::2] = [re.sub(r"([*_\[\]])", r"\\\1", each).replace("<", "&lt;") for each in pieces[::2]]
+    return "".join(pieces).replace("|", "\\|")
 
 
 if __name__ == "__main__":
