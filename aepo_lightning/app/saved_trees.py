@@ -1,6 +1,7 @@
 """The trees in the folder of a run or an evaluation: their files, what reads them, and what was found of them."""
 
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from aepo_lightning.evaluation.results import Pair, TrajectoryResult
 from aepo_lightning.evaluation.results_file import RESULTS, read_results
 
 ROLLOUTS = "rollouts"
+_STEPS = ".steps"
 _PARTS = re.compile(r"-rank\d+(-round\d+)?$")
 
 
@@ -31,10 +33,12 @@ class RolloutFiles:
     name: str
     """What the files have in common, such as `train-00012`."""
     paths: tuple[Path, ...]
+    steps: tuple[Path, ...] = ()
+    """Of trees that are not finished."""
 
 
 def rollout_files(source: Path) -> list[RolloutFiles]:
-    """Return the finished rollouts in a folder, in the order of their names.
+    """Return the rollouts in a folder of which trees are finished, in the order of their names.
 
     Args:
         source: Of a run, whose evaluations in training are left out, or of an evaluation.
@@ -42,13 +46,26 @@ def rollout_files(source: Path) -> list[RolloutFiles]:
     Raises:
         ConfigError: If there are none.
     """
-    found: dict[str, list[Path]] = {}
-    for path in sorted((source / ROLLOUTS).glob("*.jsonl"), key=lambda path: path.stem):
-        if not path.stem.endswith(".steps"):
-            found.setdefault(_PARTS.sub("", path.stem), []).append(path)
+    found = [each for each in present_rollouts(source) if each.paths]
     if not found:
         raise ConfigError(f"The folder must hold finished rollouts, but {source} has none. Name that of a run.")
-    return [RolloutFiles(name=name, paths=tuple(paths)) for name, paths in sorted(found.items())]
+    return found
+
+
+def present_rollouts(source: Path) -> list[RolloutFiles]:
+    """Return the rollouts in a folder, also those of which no tree is finished; there may be none.
+
+    Args:
+        source: As for `rollout_files`.
+    """
+    paths: dict[str, list[Path]] = defaultdict(list)
+    steps: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted((source / ROLLOUTS).glob("*.jsonl"), key=lambda path: path.stem):
+        is_steps = path.stem.endswith(_STEPS)
+        name = _PARTS.sub("", path.stem.removesuffix(_STEPS))
+        (steps if is_steps else paths)[name].append(path)
+    names = sorted({*paths, *steps})
+    return [RolloutFiles(name=name, paths=tuple(paths[name]), steps=tuple(steps[name])) for name in names]
 
 
 def opened_folder(source: Path, allowed: Sequence[str], sections: Sequence[str]) -> tuple[DictConfig, PolicySource]:

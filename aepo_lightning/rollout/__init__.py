@@ -16,6 +16,7 @@ seeds.py         random numbers from where they are used
 plain.py         trees as plain values
 order.py         one order for what chance brought in another
 journal.py       finished trees and steps on disk
+unfinished.py    trees that are not finished, as far as their steps are on disk
 times.py         when the steps of finished trees happened, beside them
 checked_lines.py JSON lines with checksums
 description.py   names for settings and questions, by which the journal knows them again
@@ -40,6 +41,7 @@ from aepo_lightning.rollout.settings import RolloutSettings, SamplingSettings
 from aepo_lightning.rollout.statistics import Tally, pass_at_k, pass_rates, summarise_trees
 from aepo_lightning.rollout.steps import RolloutParts
 from aepo_lightning.rollout.turn_entropy import TurnEntropy
+from aepo_lightning.rollout.unfinished import read_unfinished
 
 __all__ = [
     "Continuation",
@@ -62,6 +64,7 @@ __all__ = [
     "pass_at_k",
     "pass_rates",
     "question_digest",
+    "read_unfinished",
     "record_of",
     "run_in_event_loop",
     "summarise_trees",

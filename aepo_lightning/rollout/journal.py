@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from aepo_lightning.atomic_files import replacing
+from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import DataError
 from aepo_lightning.rollout.checked_lines import Line, open_to_append, read_lines, to_text
-from aepo_lightning.rollout.plain import tree_from_dict, tree_to_dict
+from aepo_lightning.rollout.plain import fields_of, tree_from_dict, tree_to_dict
 from aepo_lightning.rollout.record import Event, EventSink, GroupRecord, read_events
 from aepo_lightning.rollout.times import add_times, times_of, times_path
 
@@ -96,7 +97,6 @@ class RolloutJournal:
         trees = self._take_trees(name, seed, stamp, digests, whole_only)
         is_part = whole_only and not trees
         steps = self._take_steps(name, {"seed": seed, "stamp": stamp}, digests, is_part)
-        is_new = not self.steps_path(name).exists()
         session = JournalSession(
             journal=self,
             name=name,
@@ -108,7 +108,7 @@ class RolloutJournal:
         )
         session.written += trees
         session.num_steps |= {question_id: len(each.lines) for question_id, each in steps.items()}
-        if is_new:
+        if not self.steps_path(name).stat().st_size:  # new, or a crash left it before its first line was whole
             _write_line(session.file, {"seed": seed, "stamp": stamp})
         return session
 
@@ -162,15 +162,17 @@ class JournalSession:
     num_steps: dict[str, int] = field(default_factory=dict)
     """Lines of each question in the file of steps."""
 
-    def sink(self, question_id: str) -> EventSink:
+    def sink(self, question: Question) -> EventSink:
         """Return what writes the steps of one question.
 
         They are numbered, and the first line names what is asked: a line that is lost leaves a gap.
         """
+        question_id = question.question_id
 
         def write(event: Event) -> None:
             if question_id not in self.num_steps:
-                write_numbered({"digest": self.digests.get(question_id, "")})
+                messages = [fields_of(message) for message in question.messages]
+                write_numbered({"digest": self.digests.get(question_id, ""), "messages": messages})
             write_numbered(event)
 
         def write_numbered(event: Event) -> None:

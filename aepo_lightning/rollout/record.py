@@ -80,8 +80,13 @@ def call_event(chain: SeedPath, index: int, call: ToolCall, result: ToolResult) 
 
 
 def decision_event(decision: BranchDecision) -> Event:
-    """Return the event of a branch decision."""
-    return {"chain": decision.seed_path, "turn": decision.turn, "num_branches": decision.num_opened}
+    """Return the event of a branch decision, with all that was known, for whoever watches."""
+    return {
+        "chain": decision.seed_path,
+        "turn": decision.turn,
+        "num_branches": decision.num_opened,
+        "decision": fields_of(decision),
+    }
 
 
 def timeout_event(chain: SeedPath, num_turns: int, num_tool_calls: int) -> Event:

@@ -155,7 +155,7 @@ class _Growth:
     def _rollout(self, question: Question, session: JournalSession | None) -> GroupRollout:
         if session is None:
             return GroupRollout(self.parts, question, self.seed)
-        record, sink = session.records.get(question.question_id), session.sink(question.question_id)
+        record, sink = session.records.get(question.question_id), session.sink(question)
         return GroupRollout(self.parts, question, self.seed, record, sink)
 
 

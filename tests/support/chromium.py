@@ -81,6 +81,22 @@ class Browser:
             fields = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **fields)
 
+    def undisturbed(self, measure):
+        """What something takes, in seconds: less the time in which other programs had the processors that threads of
+        this browser were ready to run on, but no less than they ran."""
+        before = self._processor_s()
+        seconds = measure()
+        ran, waited = (after - earlier for after, earlier in zip(self._processor_s(), before, strict=True))
+        return min(seconds, max(ran, seconds - waited))
+
+    def _processor_s(self):
+        """How long the browser's threads have run, and how long they were ready to; 0 where nobody counts."""
+        files = list(Path(f"/proc/{self._process.pid}/task").glob("*/schedstat"))
+        if not files:
+            return 0.0, 0.0
+        ran, waited, _ = zip(*(map(int, file.read_text().split()) for file in files), strict=True)
+        return sum(ran) / 1e9, sum(waited) / 1e9
+
     def screenshot(self, path):
         Path(path).write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 

@@ -2,7 +2,7 @@
 
     aepo-view RUN_OR_EVALUATION                     one file for each iteration or benchmark, below RUN/view
     aepo-view RUN_OR_EVALUATION --name train-00012  only this one
-    aepo-view RUN_OR_EVALUATION --serve             all of them on this machine, also of a run that is still going on
+    aepo-view RUN_OR_EVALUATION --serve             all of them on this machine, also what grows in a run that goes on
     aepo-view RUN --relive --name train-00012       make its optimiser steps again first, for ratio and clip state
 
 The files need nothing else: no network, no server. They can be sent to somebody.
@@ -20,7 +20,7 @@ from aepo_lightning.app.paths import writing
 from aepo_lightning.app.saved_trees import RolloutFiles, rollout_files
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.view.folder import OpenedFolder
-from aepo_lightning.app.view.pages import make_page
+from aepo_lightning.app.view.pages import Shown, make_page
 from aepo_lightning.app.view.server import serve
 from aepo_lightning.app.view.updates import relive_updates
 from aepo_lightning.atomic_files import replacing
@@ -45,7 +45,7 @@ def write_pages(
     folder, target = OpenedFolder.open(source, allowed), target or source / "view"
     written = []
     for each in _chosen(rollout_files(source), names):
-        page = make_page(folder, each.name, folder.trees(each), updates=folder.updates(each))
+        page = make_page(folder, each.name, folder.trees(each), Shown(updates=folder.updates(each)))
         path = target / f"{each.name}.html"
         with writing(target):
             target.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,12 @@ from aepo_lightning.app.saved_trees import RolloutFiles, judged, opened_folder, 
 from aepo_lightning.app.user_parts import with_functions
 from aepo_lightning.app.view.decisions import Explainer
 from aepo_lightning.app.view.token_text import TokenTexts
-from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, read_updates, updates_path
+from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, key_of, read_updates, updates_path
 from aepo_lightning.contracts.advantage import estimate_advantages
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.results import Pair, TrajectoryResult
-from aepo_lightning.rollout import RolloutJournal
+from aepo_lightning.rollout import RolloutJournal, read_unfinished
 from aepo_lightning.training.algorithm import Algorithm
 from aepo_lightning.training.group_rows import GroupRows
 
@@ -80,6 +80,16 @@ class OpenedFolder:
         """
         found = [tree for path in files.paths for tree in RolloutJournal(path.parent).read_timed(path.stem)]
         return [judged(tree, self.verdicts) for tree in found]
+
+    def unfinished(self, files: RolloutFiles, finished: Sequence[RolloutTree]) -> list[RolloutTree]:
+        """Return what is on file of the other trees of an iteration or benchmark, whose rollout is not over.
+
+        Args:
+            files: Of the iteration or benchmark.
+            finished: Its finished trees.
+        """
+        known = set(map(key_of, finished))
+        return [tree for path in files.steps for tree in read_unfinished(path) if key_of(tree) not in known]
 
     def updates(self, files: RolloutFiles) -> Mapping[TreeKey, TreeUpdate]:
         """Return what the update made of the tokens of trees, where its steps were made again."""

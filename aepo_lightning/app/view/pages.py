@@ -9,13 +9,13 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
 from aepo_lightning.app.view.folder import OF_UPDATE, OpenedFolder
-from aepo_lightning.app.view.questions import question_row
+from aepo_lightning.app.view.questions import question_row, unfinished_row
 from aepo_lightning.app.view.trees import UNIT, TreeWriter, Vocabulary
 from aepo_lightning.app.view.updates import TreeKey, TreeUpdate, key_of
 from aepo_lightning.contracts.tree import RolloutTree
@@ -41,40 +41,44 @@ class Live:
     """Changes when more is there."""
 
 
-def make_page(
-    folder: OpenedFolder,
-    name: str,
-    trees: Sequence[RolloutTree],
-    live: Live | None = None,
-    updates: Mapping[TreeKey, TreeUpdate] | None = None,
-) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What a page shows besides finished trees, as far as it is there."""
+
+    unfinished: Sequence[RolloutTree] = ()
+    """Trees whose rollout is not over."""
+    updates: Mapping[TreeKey, TreeUpdate] = field(default_factory=dict)
+    """What the update made of trees."""
+    live: Live | None = None
+    """How the page hears of more; None for a file."""
+
+
+def make_page(folder: OpenedFolder, name: str, trees: Sequence[RolloutTree], shown: Shown | None = None) -> str:
     """Return the page of an iteration or a benchmark.
 
     Args:
         folder: Where the trees are from.
         name: Of what they are.
-        trees: To be shown, in order.
-        live: How the page hears of more; None for a file.
-        updates: What the update made of them, as far as it is known.
+        trees: Finished ones, in order.
+        shown: What there is besides.
     """
-    vocabulary, updates = Vocabulary(folder.texts), updates or {}
+    shown, vocabulary = shown or Shown(), Vocabulary(folder.texts)
     writer = TreeWriter(
-        vocabulary=vocabulary, explainer=folder.explainer, advantages=folder.advantages, updates=updates
+        vocabulary=vocabulary, explainer=folder.explainer, advantages=folder.advantages, updates=shown.updates
     )
-    is_updated = any(key_of(tree) in updates for tree in trees)
-    absences = {name: why for name, why in folder.absences.items() if not is_updated or name not in _UPDATED}
-    pieces, places = _pieces(map(writer, trees))
-    rows = [{**question_row(tree), "place": place} for tree, place in zip(trees, places, strict=True)]
+    pieces, places = _pieces([*map(writer, trees), *map(writer.unfinished, shown.unfinished)])
+    rows = [*map(question_row, trees), *map(unfinished_row, shown.unfinished)]
+    is_updated = any(key_of(tree) in shown.updates for tree in trees)
     head = {
         "run": folder.path.resolve().name,
         "name": name,
         "unit": UNIT,
         "rule": folder.explainer.describe(),
-        "absences": absences,
-        "questions": rows,
-        "live": None if live is None else {"name": live.name, "version": live.version},
+        "absences": {key: why for key, why in folder.absences.items() if not is_updated or key not in _UPDATED},
+        "questions": [{**row, "place": place} for row, place in zip(rows, places, strict=True)],
+        "live": None if shown.live is None else {"name": shown.live.name, "version": shown.live.version},
     }
-    return render({"head": head, "vocabulary": vocabulary.texts}, pieces, may_ask=live is not None)
+    return render({"head": head, "vocabulary": vocabulary.texts}, pieces, may_ask=shown.live is not None)
 
 
 def _pieces(trees: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[int]]]:

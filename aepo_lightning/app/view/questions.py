@@ -43,6 +43,12 @@ def question_row(tree: RolloutTree) -> dict[str, Any]:
     }
 
 
+def unfinished_row(tree: RolloutTree) -> dict[str, Any]:
+    """Return the row of a question whose tree is not finished: `unfinished` is True, and only failed calls count."""
+    row = question_row(tree)
+    return {**row, "unfinished": True, "failures": row["failures"] - len(tree.leaves)}
+
+
 def shared_tokens(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -> int | None:
     """Return after how many common response tokens two trajectories of different rewards part at the latest.
 

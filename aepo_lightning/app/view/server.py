@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,15 +11,20 @@ from threading import Lock
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from aepo_lightning.app.saved_trees import RolloutFiles, rollout_files
+from aepo_lightning.app.saved_trees import RolloutFiles, present_rollouts
 from aepo_lightning.app.view.folder import OpenedFolder
-from aepo_lightning.app.view.pages import Live, make_page
+from aepo_lightning.app.view.pages import Live, Shown, make_page
+from aepo_lightning.app.view.updates import updates_path
 from aepo_lightning.errors import AepoError, ConfigError
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 _KEPT_PAGES = 8
+_NOTHING_YET = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="3">'
+    "<title>aepo-view</title><p>No rollout has begun in this folder. This page looks again every 3 seconds.</p>\n"
+)
 
 
 class Pages:
@@ -31,27 +37,34 @@ class Pages:
 
     def present(self) -> list[dict[str, str]]:
         """Return what there is: names, and versions that change when a file does."""
-        return [{"name": each.name, "version": _version(each)} for each in rollout_files(self.folder.path)]
+        return [{"name": each.name, "version": self._version(each)} for each in present_rollouts(self.folder.path)]
 
     def page(self, name: str) -> str | None:
         """Return the page of an iteration or a benchmark; None if there is none."""
-        chosen = next((each for each in rollout_files(self.folder.path) if each.name == name), None)
+        chosen = next((each for each in present_rollouts(self.folder.path) if each.name == name), None)
         if chosen is None:
             return None
         with self._lock:
-            key = (name, _version(chosen))
+            key = (name, self._version(chosen))
             if key not in self._kept:
-                live = Live(name=name, version=key[1])
-                trees, updates = self.folder.trees(chosen), self.folder.updates(chosen)
-                self._kept[key] = make_page(self.folder, name, trees, live, updates)
+                trees = self.folder.trees(chosen)
+                shown = Shown(
+                    unfinished=self.folder.unfinished(chosen, trees),
+                    updates=self.folder.updates(chosen),
+                    live=Live(name=name, version=key[1]),
+                )
+                self._kept[key] = make_page(self.folder, name, trees, shown)
                 while len(self._kept) > _KEPT_PAGES:
                     self._kept.pop(next(iter(self._kept)))
             return self._kept[key]
 
-
-def _version(rollout: RolloutFiles) -> str:
-    stats = [path.stat() for path in rollout.paths]
-    return "-".join(f"{stat.st_size:x}.{stat.st_mtime_ns:x}" for stat in stats)
+    def _version(self, rollout: RolloutFiles) -> str:
+        found = []
+        for path in (*rollout.paths, *rollout.steps, updates_path(self.folder.path, rollout.name)):
+            with suppress(FileNotFoundError):  # steps go when the last tree is finished
+                stat = path.stat()
+                found.append(f"{stat.st_size:x}.{stat.st_mtime_ns:x}")
+        return "-".join(found)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,9 +87,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def _find(self, path: str) -> None:
         if path == "/":
-            newest = self._pages.present()[-1]["name"]
+            present = self._pages.present()
+            if not present:
+                self._answer(HTTPStatus.OK, "text/html", _NOTHING_YET)
+                return
             self.send_response(HTTPStatus.FOUND)
-            self.send_header("Location", f"/{quote(newest)}.html")
+            self.send_header("Location", f"/{quote(present[-1]['name'])}.html")
             self.end_headers()
         elif path == "/rollouts.json":
             self._answer(HTTPStatus.OK, "application/json", json.dumps(self._pages.present()))
@@ -113,12 +129,10 @@ def open_server(folder: OpenedFolder, port: int) -> ThreadingHTTPServer:
         port: 0 takes any.
 
     Raises:
-        ConfigError: If there is nothing to show yet, or the port cannot be had.
+        ConfigError: If the port cannot be had.
     """
-    pages = Pages(folder)
-    pages.present()
     try:
-        return ThreadingHTTPServer((HOST, port), partial(Handler, pages=pages))
+        return ThreadingHTTPServer((HOST, port), partial(Handler, pages=Pages(folder)))
     except (OSError, OverflowError) as error:
         raise ConfigError(f"`--port` must be free, but got {port}: {error}. Choose another, or 0 for any.") from error
 

@@ -81,6 +81,12 @@ class TreeWriter:
             },
         }
 
+    def unfinished(self, tree: RolloutTree) -> dict[str, Any]:
+        """Return what is known of a tree whose rollout is not over: `unfinished` is True, no trajectory has ended."""
+        plain = self(tree)
+        leaves = [{**leaf, "stop": "unfinished"} for leaf in plain["leaves"]]
+        return {**plain, "unfinished": True, "leaves": leaves, "facts": {"seed": str(tree.seed)}}
+
     def _segment(self, segment: Segment) -> dict[str, Any]:
         plain: dict[str, Any] = {
             "parent": segment.parent_id,

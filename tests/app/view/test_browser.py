@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aepo_lightning.app.view.pages import make_page
+from aepo_lightning.app.view.pages import Shown, make_page
 from aepo_lightning.app.view.updates import LeafUpdate, TreeUpdate, key_of
 from aepo_lightning.contracts.tool import ToolResult
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
@@ -33,7 +33,7 @@ def browser(tmp_path_factory):
 
 def written(folder, trees, name="train-00000", **options):
     path = folder / "page.html"
-    path.write_text(make_page(opened(folder), name, trees, **options), encoding="utf-8")
+    path.write_text(make_page(opened(folder), name, trees, Shown(**options)), encoding="utf-8")
     return path.as_uri()
 
 
@@ -247,6 +247,27 @@ def test_tokens_have_the_colours_of_the_update_where_its_steps_were_made_again(b
     assert browser.log == []
 
 
+def test_a_tree_that_grows_shows_what_it_has(browser, tmp_path):
+    browser.log.clear()
+    tree = hostile_tree("grows", "<b>", TOKENIZER)
+    tree.segments[0].token_ids = tree.segments[2].token_ids = []
+    for leaf in tree.leaves:
+        leaf.reward = None
+    browser.open(written(tmp_path, SIX[:2], unfinished=[tree]) + "#filter=unfinished")
+    (notes,) = texts(browser, "#questions .notes")
+    assert (notes[:12], notes[-9:]) == ("not finished", " 1 failed")
+    assert [text.split(" ", 1)[1] for text in texts(browser, "#tree .leaf text")] == ["goes on ", "goes on "]
+    assert "goes on, or was cut off" in texts(browser, "#detail .absent")[0]
+    assert "<b>" in texts(browser, ".segment.prompt")[0]
+    title = browser.value("document.querySelector('.segment.policy .token').title")
+    assert title.startswith("token 0 of the turn")
+    for key in "b345":
+        browser.press(key)
+    browser.value("look({filter: 'wrong'})")
+    assert browser.value("order.some((row) => row.unfinished)") is False
+    assert browser.log == []
+
+
 def test_a_line_of_a_megabyte_is_shown_piece_by_piece(browser, tmp_path):
     tree = hostile_tree("long", "<b>", TOKENIZER)
     tree.segments[2].tool_result = ToolResult(text="<b>" + "x" * 2**20)
@@ -273,15 +294,19 @@ def test_a_thousand_trees_of_sixteen_leaves_open_in_time_and_stay_responsive(bro
     trees = [large_tree(number, TOKENIZER) for number in range(1000)]
     address = written(tmp_path, trees)
     browser.open("about:blank", "true")
-    best = min(browser.open(address) for _ in range(3))
-    steps = []
-    for key in ("j", "j", "b", "3", "ArrowDown", "1"):
-        steps.append(
-            browser.value(
-                f"(async () => {{ const t = performance.now(); await act({key!r}, shownTree)();"
-                " document.body.offsetHeight; return (performance.now() - t) / 1000; })()"
-            )
+
+    def opening():
+        browser.open(address)
+        return browser.value("performance.getEntriesByName('ready')[0].startTime / 1000")
+
+    def step(key):
+        return browser.value(
+            f"(async () => {{ const t = performance.now(); await act({key!r}, shownTree)();"
+            " document.body.offsetHeight; return (performance.now() - t) / 1000; })()"
         )
+
+    best = min(browser.undisturbed(opening) for _ in range(3))
+    steps = [browser.undisturbed(lambda key=key: step(key)) for key in ("j", "j", "b", "3", "ArrowDown", "1")]
     found = f"open {best:.2f} s, steps {[round(step, 3) for step in steps]}"
     assert best < OPEN_S, found
     assert max(steps) < STEP_S, found

@@ -11,9 +11,13 @@ import pytest
 from aepo_lightning.app.saved_trees import rollout_files
 from aepo_lightning.app.view.command import main, write_pages
 from aepo_lightning.app.view.server import HOST, open_server
+from aepo_lightning.contracts.generation import FinishReason, Generation
+from aepo_lightning.contracts.tool import ToolCall, ToolResult
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
 from aepo_lightning.rollout import RolloutJournal
+from aepo_lightning.rollout.record import call_event, generation_event
+from tests.support.builders import make_question
 from tests.support.viewed import data_of, large_tree, opened
 
 TOKENIZER = build_byte_tokenizer()
@@ -81,7 +85,7 @@ def served(folder):
 def test_the_server_shows_what_a_run_has_by_then(folder):
     with served(folder) as ask:
         status, headers, _ = ask("/")
-        assert (status, headers["Location"]) == (302, "/train-00001.html")
+        assert (status, headers["Location"]) == (302, "/train-00002.html")
         before = {each["name"]: each["version"] for each in json.loads(ask("/rollouts.json")[2])}
         status, headers, page = ask("/train-00001.html")
         assert status == 200
@@ -93,6 +97,43 @@ def test_the_server_shows_what_a_run_has_by_then(folder):
         assert after["train-00000"] == before["train-00000"]
         assert after["train-00001"] != before["train-00001"]
         assert len(data_of(ask("/train-00001.html")[2])["head"]["questions"]) == len(head["questions"]) + 1
+
+
+def test_the_server_shows_trees_that_grow_beside_those_that_are_finished(folder):
+    grown = RolloutJournal(folder / "rollouts")
+    known, other = (make_question(question_id) for question_id in ("q9", "q5"))
+    with served(folder) as ask:
+        before = ask("/rollouts.json")[2]
+        with grown.open("train-00002-rank0", 5, "", {"q9": "d", "q5": "d"}) as session:
+            for question in (known, other):
+                put = session.sink(question)
+                generation = Generation(
+                    token_ids=[70, 71], logprobs=[-0.5, -1.0], entropies=[0.5, 0.25], finish_reason=FinishReason.STOP
+                )
+                put(generation_event(("r", 0), 0, generation))
+                put(call_event(("r", 0), 0, ToolCall(tool="search", text="x"), ToolResult(text="found")))
+            assert ask("/rollouts.json")[2] != before
+            data = data_of(ask("/train-00002.html")[2])
+            assert [(row["id"], row["unfinished"], row["failures"]) for row in data["head"]["questions"]] == [
+                ("q9", True, 0),
+                ("q5", True, 0),
+            ]
+            tree = data["piece-0"][0]
+            assert [segment["source"] for segment in tree["segments"]] == ["prompt", "policy", "tool"]
+            assert tree["messages"] == [[message.role, message.content] for message in known.messages]
+            assert tree["segments"][2]["result"]["text"] == "found"
+            assert [leaf["stop"] for leaf in tree["leaves"]] == ["unfinished"]
+            add_tree(folder, "train-00002-rank0", 5)
+            rows = data_of(ask("/train-00002.html")[2])["head"]["questions"]
+            assert [(row["id"], row.get("unfinished", False)) for row in rows] == [("q5", False), ("q9", True)]
+
+
+def test_a_run_in_which_nothing_has_begun_is_waited_for(tmp_path):
+    with served(tmp_path) as ask:
+        status, _, page = ask("/")
+        assert status == 200
+        assert "looks again" in page
+        assert ask("/rollouts.json")[2] == "[]"
 
 
 @pytest.mark.parametrize("path", ["/train-00009.html", "/../pyproject.toml", "/%2e%2e/x.html", "/rollouts"])

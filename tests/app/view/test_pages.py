@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from aepo_lightning.app.view.decisions import Explainer
-from aepo_lightning.app.view.pages import Live, make_page
+from aepo_lightning.app.view.pages import Live, Shown, make_page
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
 from aepo_lightning.training.group_rows import GroupRows
 from aepo_lightning.training.presets import AEPO
@@ -59,7 +59,7 @@ def test_the_policy_of_the_page_names_its_own_program_and_nothing_else(page, tmp
     digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (program, style)]
     expected = "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
     assert rules == expected.format(*digests)
-    served = make_page(opened(tmp_path), "x", [], Live(name="x", version="1"))
+    served = make_page(opened(tmp_path), "x", [], Shown(live=Live(name="x", version="1")))
     assert "connect-src 'self'" in served
     assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(|new Function|outerHTML", program)
     addresses = set(re.findall(r"https?://[\w./]*", without_data(page)))

@@ -6,7 +6,7 @@ import pytest
 
 from aepo_lightning.app.explained_token import explain_trajectory
 from aepo_lightning.app.view import updates
-from aepo_lightning.app.view.pages import make_page
+from aepo_lightning.app.view.pages import Shown, make_page
 from aepo_lightning.app.view.updates import key_of, read_updates, relive_updates, updates_of, updates_path
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import ClippedSurrogate
@@ -72,7 +72,7 @@ def test_what_was_made_again_is_kept_even_if_it_is_not_all(relived, monkeypatch,
 def test_a_page_has_what_the_update_made_of_its_trees_and_of_no_others(relived, tmp_path):
     found = {key_of(TREES[0]): updates_of(relived)[0]}
     other = replace(TREES[0], seed=7)
-    data = data_of(make_page(opened(tmp_path), "x", [TREES[0], TREES[1], other], updates=found))
+    data = data_of(make_page(opened(tmp_path), "x", [TREES[0], TREES[1], other], Shown(updates=found)))
     assert not {"gap", "ratio", "clip", "advantage"} & set(data["head"]["absences"])
     own, *others = data["piece-0"]
     assert [tree["update"] for tree in others] == [None, None]

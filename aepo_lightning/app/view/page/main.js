@@ -41,7 +41,7 @@ function drawChoices() {
 
 async function drawQuestion() {
   const row = head.questions.find((each) => each.id === state.q) || order[0];
-  if (!row) { document.getElementById('asked').textContent = 'No question fits. Change filter or search.'; return; }
+  if (!row) { document.getElementById('asked').textContent = head.questions.length ? 'No question fits. Change filter or search.' : 'No turn of any question is on file yet.'; return; }
   state.q = row.id;
   const tree = await treeOf(row);
   if (state.q !== row.id) return; // another one was chosen meanwhile
@@ -99,7 +99,7 @@ async function hearNews() {
     }
     const own = news.find((each) => each.name === head.live.name);
     const isNew = own && own.version !== head.live.version;
-    document.getElementById('news').replaceChildren(...(isNew ? [el('button', { class: 'fresh', onclick: () => location.reload() }, 'more trees are there: show them')] : []));
+    document.getElementById('news').replaceChildren(...(isNew ? [el('button', { class: 'fresh', onclick: () => location.reload() }, 'more is there: show it')] : []));
   } catch {
     document.getElementById('news').textContent = 'the server has ended';
     return;
@@ -117,6 +117,7 @@ async function start() {
   window.addEventListener('resize', () => { if (shownTree) redraw(shownTree); });
   await drawAll(null);
   document.documentElement.dataset.ready = 'true';
+  performance.mark('ready');
   if (head.live) hearNews();
 }
 

@@ -15,12 +15,13 @@ const SORTS = {
 const FILTERS = {
   all: ['all questions', () => true],
   mixed: ['rewards differ', (row) => row.spread > 0],
-  equal: ['rewards equal', (row) => row.spread === 0],
-  wrong: ['none correct', (row) => !row.correct.some(Boolean)],
+  equal: ['rewards equal', (row) => row.spread === 0 && !row.unfinished],
+  wrong: ['none correct', (row) => !row.correct.some(Boolean) && !row.unfinished],
   right: ['all correct', (row) => row.correct.every(Boolean)],
   failed: ['with failures', (row) => row.failures > 0],
   branched: ['with branches', (row) => row.branches > 0],
   penalised: ['penalty decided', (row) => row.penalised > 0],
+  unfinished: ['not finished', (row) => row.unfinished],
 };
 let order = [];
 let deepMatches = null;
@@ -54,10 +55,10 @@ function rewardMarks(row) {
 }
 
 function questionRow(row) {
-  const notes = [`spread ${show(row.spread, 2)}`];
+  const notes = [row.unfinished ? 'not finished' : `spread ${show(row.spread, 2)}`];
   if (row.shared !== null) notes.push(`alike for ${row.shared} token${row.shared === 1 ? '' : 's'}`);
   if (row.branches) notes.push(`${row.branches} branches`);
-  const score = `${row.correct.filter(Boolean).length} of ${row.rewards.length} correct. `;
+  const score = row.unfinished ? 'not finished. ' : `${row.correct.filter(Boolean).length} of ${row.rewards.length} correct. `;
   return el('li', {}, el('button', {
     class: 'question', 'data-id': row.id,
     'aria-current': row.id === state.q ? 'true' : null, onclick: () => look({ q: row.id, leaf: 0, seg: '' }),

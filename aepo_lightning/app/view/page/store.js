@@ -35,7 +35,7 @@ function prepare(tree) {
   tree.below = segments.map(() => []);
   segments.forEach((segment, id) => {
     // The place of its first token in the response, as aepo-explain counts.
-    segment.start = segment.parent === null ? -segment.tokens.length : segments[segment.parent].start + segments[segment.parent].tokens.length;
+    segment.start = tree.unfinished ? null : segment.parent === null ? -segment.tokens.length : segments[segment.parent].start + segments[segment.parent].tokens.length;
     if (segment.parent !== null) {
       tree.children[segment.parent].push(id);
       tree.depth[id] = tree.depth[segment.parent] + 1;

@@ -26,7 +26,7 @@ function drawTimeline(tree, pane) {
   const lanes = tree.leaves.map((leaf) => laneParts(tree, leaf));
   const ends = lanes.flat().map(([, , to]) => to);
   if (!ends.length) {
-    pane.append(absent('When things happened is not on record for this tree: it was taken from an older journal, or its times were lost. How long each tool ran stands beside its result.'));
+    pane.append(absent(tree.unfinished ? 'When things happened is written when a tree is finished.' : 'When things happened is not on record for this tree: it was taken from an older journal, or its times were lost. How long each tool ran stands beside its result.'));
     return;
   }
   const total = Math.max(...ends);

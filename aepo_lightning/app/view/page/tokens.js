@@ -43,7 +43,7 @@ const shade = (segment, i, leaf) => entry(SHADES, state.color, 'entropy')(segmen
 
 function aboutToken(segment, i, leaf) {
   const place = segment.start + i;
-  const parts = [place < 0 ? 'of the prompt' : `token ${place} of the response`];
+  const parts = [segment.start === null ? `token ${i} of the turn` : place < 0 ? 'of the prompt' : `token ${place} of the response`];
   if (segment.source === 'policy') {
     parts.push(`H ${show(segment.H[i] / head.unit)}`, `log-prob ${show(segment.logp[i] / head.unit)}`);
     if (leaf && leaf.advantage !== null) parts.push(`advantage ${show(leaf.advantage, 3)}`);

@@ -6,7 +6,7 @@ function fact(label, value) {
 
 function rewardFacts(leaf) {
   const reward = leaf.reward;
-  const facts = [fact('ended by', leaf.stop), fact('began as', leaf.origin), fact('chain', leaf.chain), fact('tool calls', leaf.calls)];
+  const facts = [fact('ended by', leaf.stop === 'unfinished' ? null : leaf.stop), fact('began as', leaf.origin), fact('chain', leaf.chain), fact('tool calls', leaf.calls)];
   if (reward) {
     facts.unshift(fact('reward', reward.scored ? show(reward.value, 3) : 'could not be computed'),
       fact('correct', reward.correct ? 'yes' : 'no'), fact('well formed', reward.formed ? 'yes' : 'no'), fact('F1', show(reward.f1, 3)),
@@ -36,7 +36,7 @@ function callParts(segment) {
 
 function segmentTitle(tree, id, turn) {
   const segment = tree.segments[id];
-  const notes = [`${count(segment.tokens.length)} tokens`];
+  const notes = tree.unfinished && segment.source !== 'policy' ? [] : [`${count(segment.tokens.length)} tokens`];
   if (segment.H) notes.push(`mean H ${show(mean(segment.H) / head.unit)}`, `log-prob ${show(segment.logp.reduce((a, b) => a + b, 0) / head.unit, 2)}`);
   if (segment.span) notes.push(`${seconds(segment.span[1] - segment.span[0])}`);
   const others = tree.below[id].length;
@@ -56,7 +56,8 @@ function segmentCard(tree, leaf, id, turn) {
   const segment = tree.segments[id];
   const decision = tree.decisionAt.get(id);
   const card = el('section', { class: `segment ${segment.source}${state.seg === String(id) ? ' picked' : ''}`, id: `segment-${id}` }, segmentTitle(tree, id, turn));
-  if (segment.result) card.append(...callParts(segment), el('details', {}, el('summary', {}, 'what the policy read'), tokensOf(segment, leaf)));
+  if (segment.result) card.append(...callParts(segment), segment.tokens.length ? el('details', {}, el('summary', {}, 'what the policy read'), tokensOf(segment, leaf)) : '');
+  else if (tree.unfinished && segment.source === 'prompt') card.append(...tree.messages.map(([, content]) => el('div', {}, longText(content))));
   else card.append(tokensOf(segment, leaf));
   return [card, decision ? decisionStrip(decision) : null];
 }
@@ -65,6 +66,7 @@ function drawPath(tree, pane) {
   const leaf = tree.leaves[state.leaf];
   let turn = 0;
   pane.append(colorChoice([leaf]), rewardFacts(leaf));
+  if (tree.unfinished) pane.append(absent('The rollout of this question goes on, or was cut off. What its trajectories have done so far is shown; those that have ended wait for the others.'));
   for (const id of leaf.path) {
     if (tree.segments[id].source === 'policy') turn += 1;
     pane.append(...segmentCard(tree, leaf, id, turn).filter(Boolean));
