@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from aepo_lightning.contracts.question import SegmentSource
@@ -23,6 +23,8 @@ Picture = NDArray[np.uint8]
 """Rows, columns, and red, green, blue."""
 
 _DPI = 90
+_NUM_TICKS = 5
+"""At most, and one more: drawing ticks is most of what a picture costs."""
 _REWARDS = LinearSegmentedColormap.from_list("rewards", ["firebrick", "goldenrod", "forestgreen"])
 _TOOL, _UNSCORED = "0.75", "0.6"
 
@@ -66,7 +68,10 @@ def draw_tree(tree: RolloutTree) -> Figure:
     _mark_ends(axes, tree, heights, [_UNSCORED if each is None else _REWARDS(norm(each)) for each in rewards])
     axes.set_yticks(range(len(tree.leaves)), [_label(leaf) for leaf in tree.leaves], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xlabel("tokens after the prompt")
+    axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
+    axes.set_xlabel(
+        "tokens after the prompt (grey: tool results; circle: branch point; red to green: reward)", fontsize=8
+    )
     title = f"{shown(tree.question.question_id, 40)}: m = {tree.global_budget}, k - m = {tree.branch_budget}"
     axes.set_title(title, fontsize=9, parse_math=False)
     figure.subplots_adjust(
@@ -119,7 +124,7 @@ def draw_entropies(tree: RolloutTree) -> Figure:
     panels[0].set_title(
         f"entropy along trajectories of {shown(tree.question.question_id, 40)}", fontsize=9, parse_math=False
     )
-    panels[-1].set_xlabel("tokens after the prompt (grey: tool results; dashed: branch points)")
+    panels[-1].set_xlabel("tokens after the prompt (grey: tool results; dashed: branch points)", fontsize=8)
     figure.subplots_adjust(left=0.09, right=0.97, bottom=0.5 / figure.get_figheight(), top=0.93, hspace=0.25)
     return figure
 
@@ -144,6 +149,8 @@ def _draw_path(axes: Axes, tree: RolloutTree, leaf: Leaf) -> None:
         if segment.is_branch_point:
             axes.axvline(segment.end - start, color="black", linestyle="--", linewidth=0.8)
         left = segment.end
+    axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
+    axes.yaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
     axes.set_ylabel(f"nats ({_label(leaf)})", fontsize=7)
     axes.set_ylim(bottom=0)
     axes.set_xlim(0, max(left - start, 1))
@@ -165,8 +172,8 @@ def draw_turns(by_iteration: Mapping[int, Sequence[float]]) -> Figure:
     extent = (first - 0.5, last + 0.5, num_turns - 0.5, -0.5)
     image = axes.imshow(cells, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0, extent=extent)
     figure.colorbar(image, ax=axes, label="mean entropy (nats)", pad=0.02)
-    axes.set_yticks(range(num_turns))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(_NUM_TICKS, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS, integer=True))
     axes.set_xlabel("iteration")
     axes.set_ylabel("tool results before")
     figure.subplots_adjust(left=0.08, right=1.02, bottom=0.17, top=0.95)
@@ -190,7 +197,14 @@ def draw_histograms(trees: Sequence[RolloutTree]) -> Figure:
             calls, counts = np.unique(np.asarray(values), return_counts=True)
             axes.bar(calls, counts)
         else:
-            axes.hist(values, bins=30, log=name.startswith("entropy"))
+            axes.hist(values, bins=30, histtype="stepfilled", log=name.startswith("entropy"))
+        if axes.get_yscale() == "log":
+            # Powers of ten as formulas, and small ticks, take longer than all the rest.
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_locator(NullLocator())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
+        axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
         axes.set_xlabel(name, fontsize=8)
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.11, top=0.97, hspace=0.35)
     return figure

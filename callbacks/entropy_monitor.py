@@ -8,9 +8,10 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from typing_extensions import override
 
-from aepo_lightning.callbacks.drawing import rasterise
+from aepo_lightning.callbacks.drawing import Picture, rasterise
 from aepo_lightning.callbacks.logger_media import log_picture
 from aepo_lightning.callbacks.trainer_parts import rollouts_of
 from aepo_lightning.errors import ConfigError
@@ -99,15 +100,14 @@ class EntropyMonitor(L.Callback):
         """Draw the picture of the whole run and give it to the loggers."""
         if not trainer.is_global_zero:
             return
-        figure = self._write(trainer)
-        log_picture(trainer, "entropy", rasterise(figure))
+        log_picture(trainer, "entropy", self._write(trainer))
 
-    def _write(self, trainer: L.Trainer) -> Figure:
-        figure = draw_curves(self.curves)
+    def _write(self, trainer: L.Trainer) -> Picture:
+        picture = rasterise(draw_curves(self.curves))
         path = self.path(trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-        return figure
+        imsave(path, picture)  # type: ignore[no-untyped-call]
+        return picture
 
     def path(self, trainer: L.Trainer) -> Path:
         """Return where the picture of a run goes."""
@@ -131,7 +131,7 @@ class EntropyMonitor(L.Callback):
 def draw_curves(curves: Mapping[str, Curve]) -> Figure:
     """Draw entropies above, reward and pass@1 below, without touching pyplot's global state."""
     # A Figure of its own is drawn by the Agg backend, on any machine and from any thread.
-    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(8, 6), dpi=120)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, labels in ((upper, _ENTROPIES), (lower, _OUTCOMES)):
         for name, label in labels.items():
@@ -145,4 +145,6 @@ def draw_curves(curves: Mapping[str, Curve]) -> Figure:
     upper.set_ylim(bottom=0.0)
     lower.set_ylabel("reward, pass@1")
     lower.set_xlabel("optimiser step")
+    # A layout that is found rather than given draws everything twice.
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.08, top=0.98, hspace=0.06)
     return figure

@@ -17,7 +17,6 @@ NUM_BUSIEST = 3
 """Root chains whose share of the branches is the concentration."""
 _BRANCH_PATH_LENGTH = 3
 """A branch's seed path is its trunk's, followed by "b", the turn and an index."""
-_NEGLIGIBLE = 1e-13
 _Chances: TypeAlias = NDArray[np.float64]
 
 
@@ -45,36 +44,32 @@ def _expected_most(sizes: Sequence[int], num_drawn: int) -> float:
 
     The sum of the largest three counts is, over all t from 1 on, the number of colours with t or more balls, at most
     three. Drawing without replacement is drawing every ball by itself with one probability, given that as many are
-    drawn: `chances[count, drawn]` is the probability that `drawn` balls of the colours so far are, and leave `count`
-    colours with t or more, capped at three.
+    drawn: `chances[t - 1, count, drawn]` is the probability that `drawn` balls of the colours so far are, and leave
+    `count` colours with t or more, capped at three.
 
     Args:
         sizes: Balls of each colour.
         num_drawn: Balls drawn, at most all.
     """
-    expected, p = 0.0, num_drawn / sum(sizes)
-    for least in range(1, num_drawn + 1):
-        chances = np.zeros((NUM_BUSIEST + 1, num_drawn + 1))
-        chances[0, 0] = 1.0
-        for size in sizes:
-            chances = _with_colour(chances, size, p, least)
-        share = float(np.arange(NUM_BUSIEST + 1) @ chances[:, -1] / chances[:, -1].sum())
-        expected += share
-        if share < _NEGLIGIBLE:  # it only falls from here on
-            break
-    return expected
+    if len(sizes) <= NUM_BUSIEST:
+        return float(num_drawn)
+    p = num_drawn / sum(sizes)
+    chances = np.zeros((num_drawn, NUM_BUSIEST + 1, num_drawn + 1))
+    chances[:, 0, 0] = 1.0
+    for size in sizes:
+        chances = _with_colour(chances, size, p)
+    given = chances[:, :, -1]
+    return float((given @ np.arange(NUM_BUSIEST + 1) / given.sum(1)).sum())
 
 
-def _with_colour(chances: _Chances, size: int, p: float, least: int) -> _Chances:
+def _with_colour(chances: _Chances, size: int, p: float) -> _Chances:
     """Return the chances with one colour more, of `size` balls that are drawn with probability `p` each."""
-    following, num_drawn = np.zeros_like(chances), chances.shape[1] - 1
+    following, num_drawn = np.zeros_like(chances), chances.shape[2] - 1
     for own in range(min(size, num_drawn) + 1):
-        moved = math.comb(size, own) * p**own * (1 - p) ** (size - own) * chances[:, : num_drawn + 1 - own]
-        if own < least:
-            following[:, own:] += moved
-        else:
-            following[1:, own:] += moved[:-1]
-            following[-1, own:] += moved[-1]
+        moved = math.comb(size, own) * p**own * (1 - p) ** (size - own) * chances[:, :, : num_drawn + 1 - own]
+        following[own:, :, own:] += moved[own:]  # fewer balls than t
+        following[:own, 1:, own:] += moved[:own, :-1]
+        following[:own, -1, own:] += moved[:own, -1]
     return following
 
 
@@ -94,10 +89,15 @@ def sibling_variances(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -
         for segment in tree.path(leaf.segment_id):
             if segment.is_branch_point:
                 below[segment.segment_id].append(reward)
-    within = [statistics.variance(rewards) for rewards in below.values() if len(rewards) > 1]
+    within = [_variance(rewards) for rewards in below.values() if len(rewards) > 1]
     if not within:
         return 0.0, 0.0
-    return statistics.fmean(within), statistics.variance([reward for _, reward in scored])
+    return statistics.fmean(within), _variance([reward for _, reward in scored])
+
+
+def _variance(rewards: Sequence[float]) -> float:
+    """Return the unbiased variance; that of equal rewards, which are the most late in a run, is known."""
+    return 0.0 if min(rewards) == max(rewards) else statistics.variance(rewards)
 
 
 def branch_reward_lift(tree: RolloutTree, scored: Sequence[tuple[Leaf, float]]) -> tuple[float, int]:

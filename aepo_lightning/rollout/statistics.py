@@ -198,16 +198,17 @@ def _actions(tree: RolloutTree, leaf: Leaf) -> tuple[str, ...]:
 
 
 def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
-    paths = [tree.trajectory(leaf) for leaf in tree.leaves]
-    in_trajectories = sum(sum(path.is_sampled) for path in paths)
+    paths = [tree.path(leaf.segment_id) for leaf in tree.leaves]
+    in_trajectories = sum(len(each.token_ids) for path in paths for each in path if _is_own(each))
     tally.share("generated_token_fraction", tree.num_generated_tokens, in_trajectories)
     tally.share("prefix_cache_hit_fraction", tree.num_cached_tokens, tree.num_prompt_tokens)
-    tally.add("num_distinct_trajectories", len({tuple(path.token_ids) for path in paths}))
+    written = {tuple(token for each in path for token in each.token_ids) for path in paths}
+    tally.add("num_distinct_trajectories", len(written))
     tally.add("num_distinct_actions", len({_actions(tree, leaf) for leaf in tree.leaves}))
     for path in paths:
-        tally.add("response_length", len(path.token_ids) - path.prompt_length)
+        tally.add("response_length", path[-1].end - path[0].end)
     for segment in tree.segments:
-        if segment.source is SegmentSource.POLICY:
+        if _is_own(segment):
             tally.share("entropy", sum(segment.entropies), len(segment.entropies))
             tally.share("repetition_fraction", *count_repeated(segment.token_ids))
             tally.observe(_ENTROPY, segment.entropies)
@@ -216,6 +217,10 @@ def _add_tokens(tally: Tally, tree: RolloutTree, num_first: int) -> None:
                 tally.share("entropy_after_tool", sum(window), len(window))
             for status in sorted({result.status for result in results if result is not None}):
                 tally.share(f"entropy_after_{status}", sum(window), len(window))
+
+
+def _is_own(segment: Segment) -> bool:
+    return segment.source is SegmentSource.POLICY
 
 
 def _results_before(tree: RolloutTree, segment: Segment) -> list[ToolResult | None]:
@@ -228,18 +233,18 @@ def _results_before(tree: RolloutTree, segment: Segment) -> list[ToolResult | No
 
 
 def _add_tools(tally: Tally, tree: RolloutTree) -> None:
-    for segment in tree.segments:
-        if segment.tool_call is None or segment.tool_result is None:
-            continue
-        result = segment.tool_result
-        for status in ToolStatus:
-            tally.add(f"tool_{status}_fraction", float(result.status is status))
-        tally.add("tool_cached_fraction", float(result.is_cached))
-        tally.add("tool_shared_fraction", float(result.is_shared))
-        tally.add("tool_duration_s", result.duration_s)
-        tally.observe(_DURATION, [result.duration_s])
-        tally.add("tool_queue_s", result.queue_s)
-        tally.add("tool_attempts", result.num_attempts)
+    called = (segment.tool_result for segment in tree.segments if segment.tool_call is not None)
+    results = [result for result in called if result is not None]
+    statuses, number = Counter(result.status for result in results), len(results)
+    for status in ToolStatus:
+        tally.share(f"tool_{status}_fraction", statuses[status], number)
+    tally.share("tool_cached_fraction", sum(result.is_cached for result in results), number)
+    tally.share("tool_shared_fraction", sum(result.is_shared for result in results), number)
+    tally.share("tool_queue_s", sum(result.queue_s for result in results), number)
+    tally.share("tool_attempts", sum(result.num_attempts for result in results), number)
+    durations = [result.duration_s for result in results]
+    tally.share("tool_duration_s", sum(durations), number)
+    tally.observe(_DURATION, durations)
 
 
 def pass_at_k(num_correct: int, num_samples: int, k: int) -> float:
