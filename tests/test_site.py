@@ -19,6 +19,11 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 PLACE = re.compile(r"`((?:[\w-]+/)*\w+\.py)`\s`([\w.]+)`")
 KEY = re.compile(r"`((?:algorithm|experience|evaluation|reward|rollout|module|data)(?:\.\w+)+)`")
+ANY_KEY = re.compile(
+    r"`((?:algorithm|experience|rollout|module|data|engine|callbacks|trainer|coldstart)(?:\.\w+)+)(?:=[^`]*)?`"
+)
+METRIC = re.compile(r"`((?:rollout|val|train|guard|time|coldstart|publication)/[a-z0-9_]+)`")
+INLINE = re.compile(r"`((?:python|make|aepo-[a-z]+) [^`]+)`")
 OVERRIDE = re.compile(r"^(\+{0,2}|~)([\w/.@]+)=(.*)$", re.DOTALL)
 BUILTINS = {"source", "export", "pip", "tensorboard", "sbatch", "bash", "pytest", "vllm", "cd"}
 COMMAND = (
@@ -88,8 +93,10 @@ def test_python_compiles_and_yaml_parses(path):
 
 
 def commands():
-    """Command lines of all shell blocks: page, words."""
+    """Command lines of all shell blocks, and those within a sentence or a table: page, words."""
     for path in TEXTS:
+        for text in INLINE.findall(BLOCK.sub("", path.read_text())):
+            yield short(path), shlex.split(text)
         for text in blocks(path, "bash", "sh", ""):
             for line in text.replace("\\\n", " ").splitlines():
                 if not line.strip() or not line.startswith(COMMAND):
@@ -149,6 +156,23 @@ def test_overrides_name_options_and_keys_that_exist():
     found = [(page, word) for page, word in found if OVERRIDE.match(word)]
     assert len(found) > 60
     assert [(page, word) for page, word in found if unknown(word)] == []
+
+
+def prose(path):
+    return BLOCK.sub("", path.read_text())
+
+
+def test_keys_within_sentences_exist():
+    found = [(short(path), key) for path in TEXTS for key in sorted(set(ANY_KEY.findall(prose(path))))]
+    assert len(found) > 100
+    assert [(page, key) for page, key in found if key not in keys()] == []
+
+
+def test_metrics_within_sentences_are_logged():
+    logged = set(METRIC.findall((DOCS / "metrics.md").read_text()))
+    found = [(short(path), name) for path in TEXTS for name in sorted(set(METRIC.findall(prose(path))))]
+    assert len(logged) > 200
+    assert [(page, name) for page, name in found if name not in logged and not (ROOT / name).exists()] == []
 
 
 def equations():
