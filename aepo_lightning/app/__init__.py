@@ -19,9 +19,12 @@ paths.py            paths as a shell reads them, and disks that refuse
 report.py           the closing table
 saved_config.py     configurations on disk, brought to the present form
 saved_run.py        what a run has left in its folder
+kept_weights.py     the weights that a run has kept, and which come nearest
+node.py             places in saved trees, by one name in all commands
 targets.py          what a configuration that came with a folder may call
 export.py replay.py the other commands
 smollm2.py          fetches a small pretrained model from the package index
 plan/               memory and batch arithmetic without weights
 evaluation/         aepo-eval
+regrow/             aepo-regrow: trajectories continued from a node
 """

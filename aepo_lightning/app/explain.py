@@ -2,6 +2,7 @@
 
     aepo-explain RUN --question ID --leaf r/3 --token 12
     aepo-explain RUN --question ID --leaf r/3              a line for each trained token
+    aepo-explain RUN --node 'q=ID&leaf=r/3&token=12'       named as in the address of a page of `aepo-view`
 
 The step is made again from what the run has kept: trees, weights and, where other steps of the iteration went before,
 the checkpoint that it began with.
@@ -18,24 +19,10 @@ from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.explained_token import ExplainedToken, ExplainedTrajectory, explain_trajectory
 from aepo_lightning.app.first_difference import chain_name
+from aepo_lightning.app.node import NodeName, find_leaf, find_node
 from aepo_lightning.app.relived_step import RelivedStep, relive
 from aepo_lightning.app.targets import add_allow
-from aepo_lightning.contracts.tree import Leaf, RolloutTree
 from aepo_lightning.errors import ConfigError
-
-
-def find_leaf(tree: RolloutTree, name: str) -> Leaf:
-    """Return a trajectory by its branch path, such as r/3/1, or by its number, from 0.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    names = [chain_name(leaf) for leaf in tree.leaves]
-    if name in names:
-        return tree.leaves[names.index(name)]
-    if name.isdecimal() and int(name) < len(names):
-        return tree.leaves[int(name)]
-    raise ConfigError(f"`--leaf` must be one of {', '.join(names)}, or a number below {len(names)}, but got {name!r}.")
 
 
 def find_token(found: ExplainedTrajectory, place: int) -> ExplainedToken:
@@ -102,16 +89,33 @@ def listed(found: ExplainedTrajectory) -> Iterator[str]:
     yield f"{'sum':>6}{'':>61}{found.share:>+15.8f}"
 
 
+def asked(args: argparse.Namespace) -> tuple[str, str, int | None, int | None]:
+    """Return the question, trajectory, token and iteration that the words of the command name, in parts or as a node.
+
+    Raises:
+        ConfigError: If they name no trajectory, or there is no such node.
+    """
+    if args.node is not None:
+        name = NodeName.parse(args.node)
+        node = find_node(args.folder, name, args.iteration)
+        token = name.token if args.token is None else args.token
+        return node.tree.question.question_id, chain_name(node.leaf), token, node.iteration
+    if args.question is None or args.leaf is None:
+        raise ConfigError("A trajectory must be named, but got none. Give `--question` and `--leaf`, or `--node`.")
+    return args.question, args.leaf, args.token, args.iteration
+
+
 def main() -> None:
     """Run the command line."""
     args = _parser().parse_args()
     find_modules_here()
     quieten_libraries()
     with guarded_command("The run is as it was."):
-        relived = relive(args.folder, args.question, args.iteration, args.allow)
-        tree = next(each for each in relived.trees if each.question.question_id == args.question)
-        found = explain_trajectory(relived, tree, find_leaf(tree, args.leaf))
-        token = None if args.token is None else find_token(found, args.token)
+        question, leaf, place, iteration = asked(args)
+        relived = relive(args.folder, question, iteration, args.allow)
+        tree = next(each for each in relived.trees if each.question.question_id == question)
+        found = explain_trajectory(relived, tree, find_leaf(tree, leaf))
+        token = None if place is None else find_token(found, place)
     if args.json:
         plain = {"step": relived.step, "iteration": relived.iteration, "logged_loss": relived.logged_loss}
         print(json.dumps(plain | asdict(found) | ({} if token is None else {"tokens": [asdict(token)]})))  # noqa: T201
@@ -125,8 +129,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="aepo-explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--question", required=True, help="id of a saved tree")
-    parser.add_argument("--leaf", required=True, help="a trajectory by its branch path (r/3) or its number")
+    parser.add_argument("--node", metavar="ID", help="question, trajectory and token in one, in quotes")
+    parser.add_argument("--question", help="id of a saved tree")
+    parser.add_argument("--leaf", help="a trajectory by its branch path (r/3) or its number")
     parser.add_argument("--token", type=int, help="place in the response, from 0; default: all, a line each")
     parser.add_argument("--iteration", type=int, help="in which the question was asked; default: the first")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

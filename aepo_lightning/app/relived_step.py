@@ -14,8 +14,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from aepo_lightning.app.build import build
+from aepo_lightning.app.kept_weights import find_weights
 from aepo_lightning.app.logged_scalars import read_scalars
-from aepo_lightning.app.replay import find_weights
 from aepo_lightning.app.saved_run import first_policy, load_config
 from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.user_parts import with_functions

@@ -9,32 +9,29 @@ Tools are not called: their results are in the trees. Exit status 1 means that a
 import argparse
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from aepo_lightning.app.build import build, build_data, build_engine, find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
-from aepo_lightning.app.saved_run import SavedPolicy, first_policy, load_config, saved_adapter
+from aepo_lightning.app.kept_weights import find_weights
+from aepo_lightning.app.saved_run import first_policy, load_config, saved_adapter
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.threads import set_threads
-from aepo_lightning.checkpoints import find_checkpoints
-from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.tool import ToolCall, ToolContext, ToolResult, ToolStatus
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.judging import Unjudged
 from aepo_lightning.event_loop import run_in_event_loop
-from aepo_lightning.policy.lora import LoRA
-from aepo_lightning.policy.publishing.archive import WeightsArchive, read_weights
+from aepo_lightning.policy.publishing.archive import read_weights
 from aepo_lightning.rollout import GroupRollout, RolloutJournal, RolloutParts, difference, record_of
 
-_BUILT = (
+BUILT = (
     *("model", "engine", "algorithm", "data", "tools", "reward", "rollout", "experience", "publication_check"),
     "module.adapter",
 )
@@ -86,7 +83,7 @@ def replay_run(
             what is not allowed.
         DataError: If a file is damaged.
     """
-    cfg = load_config(folder, allowed, _BUILT)
+    cfg = load_config(folder, allowed, BUILT)
     set_threads(cfg.num_threads)
     policy, lora = first_policy(cfg, folder), saved_adapter(cfg)
     engine = build_engine(cfg, policy)
@@ -130,36 +127,6 @@ def saved_trees(folder: Path, names: Sequence[str], question_id: str | None) -> 
             yield name, trees
     if is_empty:
         raise ConfigError(f"No tree in {folder} fits; `--question` must be the id of a saved tree.")
-
-
-def find_weights(folder: Path, policy: PolicySource, lora: LoRA | None, version: int) -> Mapping[str, Tensor]:
-    """Return the weights of a run after so many optimiser steps, from wherever they were kept.
-
-    Args:
-        folder: Of the run.
-        policy: What it started from.
-        lora: Settings of the adapter that it trained.
-        version: Optimiser steps.
-
-    Raises:
-        ConfigError: If they were not kept.
-        DataError: If they cannot be read.
-    """
-    archive = WeightsArchive(folder / "rollouts" / "weights")
-    if version in archive.versions():
-        return archive.load(version)
-    if version == 0:
-        return dict(policy.build_model().named_parameters())
-    steps = set()
-    for path in find_checkpoints(folder / "checkpoints"):
-        saved = SavedPolicy.open(path, lora, policy)
-        steps.add(saved.summary.global_step)
-        if saved.summary.global_step == version:
-            return dict(saved.weights())
-    raise ConfigError(
-        f"The weights after {version} optimiser steps must have been kept, but {folder} has those after "
-        f"{archive.versions() + sorted(steps)} steps. Run with `rollout.keep_weights=-1`, or give `--weights FILE`."
-    )
 
 
 def replay_trees(parts: RolloutParts, name: str, trees: list[RolloutTree], num_at_once: int) -> list[Replay]:

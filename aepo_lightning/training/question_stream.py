@@ -62,6 +62,17 @@ class QuestionStream:
         found = [(index, ask_question(self.task, "train", index)) for index in indices]
         return [replace(question, question_id=f"{index}:{question.question_id}") for index, question in found]
 
+    def asked(self, question_id: str) -> Question | None:
+        """Return the training question that has an id of `train`; None if the task has another one in its place."""
+        number = question_id.partition(":")[0]
+        if not number.isdecimal():
+            return None
+        try:
+            (found,) = replace(self, questions_per_iteration=1).train(int(number))
+        except IndexError:
+            return None
+        return found if found.question_id == question_id else None
+
     def state(self, num_asked: int, num_steps_left: int = 0) -> dict[str, Any]:
         """Return a position as plain values: how many questions were asked, and the last of them.
 

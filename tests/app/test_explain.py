@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -105,6 +106,23 @@ def test_what_is_not_there_is_named_with_what_is():
     found = explained(step())[0]
     with pytest.raises(ConfigError, match="`--token` must be the place of a token that the policy sampled"):
         explain.find_token(found, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"question": "a", "leaf": "r/1", "token": 3}, ("a", "r/1", 3, None)),
+        ({"node": "view/train-00002.html#q=q0&leaf=1&token=2"}, ("q0", "r/1", 2, 2)),
+        ({"node": "q=q0&seg=0", "token": 1}, ("q0", "r/0", 1, 2)),
+    ],
+)
+def test_a_trajectory_is_named_in_parts_or_as_a_node(tmp_path, words, expected):
+    tree = replace(TREES[0], question=replace(TREES[0].question, question_id="q0"))
+    RolloutJournal(tmp_path / "rollouts").append("train-00002-rank0", tree)
+    unset = dict.fromkeys(("node", "question", "leaf", "token", "iteration"))
+    assert explain.asked(Namespace(folder=tmp_path, **(unset | words))) == expected
+    with pytest.raises(ConfigError, match="A trajectory must be named, but got none"):
+        explain.asked(Namespace(folder=tmp_path, **unset))
 
 
 SMALL = [
