@@ -9,6 +9,9 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+GOLD = "14"
+"""What hostile expressions are compared with. None of them is that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -119,7 +122,7 @@ def _nested(draw: random.Random) -> str:
         [(r"\frac{1}{1+", "}"), (r"\sqrt{2+", "}"), ("(", ")"), ("{", "}"), (r"\boxed{", "}")]
     )
     depth = draw.choice([20, 60, 1000])
-    return opening * depth + str(draw.randrange(100)) + closing * depth
+    return opening * depth + str(draw.randrange(15, 100)) + closing * depth
 
 
 def _broken(draw: random.Random) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Verdict
 from aepo_lightning.rewards import checkers
 from aepo_lightning.rewards.checkers import MathEquivalence, math_equivalence
-from benchmarks.support.rewards_pairs import Pair, hostile_answers, ordinary_pairs
+from benchmarks.support.rewards_pairs import GOLD, Pair, hostile_answers, ordinary_pairs
 
 _AT_ONCE = 200
 _BEAT_S = 0.02
@@ -85,7 +85,7 @@ def measure_hostile(number: int, num_endless: int, limit_s: float) -> dict[str, 
         num_endless: How many of them never end.
         limit_s: Of one claim.
     """
-    hostile = [Pair(answer=each, gold="14", is_right=False) for each in hostile_answers(number, num_endless)]
+    hostile = [Pair(answer=each, gold=GOLD, is_right=False) for each in hostile_answers(number, num_endless)]
     ordinary = list(ordinary_pairs(max(number // 10, 1), seed=2))
     mixed: list[Pair] = []
     for each, tenth in zip_longest(ordinary, (hostile[start : start + 10] for start in range(0, number, 10))):
