@@ -12,6 +12,7 @@ import yaml
 from docs.support.conf_keys import read_all
 from tests.support.paths import CONF, ROOT
 
+PACKAGE = "aepo_lightning"
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "examples/README.md"]
@@ -90,6 +91,33 @@ def test_python_compiles_and_yaml_parses(path):
         ast.parse(text)
     for text in blocks(path, "yaml"):
         yaml.safe_load(text)
+
+
+def imported(text):
+    """What a block takes from this library: module, name."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    return [(node.module, each.name) for node in nodes for each in node.names if node.module.startswith(PACKAGE)]
+
+
+def is_named(module, name):
+    """Whether the file of a module has a name as a word, read and not imported."""
+    place = ROOT / module.replace(".", "/").replace(f"{PACKAGE}/callbacks", "callbacks")
+    files = (place / "__init__.py", place.with_suffix(".py"), place / f"{name}.py")
+    return (
+        any(re.search(rf"\b{name}\b", each.read_text()) for each in files[:2] if each.is_file()) or files[2].is_file()
+    )
+
+
+def test_blocks_import_what_is_there():
+    found = [(short(path), *each) for path in TEXTS for text in blocks(path, "python") for each in imported(text)]
+    assert len(found) > 30
+    assert [each for each in found if not is_named(*each[1:])] == []
+
+
+@pytest.mark.parametrize("page", ["own_questions", "rewards", "tools"])
+def test_blocks_that_need_nothing_run(page):
+    for text in blocks(DOCS / f"{page}.md", "python"):
+        exec(compile(text, page, "exec"), {"__name__": "block"})
 
 
 def commands():
