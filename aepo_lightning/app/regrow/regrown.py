@@ -1,7 +1,7 @@
 """Chains grown on from a node with the weights, seeds and results of the run, and what differs from the saved one."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from aepo_lightning.app.replay import BUILT
 from aepo_lightning.app.saved_run import first_policy, load_config, saved_adapter
 from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.view.token_text import TokenTexts
-from aepo_lightning.contracts.question import Question
+from aepo_lightning.contracts.question import Question, SegmentSource
 from aepo_lightning.contracts.tool import BranchingToolRunner
 from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
@@ -204,7 +204,7 @@ def compare(node: Node, start: Start, tree: RolloutTree, tools: JournalTools) ->
     """Compare what the policy writes from the node on with what it wrote then."""
     old, new = node.path[start.first_written :], tree.path(tree.leaves[0].segment_id)[start.first_written :]
     tokens = [[token for each in path for token in each.token_ids] for path in (old, new)]
-    numbers = [[each for s in path for each in s.logprobs or [None] * len(s.token_ids)] for path in (old, new)]
+    numbers = [list(_logprobs(path)) for path in (old, new)]
     pairs = enumerate(zip(*tokens, strict=False))
     same = next((place for place, (one, other) in pairs if one != other), min(map(len, tokens)))
     difference = None
@@ -220,3 +220,12 @@ def compare(node: Node, start: Start, tree: RolloutTree, tools: JournalTools) ->
     return GrownChain(
         tree=tree, tools=tools, difference=difference, num_compared=len(gaps), logprob_gap=max(gaps, default=0.0)
     )
+
+
+def _logprobs(path: Sequence[Segment]) -> Iterator[float | None]:
+    """Yield the log-prob of each token; None for those that the policy has not written."""
+    for each in path:
+        if each.source is SegmentSource.POLICY:
+            yield from each.logprobs
+        else:
+            yield from (None for _ in each.token_ids)
