@@ -22,7 +22,7 @@ from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.view.folder import OpenedFolder
 from aepo_lightning.app.view.pages import Shown, make_page
 from aepo_lightning.app.view.server import serve
-from aepo_lightning.app.view.updates import relive_updates
+from aepo_lightning.app.view.updates import Relived, relive_updates
 from aepo_lightning.atomic_files import replacing
 from aepo_lightning.errors import ConfigError
 
@@ -60,18 +60,33 @@ def relive(source: Path, names: Sequence[str] = (), allowed: Sequence[str] = ())
 
     Args:
         source: Folder of the run.
-        names: As for `write_pages`.
+        names: As for `write_pages`. Where none is named, an iteration of which no step can be made again is told of.
         allowed: As for `write_pages`.
 
     Raises:
-        ConfigError: If there are no such iterations, or no step of one can be made again.
+        ConfigError: If there are no such iterations, or no step of one that was named can be made again.
         DataError: If a file is damaged.
     """
     for each in _chosen(rollout_files(source), names):
-        with writing(source):
-            done = relive_updates(source, each.name, allowed)
+        try:
+            done = _relive_one(source, each, allowed)
+        except ConfigError as error:
+            if names:
+                raise
+            yield f"{each.name}: not made again. {error}"
+            continue
         rest = f" The others were not: {done.problem}" if done.problem else ""
         yield f"{each.name}: {done.num_steps} optimiser steps made again, over {done.num_trees} questions.{rest}"
+
+
+def _relive_one(source: Path, files: RolloutFiles, allowed: Sequence[str]) -> Relived:
+    if files.steps:
+        raise ConfigError(
+            f"The rollout of an iteration must be over for its steps to be made again, but that of {files.name} goes "
+            "on, or was cut off. Name another one."
+        )
+    with writing(source):
+        return relive_updates(source, files.name, allowed)
 
 
 def _chosen(present: Sequence[RolloutFiles], names: Sequence[str]) -> list[RolloutFiles]:

@@ -154,6 +154,17 @@ def test_a_link_with_words_that_mean_nothing_shows_the_first_question(page, addr
     assert len(texts(page, "#detail .segment")) == len(page.value("shownTree.leaves[0].path"))
 
 
+def test_siblings_say_how_long_they_are_the_same(page):
+    cases = (([3, 4], 0), ([3, 4], 1), ([3, 4], 2), ([3, 4], 3), ([3, 3], 3))
+    assert [page.value(f"untilWhere({lengths}, {place})") for lengths, place in cases] == [
+        "They differ from the first token on.",
+        "The first token is the same, then they differ.",
+        "The first 2 tokens are the same, then they differ.",
+        "The first 3 tokens are the same, then not all go on.",
+        "They are the same to their ends.",
+    ]
+
+
 def test_calls_of_one_turn_lie_side_by_side_in_the_timeline(page):
     """What the first waited for is drawn below what the second did meanwhile."""
     call = "{source: 'tool', span: [0, 1], result: {status: 'ok', queue: 0, duration: %s}}"

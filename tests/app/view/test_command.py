@@ -9,8 +9,9 @@ from threading import Thread
 import pytest
 
 from aepo_lightning.app.saved_trees import rollout_files
-from aepo_lightning.app.view.command import main, write_pages
+from aepo_lightning.app.view.command import main, relive, write_pages
 from aepo_lightning.app.view.server import HOST, open_server
+from aepo_lightning.app.view.updates import Relived
 from aepo_lightning.contracts.generation import FinishReason, Generation
 from aepo_lightning.contracts.tool import ToolCall, ToolResult
 from aepo_lightning.errors import ConfigError
@@ -49,6 +50,23 @@ def test_files_of_ranks_and_rounds_are_one_page(folder, monkeypatch):
     assert write_pages(folder, folder / "out", ["train-00001"]) == [folder / "out" / "train-00001.html"]
     with pytest.raises(ConfigError, match=r"`--name` must be one of train-00000, train-00001, but got 'train-7'"):
         write_pages(folder, names=["train-7"])
+
+
+def test_what_was_made_again_is_told_of_each_iteration_that_was_asked_for(folder, monkeypatch):
+    done = {"train-00000": Relived(num_steps=2, num_trees=8, problem="")}
+    done["train-00001"] = Relived(num_steps=1, num_trees=4, problem="There is no checkpoint.")
+    monkeypatch.setattr("aepo_lightning.app.view.command.relive_updates", lambda *words: done[words[1]])
+    first, second = relive(folder)
+    assert first == "train-00000: 2 optimiser steps made again, over 8 questions."
+    assert second.endswith(
+        "1 optimiser steps made again, over 4 questions. The others were not: There is no checkpoint."
+    )
+    assert list(relive(folder, ["train-00001"])) == [second]
+    add_tree(folder, "train-00002-rank0", 5)
+    *_, third = relive(folder)
+    assert third.startswith("train-00002: not made again. The rollout of an iteration must be over")
+    with pytest.raises(ConfigError, match="but that of train-00002 goes on, or was cut off"):
+        list(relive(folder, ["train-00002"]))
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path, capsys):

@@ -29,15 +29,14 @@ function otherSettings(decision) {
 }
 
 function comparedWith(decision) {
-  if (decision.P === null) return null;
-  return head.rule.bar === 'tau' ? `tau, ${show(head.rule.settings.tau)}` : `the number drawn, ${show(decision.u, 3)}`;
+  return head.rule.bar === 'tau' ? ['tau', head.rule.settings.tau] : ['the number drawn', decision.u];
 }
 
 function decisionFacts(decision) {
   return el('dl', { class: 'facts numbers' },
     fact('H, entropy that the rule looked at', show(decision.H, 6)), fact(head.rule.baseline === 'own' ? 'H of the first turn of the chain' : 'H of the root', show(decision.H0, 6)), fact('change, H minus H of the root', show(decision.change, 6)),
     fact('branches in a row before, l', decision.l), fact('penalty for each', decision.penalty === null ? 'not on record' : show(decision.penalty)),
-    fact('P, score of the rule', decision.P === null ? 'not on record' : show(decision.P, 6)), fact('number drawn', show(decision.u, 6)), fact('P is compared with', comparedWith(decision)),
+    fact('P, score of the rule', decision.P === null ? 'not on record' : show(decision.P, 6)), fact('number drawn', show(decision.u, 6)), fact('P is compared with', decision.P === null ? null : comparedWith(decision)[0]),
     fact('branches wanted', decision.wanted), fact('branches opened', decision.opened), fact('chain', decision.chain), fact('after turns', decision.turn));
 }
 

@@ -13,6 +13,13 @@ function firstDifference(sequences) {
   return end;
 }
 
+function untilWhere(lengths, place) {
+  if (place === 0) return 'They differ from the first token on.';
+  if (lengths.every((length) => length === place)) return 'They are the same to their ends.';
+  const what = lengths.some((length) => length === place) ? 'then not all go on' : 'then they differ';
+  return `The first ${place === 1 ? 'token is' : `${place} tokens are`} the same, ${what}.`;
+}
+
 // The point to compare at: what was picked, if trajectories part there, else the last one on the way of the trajectory.
 function partingPoint(tree) {
   const picked = Number(state.seg);
@@ -42,8 +49,9 @@ function drawSiblings(tree, pane) {
   const children = tree.children[from].map((child) => (tree.below[child].includes(own) ? own : tree.below[child][0]));
   const ordered = [...children.filter((leaf) => leaf === own), ...children.filter((leaf) => leaf !== own)];
   const shown = ordered.slice(0, COLUMNS);
-  const place = firstDifference(shown.map((leaf) => tokensAfter(tree, tree.leaves[leaf], from)));
-  pane.append(colorChoice(shown.map((leaf) => tree.leaves[leaf])), el('p', {}, `${ordered.length} ways go on from the same state (${segmentLabel(tree, from)}). The first ${place === 1 ? 'token is' : `${place} tokens are`} the same, then they differ.`,
+  const sequences = shown.map((leaf) => tokensAfter(tree, tree.leaves[leaf], from));
+  const place = firstDifference(sequences);
+  pane.append(colorChoice(shown.map((leaf) => tree.leaves[leaf])), el('p', {}, `${ordered.length} ways go on from the same state (${segmentLabel(tree, from)}). ${untilWhere(sequences.map((each) => each.length), place)}`,
     ordered.length > COLUMNS ? ` The first ${COLUMNS} are shown; choose another trajectory in the tree to see it.` : ''),
     el('div', { class: 'siblings', style: { '--columns': shown.length } }, shown.map((leaf) => siblingColumn(tree, leaf, from, place))));
 }
