@@ -10,7 +10,7 @@ there is a difference.
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from aepo_lightning.app.command import guarded_command, quieten_libraries, speak
 from aepo_lightning.app.differences import find_differences, listing
 from aepo_lightning.app.first_difference import UPDATE, Decode, FirstDifference, SavedRun, first_difference
 from aepo_lightning.app.logged_scalars import read_scalars
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.app.saved_run import first_policy, load_config
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.errors import AepoError, ConfigError
 
 _CAUSES = {
     "weights": ("model", "coldstart", "seed", "module", "adapter"),
-    "question": ("data", "seed", "rollout.chat_format"),
+    "question": ("data", "seed", "rollout.chat_format", "tools", "model"),
     "seed": ("seed", "data.seed"),
     "budget": ("algorithm", "rollout"),
     "decision": ("algorithm.branch_policy", "algorithm", "engine"),
@@ -36,8 +37,8 @@ _CAUSES = {
     "tool result": ("tools", "data"),
     "end": ("rollout.sampling", "engine", "algorithm", "tools"),
     "reward": ("reward", "rollout.scoring"),
-    "loss": ("algorithm", "experience", "module"),
-    "gradient": ("module", "algorithm", "experience", "strategy", "trainer"),
+    "loss": ("algorithm", "experience", "module", "strategy", "trainer", "num_threads"),
+    "gradient": ("module", "algorithm", "experience", "strategy", "trainer", "num_threads"),
 }
 """Parts of the configuration that bear on each kind of difference, the nearest first."""
 
@@ -52,6 +53,8 @@ class RunDifference:
     near: Sequence[str]
     """Differences of the configurations that bear on it."""
     others: Sequence[str]
+    unseen: Sequence[str]
+    """What was not compared, because one of them has none of it; sentences."""
 
 
 def compare_runs(one: Path, other: Path, allowed: Sequence[str] = ()) -> RunDifference:
@@ -63,21 +66,42 @@ def compare_runs(one: Path, other: Path, allowed: Sequence[str] = ()) -> RunDiff
         allowed: What their configurations may name beside the parts of this library; only the model is built.
 
     Raises:
-        ConfigError: If one is not the folder of a run, or they have no rollouts of the same name.
+        ConfigError: If one is not the folder of a run, or they have nothing that can be compared.
         DataError: If a file is damaged.
     """
     configs = [load_config(folder, allowed, ("model",)) for folder in (one, other)]
     runs = [SavedRun(folder=folder, scalars=read_scalars(folder, UPDATE)) for folder in (one, other)]
-    if not set(runs[0].rollouts) & set(runs[1].rollouts):
-        raise ConfigError(f"{one} and {other} must have rollouts of the same iterations, but have none. Name two runs.")
+    shared = set(runs[0].rollouts) & set(runs[1].rollouts)
+    numbers = [run.scalars.get(UPDATE[0], {}) for run in runs]
+    if not shared and not numbers[0].keys() & numbers[1].keys():
+        raise ConfigError(
+            f"{one} and {other} must have rollouts or optimiser steps of the same number, but have none. Name two runs."
+        )
     first, num_same = first_difference(runs[0], runs[1], _decoder(configs[0], one))
-    found = find_differences(configs[0], configs[1], trained=False, own_folder=False)
+    found = find_differences(*configs, trained=False, own_folder=False, also=("num_threads",))
     causes = _CAUSES.get(first.kind, ()) if first is not None else ()
     ranked = sorted(found, key=lambda each: _rank(each.key, causes))
     near = [each.change for each in ranked if _rank(each.key, causes) < len(causes)]
     return RunDifference(
-        first=first, num_same=num_same, near=near, others=[each.change for each in ranked[len(near) :]]
+        first=first,
+        num_same=num_same,
+        near=near,
+        others=[each.change for each in ranked[len(near) :]],
+        unseen=list(_unseen(runs)),
     )
+
+
+def _unseen(runs: Sequence[SavedRun]) -> Iterator[str]:
+    """Yield what only one of two runs has, or neither."""
+    first, second = runs
+    for word, run, its in (("first", first, second), ("second", second, first)):
+        if own := set(run.rollouts) - set(its.rollouts):
+            yield f"The {word} run has {len(own)} rollouts that the other has not."
+    for word, run in zip(("first", "second"), runs, strict=True):
+        if cut := [name for name in run.rollouts if not run.is_over(name)]:
+            yield f"{cut[-1]} of the {word} run was cut off: what there is of it counts."
+        if not run.scalars:
+            yield f"The {word} run has no losses and gradients in {run.folder / 'tensorboard'}."
 
 
 def _rank(key: str, causes: Sequence[str]) -> int:
@@ -98,13 +122,14 @@ def told(found: RunDifference) -> str:
     first = found.first
     if first is None:
         lines = [f"The runs are the same, bit for bit, in the {found.num_same} rollouts that both have and after them."]
-        return "\n".join([*lines, *_told_configs("Their configurations differ in", found.others)])
+        return "\n".join([*lines, *found.unseen, *_told_configs("Their configurations differ in", found.others)])
     lines = [
         f"Rollouts that are the same: {found.num_same}. The first difference is a {first.kind}:",
         f"  {first.where}",
         *([f"  after     {first.context!r}"] if first.context else []),
         f"  first     {first.one}",
         f"  second    {first.other}",
+        *found.unseen,
         *_told_configs("Of the configurations, this bears on it", found.near),
         *_told_configs("They also differ in", found.others),
     ]
@@ -135,7 +160,7 @@ def main() -> None:
     quieten_libraries()
     with guarded_command("Both runs are as they were."):
         found = compare_runs(args.one, args.other, args.allow)
-        print(json.dumps(asdict(found)) if args.json else told(found))  # noqa: T201
+        print_text(json.dumps(asdict(found)) if args.json else told(found))
     sys.exit(found.first is not None)
 
 

@@ -74,7 +74,9 @@ class Difference:
         return f"{self.verdict:<8}  {self.change}{reason}"
 
 
-def find_differences(saved: DictConfig, wanted: DictConfig, *, trained: bool, own_folder: bool) -> list[Difference]:
+def find_differences(
+    saved: DictConfig, wanted: DictConfig, *, trained: bool, own_folder: bool, also: Sequence[str] = ()
+) -> list[Difference]:
     """Return what differs, in the order of the configuration.
 
     Args:
@@ -83,10 +85,11 @@ def find_differences(saved: DictConfig, wanted: DictConfig, *, trained: bool, ow
         trained: Whether there is a checkpoint to go on from. Without one the stages before it are done again where they
             do not fit, so that everything can be applied.
         own_folder: Whether the run goes on in its folder, and is not a new one from its checkpoint.
+        also: Keys that say how to start a run, and are compared nevertheless.
     """
     is_penalty_free = any(OmegaConf.select(cfg, _TARGET) is None for cfg in (saved, wanted))
     found = []
-    for key, old, new in _unequal(saved, wanted):
+    for key, old, new in _unequal(saved, wanted, also):
         verdict, reason = Verdict.APPLIED, ""
         if trained and (cause := _refusal(key, old, new, own_folder)):
             verdict, reason = Verdict.REFUSED, cause
@@ -133,7 +136,7 @@ def _refusal(key: str, old: Any, new: Any, own_folder: bool) -> str:
     return next((reason for pattern, reason in _REFUSED.items() if fnmatchcase(key, pattern)), "")
 
 
-def _unequal(saved: DictConfig, wanted: DictConfig) -> Iterator[tuple[str, Any, Any]]:
+def _unequal(saved: DictConfig, wanted: DictConfig, also: Sequence[str]) -> Iterator[tuple[str, Any, Any]]:
     """Yield keys whose values differ as they are written and as they are read.
 
     A value that refers to another key differs only where that one does, and is listed there.
@@ -141,7 +144,8 @@ def _unequal(saved: DictConfig, wanted: DictConfig) -> Iterator[tuple[str, Any, 
     old, new = dict(_leaves(saved)), dict(_leaves(wanted))
     for key in dict.fromkeys((*new, *old)):
         before, after = old.get(key, _MISSING), new.get(key, _MISSING)
-        if key.split(".")[0] in _WHERE or _equal(before, after):
+        is_where = key.split(".")[0] in _WHERE and key not in also
+        if is_where or _equal(before, after):
             continue
         if not _equal(_resolved(saved, key, before), _resolved(wanted, key, after)):
             yield key, before, after
@@ -175,4 +179,5 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _shown(value: Any) -> str:
     text = "(not there)" if value is _MISSING else "null" if value is None else str(value)
+    text = text if text.isprintable() else repr(value)
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."

@@ -1,13 +1,14 @@
 """The first thing in which two runs differ, in the order in which it happened: trees, updates, weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from aepo_lightning.app.saved_run import training_rollouts
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tree import BranchDecision, Leaf, RolloutTree, Segment
 from aepo_lightning.policy.publishing.archive import WeightsArchive
@@ -45,12 +46,16 @@ class SavedRun:
     @property
     def rollouts(self) -> list[str]:
         """Names of the rollouts whose trees were kept, in order."""
-        paths = (self.folder / "rollouts").glob("train-*.jsonl")
-        return sorted(path.stem for path in paths if "." not in path.stem)
+        return training_rollouts(self.folder)
 
-    def trees(self, name: str) -> list[RolloutTree]:
-        """Return the trees of a rollout."""
-        return list(RolloutJournal(self.folder / "rollouts").read(name))
+    @property
+    def journal(self) -> RolloutJournal:
+        """Its trees."""
+        return RolloutJournal(self.folder / "rollouts")
+
+    def is_over(self, name: str) -> bool:
+        """Return whether a rollout has all its trees, in the order of their questions."""
+        return not self.journal.steps_path(name).exists()
 
     @property
     def archive(self) -> WeightsArchive:
@@ -61,6 +66,8 @@ class SavedRun:
 def first_difference(one: SavedRun, other: SavedRun, decode: Decode) -> tuple[FirstDifference | None, int]:
     """Return where two runs part, or None if they do not as far as both have gone, and how many rollouts are the same.
 
+    Of a rollout that was cut off, what there is of it is compared.
+
     Args:
         one: A run.
         other: Another run.
@@ -69,20 +76,32 @@ def first_difference(one: SavedRun, other: SavedRun, decode: Decode) -> tuple[Fi
     num_same, last = 0, -1
     for name in one.rollouts:
         if name not in other.rollouts:
-            break
-        trees, others = one.trees(name), other.trees(name)
+            continue
+        trees, others = (list(run.journal.read(name)) for run in (one, other))
         version = trees[0].weights_version if trees else last
         for found in (_in_updates(one, other, last, version), _in_weights(one, other, version)):
             if found is not None and version != last:
                 return found, num_same
-        for tree, theirs in zip(trees, others, strict=False):
+        is_whole = one.is_over(name) and other.is_over(name)
+        for tree, theirs in _pairs(trees, others, is_whole):
             if (found := _in_tree(name, tree, theirs, decode)) is not None:
                 return found, num_same
-        if len(trees) != len(others):
+        if is_whole and len(trees) != len(others):
             counts = f"{len(trees)} questions", f"{len(others)} questions"
             return FirstDifference(kind="question", where=name, one=counts[0], other=counts[1]), num_same
-        num_same, last = num_same + 1, version
+        num_same, last = num_same + is_whole, version
     return _in_updates(one, other, last, None), num_same
+
+
+def _pairs(
+    trees: Sequence[RolloutTree], others: Sequence[RolloutTree], is_whole: bool
+) -> Iterable[tuple[RolloutTree, RolloutTree]]:
+    """Return trees beside each other: in their order, or of equal questions where they stand as they were finished."""
+    if is_whole:
+        return zip(trees, others, strict=False)
+    by_question = {tree.question.question_id: tree for tree in others}
+    questions = [(tree, by_question.get(tree.question.question_id)) for tree in trees]
+    return [(tree, theirs) for tree, theirs in questions if theirs is not None]
 
 
 def _in_updates(one: SavedRun, other: SavedRun, start: int, stop: int | None) -> FirstDifference | None:
@@ -91,7 +110,7 @@ def _in_updates(one: SavedRun, other: SavedRun, start: int, stop: int | None) ->
     for step in (step for step in steps if start <= step and (stop is None or step < stop)):
         for name, kind in zip(UPDATE, ("loss", "gradient"), strict=True):
             mine, theirs = (run.scalars.get(name, {}).get(step) for run in (one, other))
-            if mine is not None and theirs is not None and mine != theirs:
+            if mine is not None and theirs is not None and not _same_number(mine, theirs):
                 where = f"{name}, optimiser step {step}"
                 return FirstDifference(kind=kind, where=where, one=f"{mine:.8g}", other=f"{theirs:.8g}")
     return None
@@ -115,20 +134,27 @@ def _in_weights(one: SavedRun, other: SavedRun, version: int) -> FirstDifference
     return FirstDifference(kind="weights", where=where, one=shown[0], other=shown[1])
 
 
+def _same_number(mine: float, theirs: float) -> bool:
+    return mine == theirs or (math.isnan(mine) and math.isnan(theirs))
+
+
 def _same_tensor(mine: Tensor, theirs: Tensor) -> bool:
-    return mine.shape == theirs.shape and torch.equal(mine, theirs)
+    if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
+        return False
+    return bool(((mine == theirs) | (mine.isnan() & theirs.isnan())).all())
 
 
 def _in_tree(name: str, tree: RolloutTree, other: RolloutTree, decode: Decode) -> FirstDifference | None:
     """Return the difference of two trees that comes first along their trajectories."""
     where = f"{name}, question {tree.question.question_id!r}"
-    for kind, mine, theirs in (
-        ("question", tree.question.question_id, other.question.question_id),
-        ("question", decode(tree.segments[0].token_ids), decode(other.segments[0].token_ids)),
-        ("seed", tree.seed, other.seed),
-    ):
-        if mine != theirs:
-            return FirstDifference(kind=kind, where=where, one=str(mine), other=str(theirs))
+    ids = tree.question.question_id, other.question.question_id
+    if ids[0] != ids[1]:
+        return FirstDifference(kind="question", where=where, one=repr(ids[0]), other=repr(ids[1]))
+    prompts = tree.segments[0], other.segments[0]
+    if (unequal := _in_segment(f"{where}, prompt", *prompts, [], decode)) is not None:
+        return replace(unequal[1], kind="question")
+    if tree.seed != other.seed:
+        return FirstDifference(kind="seed", where=where, one=str(tree.seed), other=str(other.seed))
     theirs_by_chain = {leaf.seed_path: leaf for leaf in other.leaves}
     found: list[tuple[int, FirstDifference]] = []
     for leaf in tree.leaves:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from aepo_lightning.app.build import build
 from aepo_lightning.app.kept_weights import find_weights
 from aepo_lightning.app.logged_scalars import read_scalars
-from aepo_lightning.app.saved_run import first_policy, load_config
+from aepo_lightning.app.saved_run import first_policy, load_config, training_rollouts
 from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.user_parts import with_functions
 from aepo_lightning.checkpoints import find_checkpoints, verify_checkpoint
@@ -196,16 +196,10 @@ def _refuse(cfg: DictConfig) -> None:
         raise ConfigError("`data.overlap` must be false for a step to be made again: its trees are of older weights.")
 
 
-def _names(folder: Path, iteration: int | None = None) -> list[str]:
-    pattern = "train-*-rank*.jsonl" if iteration is None else f"train-{iteration:05d}-rank*.jsonl"
-    paths = [path for path in (folder / "rollouts").glob(pattern) if "." not in path.stem]
-    return [path.stem for path in sorted(paths, key=lambda path: (len(path.stem), path.stem))]
-
-
 def _iteration_of(folder: Path, question_id: str) -> int:
     journal = RolloutJournal(folder / "rollouts")
     shown: list[str] = []
-    for name in _names(folder):
+    for name in training_rollouts(folder):
         for tree in journal.read(name):
             if tree.question.question_id == question_id:
                 return int(name.split("-")[1])
@@ -218,9 +212,13 @@ def _iteration_of(folder: Path, question_id: str) -> int:
 
 def _trees(folder: Path, iteration: int, questions_per_step: int) -> list[RolloutTree]:
     """Return the trees of an iteration in the order of its steps: each takes its share from every rank."""
-    journal, names = RolloutJournal(folder / "rollouts"), _names(folder, iteration)
+    journal, names = RolloutJournal(folder / "rollouts"), training_rollouts(folder, iteration)
     if not names:
         raise ConfigError(f"`--iteration` must have trees in {folder / 'rollouts'}, but {iteration} has none.")
+    if any(journal.steps_path(name).exists() for name in names):
+        raise ConfigError(
+            f"`--iteration` must be one whose rollout is over, but {iteration} was cut off: no step followed."
+        )
     by_rank = [list(journal.read(name)) for name in names]
     own = max(1, questions_per_step // len(by_rank))
     starts = range(0, max(map(len, by_rank)), own)

@@ -1,5 +1,6 @@
 """What a run has left in its folder: its configuration, the policy that it started from, checkpoints."""
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,18 @@ def load_config(folder: Path, allowed: Sequence[str] = (), sections: Sequence[st
     cfg = read_config(path)
     check_targets(cfg, str(path), allowed, sections)
     return cfg
+
+
+def training_rollouts(folder: Path, iteration: int | None = None) -> list[str]:
+    """Return the names of the rollouts of training whose trees a run has kept, in order.
+
+    Args:
+        folder: Of the run.
+        iteration: Only this one's, a name for each rank and each round of dynamic sampling.
+    """
+    pattern = "train-*.jsonl" if iteration is None else f"train-{iteration:05d}-*.jsonl"
+    stems = (path.stem for path in (folder / "rollouts").glob(pattern) if "." not in path.stem)
+    return sorted(stems, key=lambda stem: [int(number) for number in re.findall(r"\d+", stem)])
 
 
 def first_policy(cfg: DictConfig, folder: Path) -> PolicySource:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from aepo_lightning.app.evaluation.tables import print_tables, print_text
+from aepo_lightning.app.evaluation.tables import print_tables
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.comparison import Comparison, compare_results, protocol_differences
 from aepo_lightning.evaluation.report import Table

@@ -17,7 +17,7 @@ from rich.text import Text
 from aepo_lightning.app.build import build
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.evaluation.judges import describe_work
-from aepo_lightning.app.evaluation.tables import plain_console, print_text
+from aepo_lightning.app.printed import plain_console, print_text
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.calibration import Calibration

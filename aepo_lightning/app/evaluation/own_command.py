@@ -13,8 +13,8 @@ from aepo_lightning.app.evaluation.folder import OUTPUT_ROOT, choose_folder, eva
 from aepo_lightning.app.evaluation.own_questions import evaluate_run, printed_by_training
 from aepo_lightning.app.evaluation.run_policy import run_of
 from aepo_lightning.app.evaluation.show import make_report
-from aepo_lightning.app.evaluation.tables import plain_console, print_text
 from aepo_lightning.app.overrides import config_keys, suggest
+from aepo_lightning.app.printed import plain_console, print_text
 from aepo_lightning.app.saved_run import load_config
 from aepo_lightning.app.words import parse
 from aepo_lightning.atomic_files import write_json

@@ -18,7 +18,8 @@ from aepo_lightning.app.build import build
 from aepo_lightning.app.evaluation.composing import EVAL, composed_config
 from aepo_lightning.app.evaluation.folder import evaluation_folder, load_evaluation
 from aepo_lightning.app.evaluation.judges import build_judge, judge_work
-from aepo_lightning.app.evaluation.tables import print_tables, print_text
+from aepo_lightning.app.evaluation.tables import print_tables
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.contracts.checker import AnswerChecker

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aepo_lightning.app.evaluation.published import ALL, published_scores_of, rule_note, saved_suite
-from aepo_lightning.app.evaluation.tables import print_tables, print_text
+from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.app.paths import writing
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.evaluation.labelled import read_calibration
 from aepo_lightning.evaluation.report import Report
 from aepo_lightning.evaluation.results_file import read_evaluation

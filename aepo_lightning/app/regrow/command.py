@@ -20,8 +20,8 @@ from rich.text import Text
 
 from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
-from aepo_lightning.app.evaluation.tables import plain_console
 from aepo_lightning.app.node import NodeName
+from aepo_lightning.app.printed import plain_console, print_text
 from aepo_lightning.app.regrow.page import write_page
 from aepo_lightning.app.regrow.regrown import Wish, regrow
 from aepo_lightning.app.regrow.told import plain, told
@@ -47,13 +47,13 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.html is not None:
             write_page(args.html, args.folder, regrown, args.allow)
     if args.json:
-        print(json.dumps(plain(regrown)))  # noqa: T201
+        print_text(json.dumps(plain(regrown)))
     else:
         console = plain_console()
         for each in told(regrown):
             console.print(each, soft_wrap=isinstance(each, Text))
         if args.html is not None:
-            print(args.html)  # noqa: T201
+            print_text(str(args.html))
     sys.exit(regrown.must_be_same and regrown.chains[0].difference is not None)
 
 

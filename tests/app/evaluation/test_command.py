@@ -11,7 +11,7 @@ from aepo_lightning.app.evaluation.command import SUB_COMMANDS, SubCommand, main
 from aepo_lightning.app.evaluation.folder import CONFIG, choose_folder, evaluation_folder, load_evaluation
 from aepo_lightning.app.evaluation.own_command import _settled, render_own, unequal
 from aepo_lightning.app.evaluation.own_questions import HeldOut, as_logged, printed_by_training
-from aepo_lightning.app.evaluation.tables import plain_console, print_text
+from aepo_lightning.app.printed import plain_console, print_text
 from aepo_lightning.errors import ConfigError, DataError
 from tests.support.builders import make_question
 
