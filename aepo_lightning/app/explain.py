@@ -20,6 +20,7 @@ from aepo_lightning.app.command import guarded_command, quieten_libraries, speak
 from aepo_lightning.app.explained_token import ExplainedToken, ExplainedTrajectory, explain_trajectory
 from aepo_lightning.app.first_difference import chain_name
 from aepo_lightning.app.node import NodeName, find_leaf, find_node
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.app.relived_step import RelivedStep, relive
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.errors import ConfigError
@@ -29,16 +30,19 @@ def find_token(found: ExplainedTrajectory, place: int) -> ExplainedToken:
     """Return a trained token by its place in the response.
 
     Raises:
-        ConfigError: If there is none, or it was not trained.
+        ConfigError: If there is none, or it is of a tool result.
     """
     token = next((each for each in found.tokens if each.place == place), None)
-    if token is None:
-        places = [each.place for each in found.tokens]
-        raise ConfigError(
-            f"`--token` must be the place of a token that the policy sampled, from {places[0]} to {places[-1]} with "
-            f"gaps where tool results stand, but got {place}. Without it all are listed."
-        )
-    return token
+    if token is not None:
+        return token
+    length, places = found.num_response_tokens, [each.place for each in found.tokens]
+    if not 0 <= place < length:
+        raise ConfigError(f"`--token` must be a place in the response, from 0 to {length - 1}, but got {place}.")
+    nearest = sorted(sorted(places, key=lambda each: abs(each - place))[:2])
+    raise ConfigError(
+        f"`--token` must be the place of a token that the policy sampled, but that at {place} is of a tool result, "
+        f"which is not trained. The nearest that are: {', '.join(map(str, nearest)) or 'none'}."
+    )
 
 
 def told(relived: RelivedStep, found: ExplainedTrajectory, token: ExplainedToken) -> Iterator[str]:
@@ -118,10 +122,10 @@ def main() -> None:
         token = None if place is None else find_token(found, place)
     if args.json:
         plain = {"step": relived.step, "iteration": relived.iteration, "logged_loss": relived.logged_loss}
-        print(json.dumps(plain | asdict(found) | ({} if token is None else {"tokens": [asdict(token)]})))  # noqa: T201
+        print_text(json.dumps(plain | asdict(found) | ({} if token is None else {"tokens": [asdict(token)]})))
         return
     for line in listed(found) if token is None else told(relived, found, token):
-        print(line)  # noqa: T201
+        print_text(line)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -56,7 +56,10 @@ class ExplainedTrajectory:
 
     reward: float
     group_rewards: Sequence[float]
+    num_response_tokens: int
+    """Those of tool results included, which are not trained."""
     tokens: Sequence[ExplainedToken]
+    """Those that are trained."""
     share: float
     step_loss: float
     """Summed over the tokens of the step."""
@@ -77,34 +80,57 @@ def explain_trajectory(relived: RelivedStep, tree: RolloutTree, leaf: Leaf) -> E
     trajectory = tree.trajectory(leaf)
     loss = relived.module.policy_loss
     shares: list[Tensor] = []
-    found: tuple[TrajectoryBatch, LossParts, TokenScores, int] | None = None
+    found: list[tuple[tuple[TrajectoryBatch, LossParts, TokenScores, int], Tensor]] = []
     group = next(place for place, each in enumerate(relived.trees) if each is tree)
     for batch in relived.minibatch.micro_batches:
         scores = _scores(relived, batch)
         parts = loss.parts(scores, batch)
         shares.append(_shares(loss, parts.total.detach(), batch, relived))
-        for row, length in enumerate(batch.lengths.tolist()):
-            is_it = batch.input_ids[row, :length].tolist() == trajectory.token_ids
-            if found is None and is_it and int(batch.group_index[row]) == group:
-                found, own = (batch, parts, scores, row), shares[-1]
-    if found is None:
-        raise ConfigError("`--leaf` must be a trajectory that was trained on, but this one was left out of the step.")
-    batch, parts, scores, row = found
+        rows = _rows_of(batch, group, trajectory.token_ids)
+        found += [((batch, parts, scores, row), shares[-1]) for row in rows]
+    if not found or not leaf.is_scored:
+        raise ConfigError(f"`--leaf` must be a trajectory that was trained on, but this one was not: {_why_not(leaf)}.")
+    chosen, own = found[min(_num_twins_before(tree, leaf), len(found) - 1)]
+    batch, parts, scores, row = chosen
     places = [place for place, is_own in enumerate(batch.response_mask[row].tolist()) if is_own]
     states = ClipStates(loss, parts)
     (gradient,) = torch.autograd.grad(parts.objective.sum(), scores.logprobs)
     tokens = [
-        _token(relived, found, place, trajectory.prompt_length, states, gradient, float(own[row, place]))
+        _token(relived, chosen, place, trajectory.prompt_length, states, gradient, float(own[row, place]))
         for place in places
     ]
     return ExplainedTrajectory(
         reward=float(batch.rewards[row]),
         group_rewards=[reward for _, reward in tree.scored_leaves],
+        num_response_tokens=len(trajectory.token_ids) - trajectory.prompt_length,
         tokens=tokens,
         share=float(own[row].double().sum()),
         step_loss=float(sum(each.double().sum() for each in shares)),
         num_step_tokens=float(relived.minibatch.global_num_tokens),
     )
+
+
+def _rows_of(batch: TrajectoryBatch, group: int, token_ids: Sequence[int]) -> list[int]:
+    """Return the rows of a batch that hold these tokens of a group."""
+    rows = range(len(batch.lengths))
+    own = [row for row in rows if int(batch.group_index[row]) == group]
+    return [row for row in own if batch.input_ids[row, : int(batch.lengths[row])].tolist() == list(token_ids)]
+
+
+def _num_twins_before(tree: RolloutTree, leaf: Leaf) -> int:
+    """Return how many trained trajectories before this one have the same tokens."""
+    token_ids = tree.token_ids(leaf.segment_id)
+    scored = [each for each, _ in tree.scored_leaves]
+    before = scored[: next(place for place, each in enumerate(scored) if each is leaf)]
+    return sum(tree.token_ids(each.segment_id) == token_ids for each in before)
+
+
+def _why_not(leaf: Leaf) -> str:
+    """Say why a trajectory is in no batch."""
+    if leaf.reward is None or not leaf.reward.is_scored:
+        reason = "" if leaf.reward is None else leaf.reward.reason
+        return f"it has no reward{f' ({reason})' if reason else ''}"
+    return f"the configuration leaves it out (it ended by {leaf.stop_reason}), or its group"
 
 
 def _scores(relived: RelivedStep, batch: TrajectoryBatch) -> TokenScores:

@@ -18,24 +18,35 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.objectives import Cispo, ClippedSurrogate, ImportanceCorrection, KLPenalty, LossAggregation
 from aepo_lightning.rollout import RolloutJournal
 from tests.support.commands import run_command
-from tests.support.training import build_experience, built_module, perturb, random_trees
+from tests.support.training import (
+    build_experience,
+    built_module,
+    make_tree,
+    perturb,
+    policy_turn,
+    random_trees,
+    tool_turn,
+)
 
 TREES = random_trees(2, group=2, longest=5)
 
 
-def step(objective=None, packing="padded", **options):
+def step(objective=None, packing="padded", trees=TREES, **options):
     """A step under weights that are no longer those which its data are of."""
     module = built_module(objective=objective or ClippedSurrogate(preserve_high=1.0), **options)
     parts = {"shaping": EntropyShaping(), "kl_cov": KLCov(coefficient=0.5, fraction=0.5), "packing": packing}
-    (minibatch,) = build_experience(module, TREES, max_tokens_per_micro_batch=80, **parts)
+    (minibatch,) = build_experience(module, trees, max_tokens_per_micro_batch=80, **parts)
     perturb(module.network)
     return RelivedStep(
-        module=module, policy=module.policy, minibatch=minibatch, trees=TREES, iteration=0, step=0, logged_loss=None
+        module=module, policy=module.policy, minibatch=minibatch, trees=trees, iteration=0, step=0, logged_loss=None
     )  # fmt: skip
 
 
 def explained(relived):
     return [explain_trajectory(relived, tree, leaf) for tree in TREES for leaf in tree.leaves]
+
+
+NEUTRAL = {"entropy_bonus": 0, "kl_penalty": 0, "distance_penalty": 0, "importance_weight": 1}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +72,16 @@ def test_the_numbers_of_all_tokens_add_up_to_the_loss(options):
     with torch.no_grad():
         expected = sum(float(module.policy_loss(module.network, b, minibatch)[0]) for b in minibatch.micro_batches)
     found = explained(relived)
+    tokens = [token for each in found for token in each.tokens]
+    on = {name for name, value in NEUTRAL.items() if any(getattr(token, name) != value for token in tokens)}
+    expected_on = {
+        "kl_penalty": "kl_penalty",
+        "entropy_coefficient": "entropy_bonus",
+        "importance_correction": "importance_weight",
+    }
+    assert on == {"distance_penalty", *(name for key, name in expected_on.items() if key in options)}
+    assert any(token.advantage != token.advantage_before_shaping for token in tokens)
+    assert any(token.clip_state.startswith("beyond") for token in tokens)
     assert sum(token.share for each in found for token in each.tokens) == pytest.approx(expected, rel=1e-5, abs=1e-7)
     for each in found:
         assert each.step_loss == pytest.approx(expected, rel=1e-5, abs=1e-7)
@@ -104,8 +125,38 @@ def test_what_is_not_there_is_named_with_what_is():
     with pytest.raises(ConfigError, match=r"`--leaf` must be one of r/0, r/1, or a number below 2"):
         explain.find_leaf(TREES[0], "r/9")
     found = explained(step())[0]
-    with pytest.raises(ConfigError, match="`--token` must be the place of a token that the policy sampled"):
-        explain.find_token(found, 10_000)
+    last = found.num_response_tokens - 1
+    for place in (-1, last + 1):
+        with pytest.raises(ConfigError, match=f"`--token` must be a place in the response, from 0 to {last}, but got"):
+            explain.find_token(found, place)
+
+
+def tree_of(*rewards):
+    """Trajectories of the same tokens, of which the third is of a tool."""
+    return make_tree([[policy_turn(5, 6), tool_turn(7), policy_turn(8)] for _ in rewards], list(rewards))
+
+
+def test_a_token_of_a_tool_result_is_refused_with_those_beside_it():
+    relived = step(trees=[tree_of(0.0, 1.0)])
+    found = explain_trajectory(relived, relived.trees[0], relived.trees[0].leaves[0])
+    assert [each.place for each in found.tokens] == [0, 1, 3]
+    with pytest.raises(ConfigError, match=r"that at 2 is of a tool result.*The nearest that are: 1, 3\."):
+        explain.find_token(found, 2)
+
+
+def test_trajectories_of_the_same_tokens_are_told_apart():
+    relived = step(trees=[tree_of(0.0, 1.0, 0.25)])
+    found = [explain_trajectory(relived, relived.trees[0], leaf) for leaf in relived.trees[0].leaves]
+    assert [each.reward for each in found] == [0.0, 1.0, 0.25]
+    assert sum(each.share for each in found) == pytest.approx(found[0].step_loss, rel=1e-5, abs=1e-7)
+
+
+def test_a_trajectory_without_a_reward_is_refused_with_the_reason():
+    unscored = tree_of(0.0, 1.0, 0.5)
+    unscored.leaves[2].reward = replace(unscored.leaves[2].reward, is_scored=False, reason="The judge is down.")
+    relived = step(trees=[unscored])
+    with pytest.raises(ConfigError, match=r"this one was not: it has no reward \(The judge is down\.\)"):
+        explain_trajectory(relived, unscored, unscored.leaves[2])
 
 
 @pytest.mark.parametrize(
@@ -137,6 +188,31 @@ SMALL = [
 ]
 
 
+ALL_PARTS = [
+    "algorithm.kl_penalty.coefficient=0.1",
+    "module.importance_correction.mode=truncated",
+    "module.importance_correction.cap=1.001",
+    "module.entropy_coefficient=0.01",
+    "experience.num_epochs=2",
+]
+
+
+@pytest.mark.slow
+def test_a_run_with_every_part_of_the_loss_logs_what_the_parts_add_up_to(tmp_path):
+    done = run_command("train.py", *SMALL, *ALL_PARTS, f"run_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    losses = read_scalars(tmp_path, ("train/loss",))["train/loss"]
+    trees = list(RolloutJournal(tmp_path / "rollouts").read("train-00001-rank0"))
+    for tree, place in ((trees[0], 4), (trees[4], 5)):  # two steps in each of two passes go before
+        relived = relive(tmp_path, tree.question.question_id)
+        own = next(each for each in relived.trees if each.question.question_id == tree.question.question_id)
+        found = explain_trajectory(relived, own, own.leaves[0])
+        assert (relived.step, relived.logged_loss) == (place, losses[place])
+        assert found.step_loss == pytest.approx(losses[place], rel=1e-4, abs=1e-6)
+        assert all(token.entropy_bonus > 0 for token in found.tokens)
+        assert any(token.kl_penalty > 0 for token in found.tokens)
+
+
 @pytest.mark.slow
 def test_every_step_of_a_run_is_made_again_with_its_logged_loss(tmp_path, monkeypatch, capsys):
     done = run_command("train.py", *SMALL, f"run_dir={tmp_path}")
@@ -162,6 +238,16 @@ def test_every_step_of_a_run_is_made_again_with_its_logged_loss(tmp_path, monkey
     assert (done.num_steps, done.num_trees, done.problem) == (2, 8, "")
     updates = read_updates(updates_path(tmp_path, "train-00001")).values()
     assert {each.step: each.loss for each in updates} == pytest.approx({2: losses[2], 3: losses[3]}, rel=1e-4, abs=1e-6)
+    with pytest.raises(ConfigError, match=r"has none of 'x'\. The first are '"):
+        relive(tmp_path, "x")
+    with pytest.raises(ConfigError, match="`--question` must be asked in iteration 0"):
+        relive(tmp_path, last, 0)
+    with pytest.raises(ConfigError, match=r"`--iteration` must have trees .* but 9 has none"):
+        relive(tmp_path, last, 9)
+    RolloutJournal(tmp_path / "rollouts").steps_path("train-00001-rank0").touch()
+    with pytest.raises(ConfigError, match="`--iteration` must be one whose rollout is over, but 1 was cut off"):
+        relive(tmp_path, last)
+    RolloutJournal(tmp_path / "rollouts").steps_path("train-00001-rank0").unlink()
     (tmp_path / "checkpoints" / "iteration0000.ckpt").unlink()
     done = relive_updates(tmp_path, "train-00001")
     assert (done.num_steps, done.num_trees) == (1, 4)
