@@ -33,7 +33,7 @@ from aepo_lightning.contracts.engine import Engine
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import DemonstrationSource, Task
 from aepo_lightning.contracts.tool import BranchingToolRunner, Tool, ToolSpec
-from aepo_lightning.errors import AepoError, ConfigError, boundary
+from aepo_lightning.errors import AepoError, ConfigError, ToolUnavailableError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.publishing.archive import WeightsArchive
 from aepo_lightning.rewards import PaperReward
@@ -146,6 +146,7 @@ def build_tools(cfg: DictConfig) -> BranchingToolRunner:
 
     Raises:
         ConfigError: If a tool cannot be found or built, or does not bear the name it stands under.
+        ToolUnavailableError: If what stands behind one cannot be reached.
     """
     tools = []
     for name, node in cfg.items():
@@ -155,6 +156,9 @@ def build_tools(cfg: DictConfig) -> BranchingToolRunner:
             tools.append(_build_tool(str(name), node))
         except ValueError as error:
             raise ConfigError(f"`tools.{name!s}`: {error}") from error
+        except ToolUnavailableError as error:
+            what = f"See whether `tools.{name!s}` names it rightly, and whether it runs."
+            raise ToolUnavailableError(f"`tools.{name!s}`: {error} {what}") from error
     runtime: BranchingToolRunner = build(cfg.runtime, tools=tools)
     return runtime
 

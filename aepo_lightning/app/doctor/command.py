@@ -35,11 +35,18 @@ from aepo_lightning.app.doctor.machine import (
     look_at_permission,
     look_at_versions,
 )
-from aepo_lightning.app.doctor.policy import look_at_masks, look_at_parity, look_at_publication, look_for_alarms
+from aepo_lightning.app.doctor.policy import (
+    look_at_clip_range,
+    look_at_masks,
+    look_at_parity,
+    look_at_publication,
+    look_for_alarms,
+)
 from aepo_lightning.app.doctor.services import look_at_judges, look_at_tools
 from aepo_lightning.app.doctor.subject import Subject, examined
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.overrides import explain_missing
+from aepo_lightning.app.printed import print_text, printable
 from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
@@ -57,6 +64,7 @@ CHECKS: tuple[Check[Subject], ...] = (
     Check("round trip", look_at_round_trip),
     Check("reward", look_at_reward),
     Check("branch rule", look_at_branch_rule),
+    Check("clip range", look_at_clip_range),
     Check("log-probs", look_at_parity),
     Check("publication", look_at_publication),
     Check("masks", look_at_masks),
@@ -93,7 +101,8 @@ def doctor(
 def shown(name: str, finding: Finding) -> Text:
     """Return a finding as a line."""
     line = Text(f"{finding.level:<8}", _STYLES[finding.level])
-    return line.append(f"{name:<{_WIDTH}}{finding.line}{f' {finding.remedy}' if finding.remedy else ''}", "default")
+    told = f"{name:<{_WIDTH}}{finding.line}{f' {finding.remedy}' if finding.remedy else ''}"
+    return line.append(printable(told), "default")
 
 
 def main() -> None:
@@ -113,7 +122,7 @@ def main() -> None:
     counts = Counter(finding.level for _, finding in found)
     if args.json:
         lines = [{"check": name, **asdict(finding)} for name, finding in found]
-        print(json.dumps({"findings": lines, "counts": counts}))  # noqa: T201
+        print_text(json.dumps({"findings": lines, "counts": counts}))
     else:
         console.print(", ".join(f"{counts[level]} {level}" for level in Level if counts[level]) + ".")
     sys.exit(bool(counts[Level.FAIL] or (args.strict and counts[Level.WARN])))

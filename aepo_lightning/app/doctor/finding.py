@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Generic, TypeVar
 
 from typing_extensions import override
@@ -78,20 +79,27 @@ def examine(checks: Sequence[Check[SubjectT]], subject: SubjectT) -> Iterator[tu
     """
     for check in checks:
         with _warnings_of_the_library() as said:
-            found = list(_look(check, subject))
+            found = list(safely(partial(check.look, subject)))
         for finding in (*found, *(warned(line) for line in dict.fromkeys(said))):
             yield f"{check.name} {finding.about}".rstrip(), finding
 
 
-def _look(check: Check[SubjectT], subject: SubjectT) -> Iterator[Finding]:
+def safely(look: Callable[[], Iterable[Finding]], about: str = "") -> Iterator[Finding]:
+    """Yield what is found; an exception is one more finding, so that what is looked at next does not suffer from it.
+
+    Args:
+        look: Looks at one thing.
+        about: Which of several things of one check it is.
+    """
     failures: list[Exception] = []
     with boundary(failures.append):
-        yield from check.look(subject)
+        yield from look()
     for error in failures:
         if isinstance(error, NothingToLookAt):
-            yield skipped(str(error))
+            yield skipped(str(error), about)
         else:
-            yield failed(" ".join(str(error).split()) if isinstance(error, AepoError) else _unexpected(error))
+            line = " ".join(str(error).split()) if isinstance(error, AepoError) else _unexpected(error)
+            yield failed(line, about=about)
 
 
 def _unexpected(error: Exception) -> str:

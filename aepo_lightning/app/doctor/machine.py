@@ -32,6 +32,9 @@ _EXTRAS = {
     "aepo_lightning.tools.Browse": "browse",
     "aepo_lightning.rewards.LLMJudge": "judge",
     "aepo_lightning.rewards.checkers.MathEquivalence": "math",
+    "lightning.pytorch.loggers.WandbLogger": "wandb",
+    "lightning.pytorch.loggers.MLFlowLogger": "mlflow",
+    "aepo_lightning.callbacks.TrackioLogger": "trackio",
 }
 """The extra that a part needs, by how its `_target_` begins."""
 _NAMED = ("torch", "transformers", "lightning", "vllm")
@@ -112,13 +115,12 @@ def look_at_devices(subject: Subject) -> Iterator[Finding]:
 
 
 def look_at_memory(subject: Subject) -> Iterator[Finding]:
-    """Compare the plan with the memory that is here."""
-    plan, is_known = subject.plan, True
-    if plan.settings.is_gpu:
-        is_known = torch.cuda.is_available()
-        if is_known:
-            memory_gib = torch.cuda.get_device_properties(0).total_memory / GIB
-            plan = make_plan(replace(plan.settings, gpu_memory_gib=round(memory_gib, 1)))
+    """Compare the plan with the memory that is here, and with what of it is free."""
+    plan, num_here = subject.plan, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    is_known, used = bool(num_here) or not plan.settings.is_gpu, range(min(num_here, plan.settings.gpus_per_node))
+    if plan.settings.is_gpu and num_here:
+        total = min(torch.cuda.get_device_properties(index).total_memory for index in used)
+        plan = make_plan(replace(plan.settings, gpu_memory_gib=round(total / GIB, 1)))
     settings = plan.settings
     for problem in plan.problems:
         yield failed(problem, "plan=true lists the parts, and what would make it fit.")
@@ -128,6 +130,19 @@ def look_at_memory(subject: Subject) -> Iterator[Finding]:
     yield passed(
         f"by the plan {plan.peak_bytes / GIB:.3g} GiB of the {settings.gpu_memory_gib:g} GiB of each "
         f"{settings.device_name}{supposed}, in the {plan.peak_phase}."
+    )
+    if settings.is_gpu:
+        yield from (
+            _held(index, plan.peak_bytes) for index in used if torch.cuda.mem_get_info(index)[0] < plan.peak_bytes
+        )
+
+
+def _held(index: int, needed: float) -> Finding:
+    free = torch.cuda.mem_get_info(index)[0]
+    return warned(
+        f"of GPU {index} {free / GIB:.3g} GiB are free, but the plan needs {needed / GIB:.3g} GiB: something else "
+        "holds the rest.",
+        "nvidia-smi says what; end it, or choose other GPUs (CUDA_VISIBLE_DEVICES).",
     )
 
 

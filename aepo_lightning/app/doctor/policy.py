@@ -1,5 +1,6 @@
 """The policy at work: engine against trainer, published weights, masks, and what keeps a policy from learning."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ from aepo_lightning.app.doctor.finding import Finding, failed, passed, skipped, 
 from aepo_lightning.app.doctor.subject import Subject
 from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.mask_audit import mask_problem
+from aepo_lightning.contracts.objective import Objective, ObjectiveInput, evaluate_objective
 from aepo_lightning.contracts.policy import PolicySource
 from aepo_lightning.contracts.question import SegmentSource
 from aepo_lightning.contracts.tree import Leaf, RolloutTree
@@ -23,6 +25,8 @@ from aepo_lightning.training.metrics import prefixed
 from aepo_lightning.training.module import AEPOModule
 from aepo_lightning.training.rollout_parts import experience_builder
 
+_CLIPPED = ("clip_fraction_high", "clip_fraction_low", "clip_fraction_dual")
+_MOST_RATIO, _STEPS = 100.0, 50
 _CHANGES = (0.02, 0.1, 0.5)
 """Sizes of the change that must be seen, tried until the trainer itself sees one."""
 
@@ -141,15 +145,69 @@ def _counts(tree: RolloutTree, leaf: Leaf) -> dict[SegmentSource, int]:
     }
 
 
+def _experience(subject: Subject) -> ExperienceSettings:
+    settings: ExperienceSettings = build(subject.cfg.experience)
+    return settings
+
+
 def _minibatches(subject: Subject) -> list[Minibatch]:
     policy: PolicySource = subject.policy
-    settings: ExperienceSettings = build(subject.cfg.experience)
+    settings = _experience(subject)
     limit = subject.cfg.rollout.sampling.max_response_tokens
     builder = experience_builder(subject.algorithm, settings, policy.tokenizer.pad_token_id or 0, limit)
     module = subject.module
     reference = module.score_reference if module.uses_reference else None
     with module.evaluating():
         return builder.build(subject.trees, module.score, reference)
+
+
+def look_at_clip_range(subject: Subject) -> Iterator[Finding]:
+    """Ask the objective about ratios, and see whether they can leave 1 within the steps of an iteration."""
+    algorithm, settings = subject.algorithm, _experience(subject)
+    num_steps = settings.num_steps(int(subject.cfg.data.questions_per_iteration))
+    clips = clips_any_ratio(algorithm.objective)
+    if clips is None:
+        yield skipped(f"{type(algorithm.objective).__name__} does not say what it clips.")
+    elif not clips:
+        yield warned(
+            f"never fires: no ratio from {1 / _MOST_RATIO:g} to {_MOST_RATIO:g} is beyond it.",
+            "Narrow algorithm.objective.clip_range_low and clip_range_high.",
+        )
+    elif num_steps == 1 and settings.old_logprobs != "sampler":
+        yield warned(
+            "never fires: an iteration is one optimiser step on fresh rollouts, so that every ratio is exactly 1, and "
+            f"what {algorithm.name} does beyond the range has no effect.",
+            "Lower experience.questions_per_step or raise experience.num_epochs, if that is not meant.",
+        )
+    else:
+        yield passed(
+            f"{num_steps} optimiser steps on the same rollouts move ratios; what is beyond the range is clipped."
+        )
+
+
+def clips_any_ratio(objective: Objective) -> bool | None:
+    """Return whether an objective counts any ratio as clipped, for either sign of the advantage.
+
+    Args:
+        objective: Asked about ratios from 1/100 to 100.
+
+    Returns:
+        None if it does not say.
+    """
+    ratios = torch.linspace(-math.log(_MOST_RATIO), math.log(_MOST_RATIO), 2 * _STEPS).repeat(2)[:, None]
+    old = torch.full_like(ratios, -math.log(_MOST_RATIO))
+    signs = torch.ones_like(ratios)
+    signs[: len(ratios) // 2] = -1.0
+    inputs = ObjectiveInput(
+        logprobs=old + ratios,
+        old_logprobs=old,
+        advantages=signs,
+        response_mask=torch.ones_like(ratios, dtype=torch.bool),
+        old_entropies=torch.ones_like(ratios),
+    )
+    metrics = evaluate_objective(objective, inputs).metrics
+    found = [metrics[name].value() for name in _CLIPPED if name in metrics]
+    return any(value > 0 for value in found) if found else None
 
 
 def look_for_alarms(subject: Subject) -> Iterator[Finding]:

@@ -1,17 +1,17 @@
 """What stands behind a run: tools and their sandbox, what they reach, judges."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from aepo_lightning.app.build import build, build_tools, try_tools
-from aepo_lightning.app.doctor.finding import Finding, failed, passed, warned
+from aepo_lightning.app.doctor.finding import Finding, failed, passed, safely, warned
 from aepo_lightning.app.doctor.subject import TOOLS, Subject
 from aepo_lightning.contracts.checker import Claim, Outcome
 from aepo_lightning.contracts.question import Question
 from aepo_lightning.contracts.tool import BranchingToolRunner, ToolCall, ToolContext, ToolResult
-from aepo_lightning.errors import AepoError
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.rewards import LLMJudge
 from aepo_lightning.tools import DocumentSearch, IndexSearch, MCPTool, PythonTool, WebSearch
@@ -26,14 +26,18 @@ def look_at_tools(subject: Subject) -> Iterator[Finding]:
     names = [str(name) for name, node in subject.cfg.tools.items() if name != "runtime" and node is not None]
     if not names:
         yield passed("none: nothing can be called.")
+    ready: set[str] = set()
     for name in names:
-        try:
-            runner = build_tools(_alone(subject.cfg.tools, name))
-            try_tools(runner)
-            yield _described(subject, name, runner)
-        except AepoError as error:
-            subject.lose(TOOLS)
-            yield failed(" ".join(str(error).split()), about=name)
+        yield from safely(partial(_look_at_tool, subject, name, ready), name)
+    if len(ready) < len(names):
+        subject.lose(TOOLS)
+
+
+def _look_at_tool(subject: Subject, name: str, ready: set[str]) -> Iterator[Finding]:
+    runner = build_tools(_alone(subject.cfg.tools, name))
+    try_tools(runner)
+    ready.add(name)
+    yield _described(subject, name, runner)
 
 
 def _alone(tools: DictConfig, name: str) -> DictConfig:
@@ -78,17 +82,21 @@ def _asked(name: str, result: ToolResult) -> Finding:
 
 
 def look_at_judges(subject: Subject) -> Iterator[Finding]:
-    """Have each judge of the reward and of the benchmarks judge something easy."""
+    """Have each judge of the reward judge something easy."""
     for key, node in _judges(subject.cfg):
-        judge: LLMJudge = build(node)
-        claim = Claim(question="What is 2 + 2?", golds=("4",), answer="the number four")
-        verdict = run_in_event_loop(judge(claim))
-        if verdict.outcome is not Outcome.SCORED:
-            yield failed(f"{judge.model} {verdict.reason}", f"See `{key}.base_url` and `{key}.model`.", key)
-        elif not verdict.is_correct:
-            yield warned(f"{judge.model} says that four is not 4: {verdict.reason}", "See aepo-eval judge-check.", key)
-        else:
-            yield passed(f"{judge.model} answers, and finds that four is 4.", key)
+        yield from safely(partial(_look_at_judge, key, node), key)
+
+
+def _look_at_judge(key: str, node: DictConfig) -> Iterator[Finding]:
+    judge: LLMJudge = build(node)
+    claim = Claim(question="What is 2 + 2?", golds=("4",), answer="the number four")
+    verdict = run_in_event_loop(judge(claim))
+    if verdict.outcome is not Outcome.SCORED:
+        yield failed(f"{judge.model} {verdict.reason}", f"See `{key}.base_url` and `{key}.model`.", key)
+    elif not verdict.is_correct:
+        yield warned(f"{judge.model} says that four is not 4: {verdict.reason}", "See aepo-eval judge-check.", key)
+    else:
+        yield passed(f"{judge.model} answers, and finds that four is 4.", key)
 
 
 def _judges(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:

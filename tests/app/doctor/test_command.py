@@ -25,7 +25,7 @@ def test_the_main_job_passes(tmp_path):
     found = levels(done)
     assert found.pop("rollouts") == "skipped", "its cold start is yet to come"
     assert set(found.values()) == {"pass"}
-    assert {"versions", "tool search", "log-probs", "publication", "masks"} <= found.keys()
+    assert {"versions", "tool search", "clip range", "log-probs", "publication", "masks"} <= found.keys()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -35,7 +35,7 @@ def test_a_policy_that_knows_nothing_gets_alarms_which_fail_if_that_is_asked_for
     assert done.returncode == 1
     (line, *_) = [line for line in done.stdout.splitlines() if line.split()[1] == "rollouts"]
     assert line.startswith("warn    rollouts        in 4 trajectories: ")
-    assert done.stdout.splitlines()[-1].startswith("14 pass, ")
+    assert done.stdout.splitlines()[-1].startswith("15 pass, ")
 
 
 def test_a_chat_format_that_does_not_fit_fails(tmp_path):

@@ -1,12 +1,13 @@
 """Checks run one after the other; what one raises or warns of is a line of its own, and parts are built once."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
-from aepo_lightning.app.doctor.finding import Check, Level, NothingToLookAt, examine, passed
+from aepo_lightning.app.doctor.finding import Check, Level, NothingToLookAt, examine, passed, safely
 from aepo_lightning.app.doctor.subject import Subject, examined
 from aepo_lightning.errors import ConfigError
 
@@ -50,6 +51,18 @@ def test_what_a_check_raises_is_its_line_and_the_next_one_runs(error, level, lin
     assert (first, third) == (("one", "pass", "half"), ("two", "pass", "b"))
     assert second[:2] == ("one", level)
     assert second[2].startswith(line)
+
+
+def test_one_of_several_things_that_breaks_keeps_none_from_being_looked_at():
+    def look(subject):
+        for name, error in (("a", None), ("b", OSError("gone")), ("c", None)):
+            yield from safely(partial(looks(passed("well", name), error=error), subject), name)
+
+    found = levels(Check("tool", look), Check("two", looks(passed("b"))))
+    assert [(name, level) for name, level, _ in found] == [
+        ("tool a", "pass"), ("tool b", "pass"), ("tool b", "fail"), ("tool c", "pass"), ("two", "pass")
+    ]  # fmt: skip
+    assert "OSError" in found[2][2]
 
 
 def test_what_the_library_warns_of_is_a_warning_of_the_check_and_goes_nowhere_else(capsys):

@@ -1,6 +1,9 @@
 """What single checks say of the main job, and of configurations in which one thing is wrong."""
 
+import re
+import sys
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,11 +11,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from aepo_lightning.app.doctor import answers, machine, policy, services
+from aepo_lightning.app.doctor.finding import NothingToLookAt
 from aepo_lightning.app.doctor.subject import Subject
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.branching import EntropyBalanced, RandomBranching
+from aepo_lightning.contracts.objective import ObjectiveInput, ObjectiveOutput
 from aepo_lightning.errors import EngineError
+from tests.support.extras import needs
 from tests.support.judges import completion, judge_server, verdict
+from tests.support.paths import SUPPORT
 
 VLLM = "engine._target_=aepo_lightning.engines.vllm.engine.VLLMEngine"
 
@@ -72,6 +79,12 @@ def test_extras_are_asked_for_where_parts_need_them(subject, monkeypatch):
     assert remedies["peft"] == "pip install -e '.[lora]'."
 
 
+def test_loggers_are_asked_for_where_they_are_used(subject, monkeypatch):
+    monkeypatch.setattr(machine, "_installed", lambda name, _: "" if name == "wandb" else "99")
+    found = machine.look_at_versions(subject("logger._target_=lightning.pytorch.loggers.WandbLogger"))
+    assert {finding.about: finding.remedy for finding in found}["wandb"] == "pip install -e '.[wandb]'."
+
+
 @pytest.mark.slow
 def test_gpus_that_are_not_there_and_a_disk_that_is_too_small_fail(composed, monkeypatch):
     big = composed("+experiment=aepo_qwen3_14b")
@@ -83,6 +96,29 @@ def test_gpus_that_are_not_there_and_a_disk_that_is_too_small_fail(composed, mon
     (line,) = said(machine.look_at_disk(big))
     assert line.startswith("fail  593 GB at most for 3 checkpoints of 177 GB")
     assert "10 GB are free" in line
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("free_gib", "level"), [(1.0, "warn  of GPU 1 1 GiB are free, but the plan needs "), (80.0, None)]
+)
+def test_memory_of_gpus_that_somebody_else_holds_is_a_warning(monkeypatch, free_gib, level):
+    class Plan:
+        problems, peak_bytes, peak_phase = (), 2 * machine.GIB, "update"
+        settings = SimpleNamespace(is_gpu=True, gpus_per_node=2, gpu_memory_gib=80.0, device_name="GPU")
+
+    free = {0: 80.0, 1: free_gib}
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(machine.torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(
+        machine.torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80 * machine.GIB)
+    )
+    monkeypatch.setattr(machine.torch.cuda, "mem_get_info", lambda index: (free[index] * machine.GIB, 80 * machine.GIB))
+    monkeypatch.setattr(machine, "make_plan", lambda _: Plan)
+    monkeypatch.setattr(machine, "replace", lambda settings, **_: settings)
+    first, *others = said(machine.look_at_memory(SimpleNamespace(plan=Plan)))
+    assert first == "pass  by the plan 2 GiB of the 80 GiB of each GPU, in the update."
+    assert [line.startswith(level) for line in others] == ([True] if level else [])
 
 
 def test_a_folder_that_is_a_file_fails(subject, tmp_path):
@@ -135,6 +171,73 @@ def test_a_rule_that_never_or_always_fires_and_a_tau_that_nobody_reads_are_alarm
     assert finding.line == "`tau` is 0.01, but decision=bernoulli does not look at it."
     never = subject("algorithm.branch_policy={_target_: aepo_lightning.branching.NeverBranch}")
     assert said(answers.look_at_branch_rule(never)) == ["skipped  aepo does not branch."]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([], "pass  4 optimiser steps on the same rollouts move ratios"),
+        (
+            ["experience.questions_per_step=32"],
+            "warn  never fires: an iteration is one optimiser step on fresh rollouts",
+        ),
+        (["experience.questions_per_step=32", "experience.num_epochs=2"], "pass  2 optimiser steps"),
+        (
+            ["algorithm.objective.clip_range_low=1.0", "algorithm.objective.clip_range_high=.inf"],
+            "warn  never fires: no ratio from 0.01 to 100 is beyond it.",
+        ),
+        ([f"algorithm.objective={{_target_: {__name__}.Plain}}"], "skipped  Plain does not say what it clips."),
+    ],
+    ids=["main job", "one step", "two passes", "wide", "another"],
+)
+def test_a_clip_range_that_cannot_act_is_an_alarm(subject, words, line):
+    assert [text[: len(line)] for text in said(policy.look_at_clip_range(subject(*words)))] == [line]
+
+
+class Plain:
+    """The policy gradient."""
+
+    def __call__(self, inputs: ObjectiveInput) -> ObjectiveOutput:
+        return ObjectiveOutput(token_losses=-inputs.logprobs * inputs.advantages, metrics={})
+
+
+def served_by(subject, *words, command=(), **server):
+    """The main job with the tools of an MCP server beside its search."""
+    found = subject()
+    node = {"_target_": "aepo_lightning.tools.MCPServer", "command": [*words, *command], **server}
+    OmegaConf.update(
+        found.cfg, "tools.mcp", {"_target_": "aepo_lightning.tools.mcp_tools", "server": node}, force_add=True
+    )
+    return found
+
+
+def test_an_mcp_server_that_answers_is_named_with_its_tools(subject, raw_server):
+    _, line = said(services.look_at_tools(served_by(subject, *raw_server("good"), connect_timeout_s=120.0)))
+    assert line == "pass mcp the server answers, with echo, _9lives, far, letters, old, anything, picture."
+
+
+@pytest.fixture
+def raw_server(tmp_path):
+    needs("mcp", "mcp")
+    (tmp_path / "started").mkdir()
+    return lambda mode: [sys.executable, str(SUPPORT / "mcp_raw.py"), str(tmp_path / "started"), mode]
+
+
+# One ends at once, of one nobody is there, and one lists no tools: it is given up after its time.
+@pytest.mark.parametrize("mode", ["dead", "unreachable", "hanging"])
+def test_an_mcp_server_that_cannot_be_reached_fails_and_the_other_tools_are_looked_at(subject, raw_server, mode):
+    settings = {
+        "dead": {"command": [sys.executable, "-c", "raise SystemExit(3)"]},
+        "unreachable": {"command": [], "url": "http://127.0.0.1:9/mcp"},
+        "hanging": {"command": raw_server("silent"), "connect_timeout_s": 3.0},
+    }
+    broken = served_by(subject, **settings[mode])
+    search, line = said(services.look_at_tools(broken))
+    assert search.startswith("pass search it answers in")
+    assert re.match(r"fail mcp `tools\.mcp`: the server (could not be reached|failed) \(", line)
+    assert line.endswith("See whether `tools.mcp` names it rightly, and whether it runs.")
+    with pytest.raises(NothingToLookAt, match="it needs the tools, see above"):
+        _ = broken.tools
 
 
 @pytest.mark.slow
