@@ -6,7 +6,7 @@ from aepo_lightning.circuit_breaker import CircuitBreaker
 from aepo_lightning.contracts.tool import ToolLimits, ToolResult, ToolSpec
 from aepo_lightning.tools.runtime.admission import Desk
 from aepo_lightning.tools.runtime.arguments import ArgumentReader
-from aepo_lightning.tools.runtime.loop_watch import LoopWatch
+from aepo_lightning.tools.runtime.loop_watch import LoopWatch, StandStills
 from aepo_lightning.tools.runtime.single_flight import SingleFlight
 from aepo_lightning.tools.runtime.states import ChainStates
 
@@ -18,6 +18,7 @@ class LoopState:
         specs: Of the tools.
         limits_of: Returns the limits of a tool, none of them left open.
         readers: By tool, what reads the arguments of its calls.
+        stand_stills: Of all loops of the runtime.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class LoopState:
         specs: Sequence[ToolSpec],
         limits_of: Callable[[ToolSpec], ToolLimits],
         readers: Mapping[str, ArgumentReader],
+        stand_stills: StandStills,
     ) -> None:
         breakers: dict[str, CircuitBreaker] = {}
         self.desks: dict[str, Desk] = {}
@@ -38,7 +40,7 @@ class LoopState:
             deadlines_s[spec.name] = limits.deadline_s
         self.flights: SingleFlight[ToolResult] = SingleFlight()
         self.states = ChainStates(deadlines_s, readers)
-        self.watch = LoopWatch()
+        self.watch = LoopWatch(stand_stills=stand_stills)
 
 
 def _breaker_of(limits: ToolLimits) -> CircuitBreaker:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,30 @@ logger = logging.getLogger(__name__)
 _BEAT_S = 0.25
 _LOOK_S = 0.5
 _MAX_NAMES = 5
+_EVERY_S = 300.0
+
+
+class StandStills:
+    """Which stand-stills of the loops of a runtime get a line: the first, then one every few minutes. Logs stay short.
+
+    Args:
+        every_s: Least seconds from one line to the next.
+        clock: Returns seconds.
+    """
+
+    def __init__(self, every_s: float = _EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s, self._clock = every_s, clock
+        self._next_s, self._num_silent = -math.inf, 0
+
+    def take(self) -> int | None:
+        """Count one; return how many got no line since the last one that did, or None if this gets none."""
+        now = self._clock()
+        if now < self._next_s:
+            self._num_silent += 1
+            return None
+        self._next_s = now + self._every_s
+        num_silent, self._num_silent = self._num_silent, 0
+        return num_silent
 
 
 class LoopWatch:
@@ -24,10 +49,17 @@ class LoopWatch:
     Args:
         tolerance_s: A beat that is later than this has the tools named that ran since the beat before.
         clock: Returns seconds.
+        stand_stills: Says which get a line, over all loops that share it. None gives each a line.
     """
 
-    def __init__(self, tolerance_s: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tolerance_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        stand_stills: StandStills | None = None,
+    ) -> None:
         self._tolerance_s, self._clock = tolerance_s, clock
+        self._stand_stills = stand_stills or StandStills(every_s=0.0)
         self._loop = asyncio.get_running_loop()
         self._running: Counter[str] = Counter()
         self._ended: set[str] = set()
@@ -76,11 +108,18 @@ class LoopWatch:
                 self._tell(late_s)
 
     def _tell(self, late_s: float) -> None:
+        num_silent = self._stand_stills.take()
+        if num_silent is None:
+            return
         names = sorted({name for name, number in list(self._running.items()) if number} | set(self._ended))
         who = ", ".join(f"Tool({name})" for name in names[:_MAX_NAMES]) or "no tool"
+        what = "A plain function with isolation=process cannot do that." if names else "See what else runs here."
+        others = f" It did so {num_silent} more times since the last such line." if num_silent else ""
         logger.warning(
             "The event loop of the rollouts has stood still for %.1f s, and every chain with it, while %s ran in this "
-            "process. A plain function with isolation=process cannot do that.",
+            "process, or the machine was busy. %s%s",
             late_s,
             who,
+            what,
+            others,
         )

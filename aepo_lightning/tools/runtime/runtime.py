@@ -30,6 +30,7 @@ from aepo_lightning.tools.runtime.attempts import attempt_call, describe_failure
 from aepo_lightning.tools.runtime.cache import ToolCache
 from aepo_lightning.tools.runtime.kept_answers import KeptAnswers
 from aepo_lightning.tools.runtime.loop_state import LoopState
+from aepo_lightning.tools.runtime.loop_watch import StandStills
 from aepo_lightning.tools.runtime.outage import Outage
 from aepo_lightning.tools.runtime.tidying import tidying_s
 
@@ -93,6 +94,7 @@ class ToolRuntime:
     _outages: dict[str, Outage] = field(init=False, repr=False, compare=False, default_factory=dict)
     _kept: KeptAnswers = field(init=False, repr=False, compare=False)
     _lags_s: list[float] = field(init=False, repr=False, compare=False, default_factory=list)
+    _stand_stills: StandStills = field(init=False, repr=False, compare=False, default_factory=StandStills)
 
     def __post_init__(self) -> None:
         """Refuse names that are no tags and settings that have no meaning."""
@@ -324,7 +326,7 @@ class ToolRuntime:
                 if left is not None:
                     left.watch.stop()
             readers = {name: known.reader for name, known in self._by_name.items()}
-            self._loops[loop] = LoopState(self.specs, self._limits_of, readers)
+            self._loops[loop] = LoopState(self.specs, self._limits_of, readers, self._stand_stills)
         return self._loops[loop]
 
 

@@ -5,7 +5,7 @@ import time
 
 from aepo_lightning.contracts.tool import ToolCall
 from aepo_lightning.tools import ToolRuntime, tool
-from aepo_lightning.tools.runtime.loop_watch import LoopWatch
+from aepo_lightning.tools.runtime.loop_watch import LoopWatch, StandStills
 from tests.support.plain_functions import look_up
 from tests.support.tool_parts import make_context
 
@@ -68,6 +68,24 @@ def test_a_loop_that_stands_still_for_ever_is_told_of_by_a_thread(caplog):
 
     watched(work)
     assert caplog.text.count("while Tool(hog) ran in this process") == 1
+
+
+def test_loops_of_a_runtime_that_stand_still_again_and_again_get_a_line_now_and_then(caplog):
+    clock = Clock()
+
+    async def run(stand_stills):
+        watch = LoopWatch(clock=clock, stand_stills=stand_stills)
+        for _ in range(3):
+            clock.now += 10.25
+            watch._beat()
+        watch.stop()
+
+    shared = StandStills(every_s=50.0, clock=clock)
+    for _ in range(2):
+        asyncio.run(run(shared))
+    first, second = [record.getMessage() for record in caplog.records]  # at 10.25 s and at 61.5 s
+    assert first.endswith("or the machine was busy. See what else runs here.")
+    assert second.endswith("It did so 4 more times since the last such line.")
 
 
 def ask(made, **arguments):
