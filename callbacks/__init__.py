@@ -22,6 +22,7 @@
     sample_budget.py      `SampleBudget`: ends training at a budget of generated tokens and tool calls
     stability.py          whether a run is stable, from a few numbers of each iteration; knows of no trainer
     stability_limits.py   those numbers, and every threshold
+    step_range.py         how far a setting may be moved that a callback steers
     throughput.py         `Throughput`: where the time of an iteration goes, and tokens per second
     trackio_logger.py     `TrackioLogger`: a logger for Trackio, since Lightning has none
     update_checks.py      `UpdateChecks`: whether the first steps train on the right tokens, and clip any

@@ -1,11 +1,11 @@
 """Steers how strongly consecutive branches are penalised."""
 
-import math
 from typing import Any
 
 import lightning as L
 from typing_extensions import override
 
+from aepo_lightning.callbacks.step_range import StepRange
 from aepo_lightning.callbacks.trainer_parts import branching_rollouts_of
 from aepo_lightning.contracts.branching import PenalisedBranchPolicy
 from aepo_lightning.contracts.rollouts import BranchingRollouts
@@ -49,18 +49,9 @@ class BranchPenalty(L.Callback):
             raise ConfigError(
                 f"`target_concentration` must be None or in (0, 1], but got {target_concentration}. It is a share."
             )
-        if not (math.isfinite(step) and step > 0):
-            raise ConfigError(f"`step` must be positive and finite, but got {step}. Use no target for a constant.")
-        if not 0 <= minimum <= maximum < math.inf:
-            raise ConfigError(
-                f"`minimum` and `maximum` must satisfy 0 <= minimum <= maximum, but got {minimum} and {maximum}. "
-                "Swap or raise them."
-            )
         self.penalty: float | None = None
         self._target = target_concentration
-        self._step = step
-        self._minimum = minimum
-        self._maximum = maximum
+        self._range = StepRange(step=step, minimum=minimum, maximum=maximum)
         self._rollouts: BranchingRollouts | None = None
 
     @property
@@ -104,8 +95,8 @@ class BranchPenalty(L.Callback):
         concentration = rollouts.metrics.get("rollout/branch_concentration")
         if self._target is None or self.penalty is None or concentration is None or concentration == self._target:
             return
-        moved = self.penalty + (self._step if concentration > self._target else -self._step)
-        self.penalty = min(max(moved, self._minimum), self._maximum)
+        step = self._range.step
+        self.penalty = self._range.within(self.penalty + (step if concentration > self._target else -step))
         self._apply()
 
     def _apply(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import lightning as L
 from typing_extensions import override
 
+from aepo_lightning.callbacks.step_range import StepRange
 from aepo_lightning.callbacks.trainer_parts import rollouts_of
 from aepo_lightning.contracts.policy import EntropyRegularised
 from aepo_lightning.errors import ConfigError
@@ -58,21 +59,10 @@ class EntropyTarget(L.Callback):
             )
         if rule not in ("sign", "proportional"):
             raise ConfigError(f"`rule` must be 'sign' or 'proportional', but got {rule!r}. Choose one of them.")
-        if not (math.isfinite(step) and step > 0):
-            raise ConfigError(
-                f"`step` must be positive and finite, but got {step}. Use no target for a constant weight."
-            )
-        if not 0 <= minimum <= maximum < math.inf:
-            raise ConfigError(
-                f"`minimum` and `maximum` must satisfy 0 <= minimum <= maximum, but got {minimum} and {maximum}. "
-                "Swap or raise them."
-            )
         self.coefficient: float | None = None
         self._target = target_nats
         self._rule = rule
-        self._step = step
-        self._minimum = minimum
-        self._maximum = maximum
+        self._range = StepRange(step=step, minimum=minimum, maximum=maximum)
         self._last_epoch: int | None = None
 
     @property
@@ -96,7 +86,7 @@ class EntropyTarget(L.Callback):
                 "has none. Set `target_nats` to None."
             )
         if self.coefficient is None:
-            self.coefficient = min(max(pl_module.entropy_coefficient, self._minimum), self._maximum)
+            self.coefficient = self._range.within(pl_module.entropy_coefficient)
 
     @override
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,17 +96,17 @@ class EntropyTarget(L.Callback):
         entropy = rollouts_of(trainer, "metrics").metrics.get("rollout/entropy", self._target)
         # An iteration that goes on from a checkpoint of its middle has had its step.
         if self._last_epoch != trainer.current_epoch:
-            moved = self.coefficient + self._change(entropy, self._target)
-            self.coefficient = min(max(moved, self._minimum), self._maximum)
+            self.coefficient = self._range.within(self.coefficient + self._change(entropy, self._target))
             self._last_epoch = trainer.current_epoch
         is_off = self._rule == "sign" and entropy >= self._target
         pl_module.entropy_coefficient = 0.0 if is_off else self.coefficient
         pl_module.log("train/entropy_coefficient", pl_module.entropy_coefficient, sync_dist=True, rank_zero_only=True)
 
     def _change(self, entropy: float, target: float) -> float:
+        step: float = self._range.step
         if self._rule == "proportional":
-            return self._step * (target - entropy)
-        return self._step if entropy < target else -self._step
+            return step * (target - entropy)
+        return step if entropy < target else -step
 
     @override
     def state_dict(self) -> dict[str, Any]:
