@@ -29,6 +29,7 @@ from aepo_lightning.app.paths import expand_paths
 from aepo_lightning.app.sweep import Sweep
 from aepo_lightning.app.user_parts import naming_callbacks
 from aepo_lightning.app.words import plain_words
+from aepo_lightning.distributed.first_process import is_first_process
 from aepo_lightning.distributed.ranks import guarded_process
 from aepo_lightning.errors import AepoError
 
@@ -36,6 +37,7 @@ CONFIG_MODULE = "aepo_lightning.conf"
 CONFIG_NAME = "train"
 _UTF8_MODE = "PYTHONUTF8"
 
+_LOGGERS = ("aepo_lightning", "lightning.pytorch", "lightning.fabric")
 _KNOWN_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6.6 with torch 2.13
     r"Your `IterableDataset` has `__len__` defined",  # one process reads it
@@ -106,13 +108,18 @@ def config_groups() -> str:
 
 
 def quieten_libraries() -> None:
-    """Keep other libraries' banners and known warnings out of the output; everything else still shows."""
+    """Keep other libraries' banners and known warnings out of the output; everything else still shows.
+
+    Of several processes, the first alone says what is no warning: the others would say it again.
+    """
     for name in ("httpx", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("stamina").setLevel(logging.ERROR)  # who makes attempts says what came of them
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in _KNOWN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+    for name in () if is_first_process() else _LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def speak_utf8() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from aepo_lightning.app import command
 from aepo_lightning.app.command import explain_bad_overrides, quieten_libraries
 from aepo_lightning.attempts import attempts
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
@@ -247,3 +249,12 @@ def test_an_attempt_that_is_made_again_prints_no_line_of_its_own(caplog):
     quieten_libraries()
     assert asyncio.run(fail_once()) == 2
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_no_warning_comes_from_the_first_process_alone(monkeypatch, is_first):
+    levels = {}
+    monkeypatch.setattr(command, "is_first_process", lambda: is_first)
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda logger, level: levels.update({logger.name: level}))
+    quieten_libraries()
+    assert (levels.get("aepo_lightning") == logging.WARNING) is not is_first

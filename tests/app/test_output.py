@@ -22,11 +22,13 @@ SMALL = [
 ]
 
 
+# Of two processes, the first alone writes: no row of the table, and no line of the log, stands there twice.
 @pytest.mark.slow
-def test_a_file_gets_a_page_of_plain_lines(tmp_path):
+@pytest.mark.parametrize("ranks", [[], ["trainer.devices=2", "strategy=ddp"]], ids=["one process", "two processes"])
+def test_a_file_gets_a_page_of_plain_lines(tmp_path, ranks):
     path = tmp_path / "output.txt"
     with path.open("w") as file:
-        command = [sys.executable, "train.py", *SMALL, f"run_dir={tmp_path / 'run'}"]
+        command = [sys.executable, "train.py", *SMALL, *ranks, f"run_dir={tmp_path / 'run'}"]
         subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=200, check=True)
     text = path.read_text()
     assert "\r" not in text
@@ -35,6 +37,10 @@ def test_a_file_gets_a_page_of_plain_lines(tmp_path):
     assert "validation_step" not in text
     rows = [line for line in text.splitlines() if line.startswith(("stage", "train ", "held out"))]
     assert rows[0].split() == ["stage", "iteration", "reward", "pass@1", "entropy", "loss", "seconds"]
+    lines = text.splitlines()
+    assert len(lines) == len(set(lines))
+    for once in ("Round trip of a perfect answer", "Packed batches (tree)", "The first step trains on", "TensorBoard "):
+        assert text.count(once) == 1
     stages = [(row[:9].strip(), row[9:19].strip()) for row in rows[1:]]
     assert stages == [("held out", "0"), ("train", "0"), ("train", "1"), ("held out", "2")]
 
