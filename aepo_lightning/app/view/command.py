@@ -12,11 +12,10 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from aepo_lightning.app.build import find_modules_here
 from aepo_lightning.app.command import guarded_command, quieten_libraries, speak_utf8
 from aepo_lightning.app.paths import writing
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.app.saved_trees import RolloutFiles, rollout_files
 from aepo_lightning.app.targets import add_allow
 from aepo_lightning.app.view.folder import OpenedFolder
@@ -96,11 +95,6 @@ def _chosen(present: Sequence[RolloutFiles], names: Sequence[str]) -> list[Rollo
     return [known[name] for name in names] or list(present)
 
 
-def _say(line: str) -> None:
-    """Write a line as it stands."""
-    Console(markup=False, emoji=False, highlight=False, soft_wrap=True).print(line)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -119,12 +113,12 @@ def main(words: Sequence[str] | None = None) -> None:
     quieten_libraries()
     with guarded_command("Pages that were written are kept."):
         for line in relive(args.folder, args.name, args.allow) if args.relive else ():
-            _say(line)
+            print_text(line)
         if args.serve:
-            serve(OpenedFolder.open(args.folder, args.allow), args.port, _say)
+            serve(OpenedFolder.open(args.folder, args.allow), args.port, print_text)
             return
         for path in write_pages(args.folder, args.out, args.name, args.allow):
-            _say(str(path))
+            print_text(str(path))
 
 
 if __name__ == "__main__":
