@@ -139,12 +139,16 @@ class EntropyGuard(L.Callback):
         )
 
     def _note_good(self, trainer: L.Trainer, verdict: Verdict) -> None:
-        """Rollouts that raise no suspicion say that the weights after the iteration before were good."""
+        """Rollouts that raise no suspicion say that the weights were good that they were made with.
+
+        These are what the iteration before left, or, where rollouts grow beside the update, the one before that.
+        """
         if ROLL_BACK not in self._settings.names:
             return
         saver = saver_of(trainer)
         saved = from_rank_zero(sorted(saver.saved_iterations()))
-        before = trainer.current_epoch - 1
+        is_stale = rollouts_of(trainer, "metrics").metrics.get("rollout/staleness_steps", 0.0) > 0
+        before = trainer.current_epoch - 1 - is_stale
         if not verdict.is_suspicious and before >= 0:
             self._good.append(before)
         self._good = [each for each in self._good if each in saved or each == before]

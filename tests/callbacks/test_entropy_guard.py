@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from typing_extensions import override
 
 from aepo_lightning.branching import EntropyBalanced, NeverBranch
-from aepo_lightning.callbacks import BranchPenalty, EntropyGuard, EntropyTarget, GuardSettings, Limits
+from aepo_lightning.callbacks import AtomicCheckpoint, BranchPenalty, EntropyGuard, EntropyTarget, GuardSettings, Limits
 from aepo_lightning.callbacks.guard_acts import lower_rates, read_schedule, wanted_entropy
 from aepo_lightning.errors import ConfigError
 from tests.support.recording import Experiment
@@ -54,8 +54,9 @@ class Scripted(Trainer):
         self.current_epoch = self.global_step = 0
         self.loggers = [SimpleNamespace(experiment=Experiment())]
 
-    def iterate(self, guard, module, entropy, steps=()):
-        self.datamodule.metrics = {"rollout/entropy": entropy, "rollout/reward": 0.2}
+    def iterate(self, guard, module, entropy, steps=(), staleness=0.0):
+        found = {"rollout/entropy": entropy, "rollout/reward": 0.2, "rollout/staleness_steps": staleness}
+        self.datamodule.metrics = found
         guard.on_train_epoch_start(self, module)
         for step in steps:
             self.callback_metrics = step
@@ -91,6 +92,20 @@ def test_an_alarm_is_told_when_it_begins_and_logged_while_it_lasts(caplog):
     assert "the run goes on as it is" in line
     assert [tag for tag, *_ in trainer.loggers[0].experiment.texts] == ["guard/events"]
     assert not trainer.should_stop
+
+
+@pytest.mark.parametrize(("staleness", "good"), [(0.0, 2), (2.0, 1)])
+def test_calm_rollouts_speak_for_the_checkpoint_whose_weights_made_them(staleness, good, tmp_path):
+    saver = AtomicCheckpoint(tmp_path)
+    for number in range(4):
+        (tmp_path / f"iteration{number:04d}.ckpt").write_text("x")
+    guard, trainer = EntropyGuard(settings=GuardSettings(acts=["roll_back"])), Scripted()
+    trainer.checkpoint_callbacks = [saver]
+    trainer.datamodule.weights_were_replaced = list
+    guard.setup(trainer, Module(), "fit")
+    for _ in range(4):
+        trainer.iterate(guard, Module(), CALM, staleness=staleness)
+    assert saver.kept_iteration == good
 
 
 class FileStore(MLFlowLogger):
