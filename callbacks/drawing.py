@@ -22,7 +22,8 @@ from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 Picture = NDArray[np.uint8]
 """Rows, columns, and red, green, blue."""
 
-_DPI = 90
+_WIDTH, _DPI = 6, 120
+"""A small sheet in many dots: TensorBoard shows pictures at half their size, where text must be read."""
 _NUM_TICKS = 5
 """At most, and one more: drawing ticks is most of what a picture costs."""
 _REWARDS = LinearSegmentedColormap.from_list("rewards", ["firebrick", "goldenrod", "forestgreen"])
@@ -48,11 +49,12 @@ def draw_tree(tree: RolloutTree) -> Figure:
     A line is a segment: as wide as its share of the group's trajectories, coloured by their mean reward, grey where a
     tool wrote it. A circle is a branch point, a square the end of a trajectory in the colour of its reward.
     """
-    figure = Figure(figsize=(8, 1.2 + 0.28 * max(len(tree.leaves), 4)), dpi=_DPI)
+    leaves = _in_rows(tree)
+    figure = Figure(figsize=(_WIDTH, 1 + 0.22 * max(len(leaves), 4)), dpi=_DPI)
     axes = figure.subplots()
-    below = _leaves_below(tree)
+    below = _leaves_below(tree, leaves)
     heights = {segment_id: float(np.mean(rows)) for segment_id, rows in below.items()}
-    rewards = [leaf.reward.reward if leaf.reward is not None and leaf.is_scored else None for leaf in tree.leaves]
+    rewards = [leaf.reward.reward if leaf.reward is not None and leaf.is_scored else None for leaf in leaves]
     scored = [reward for reward in rewards if reward is not None]
     norm = Normalize(min(0.0, *scored, 0.0), max(1.0, *scored, 1.0))
     lines, widths, shades = [], [], []
@@ -60,13 +62,16 @@ def draw_tree(tree: RolloutTree) -> Figure:
         if (rows := below.get(segment.segment_id)) is None:
             continue
         lines.append(_line(tree, segment, heights))
-        widths.append(1 + 7 * len(rows) / len(tree.leaves))
+        widths.append(1 + 7 * len(rows) / len(leaves))
         known = [reward for row in rows if (reward := rewards[row]) is not None]
         is_coloured = known and segment.source is not SegmentSource.TOOL
         shades.append(_REWARDS(norm(np.mean(known))) if is_coloured else _TOOL)
     axes.add_collection(LineCollection(lines, linewidths=widths, colors=shades, capstyle="butt"))
-    _mark_ends(axes, tree, heights, [_UNSCORED if each is None else _REWARDS(norm(each)) for each in rewards])
-    axes.set_yticks(range(len(tree.leaves)), [_label(leaf) for leaf in tree.leaves], fontsize=7)
+    _mark_points(axes, tree, heights)
+    ends = [tree.segments[leaf.segment_id].end - tree.segments[0].end for leaf in leaves]
+    colours = [_UNSCORED if each is None else _REWARDS(norm(each)) for each in rewards]
+    axes.scatter(ends, range(len(ends)), marker="s", c=colours, edgecolors="black", s=36, zorder=3)
+    axes.set_yticks(range(len(leaves)), [_label(leaf) for leaf in leaves], fontsize=7)
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
     axes.set_xlabel(
@@ -75,7 +80,7 @@ def draw_tree(tree: RolloutTree) -> Figure:
     title = f"{shown(tree.question.question_id, 40)}: m = {tree.global_budget}, k - m = {tree.branch_budget}"
     axes.set_title(title, fontsize=9, parse_math=False)
     figure.subplots_adjust(
-        left=0.16, right=0.97, bottom=0.5 / figure.get_figheight(), top=1 - 0.3 / figure.get_figheight()
+        left=0.2, right=0.98, bottom=0.45 / figure.get_figheight(), top=1 - 0.25 / figure.get_figheight()
     )
     return figure
 
@@ -88,15 +93,11 @@ def _line(tree: RolloutTree, segment: Segment, heights: Mapping[int, float]) -> 
     return [(left, heights[parent.segment_id]), (left, height), (right, height)]
 
 
-def _mark_ends(axes: Axes, tree: RolloutTree, heights: Mapping[int, float], colours: Sequence[Any]) -> None:
-    start = tree.segments[0].end
+def _mark_points(axes: Axes, tree: RolloutTree, heights: Mapping[int, float]) -> None:
     points = [each for each in tree.segments[1:] if each.is_branch_point and each.segment_id in heights]
-    places = [(each.end - start, heights[each.segment_id]) for each in points]
-    ends = [(tree.segments[leaf.segment_id].end - start, row) for row, leaf in enumerate(tree.leaves)]
-    for found, marker, face in ((places, "o", ["white"] * len(places)), (ends, "s", colours)):
-        if found:
-            x, y = zip(*found, strict=True)
-            axes.scatter(x, y, marker=marker, c=face, edgecolors="black", s=36, zorder=3)
+    x = [each.end - tree.segments[0].end for each in points]
+    y = [heights[each.segment_id] for each in points]
+    axes.scatter(x, y, marker="o", c="white", edgecolors="black", s=36, zorder=3)
 
 
 def _label(leaf: Leaf) -> str:
@@ -104,10 +105,15 @@ def _label(leaf: Leaf) -> str:
     return f"{leaf.origin} {reward}"
 
 
-def _leaves_below(tree: RolloutTree) -> dict[int, list[int]]:
+def _in_rows(tree: RolloutTree) -> list[Leaf]:
+    """Return the leaves so that those below any segment are neighbours: no line lies on that of another chain."""
+    return sorted(tree.leaves, key=lambda leaf: [segment.segment_id for segment in tree.path(leaf.segment_id)])
+
+
+def _leaves_below(tree: RolloutTree, leaves: Sequence[Leaf]) -> dict[int, list[int]]:
     """Return, for each segment on a path to a leaf, the rows of the leaves below it."""
     below: dict[int, list[int]] = {}
-    for row, leaf in enumerate(tree.leaves):
+    for row, leaf in enumerate(leaves):
         for segment in tree.path(leaf.segment_id):
             below.setdefault(segment.segment_id, []).append(row)
     return below
@@ -117,7 +123,7 @@ def draw_entropies(tree: RolloutTree) -> Figure:
     """Draw the entropy along the best and the worst trajectory of a tree, tool results and branch points marked."""
     ranked = sorted(tree.scored_leaves, key=lambda pair: -pair[1])
     leaves = [leaf for leaf, _ in (ranked[:1] + ranked[-1:] if len(ranked) > 1 else ranked)] or tree.leaves[:1]
-    figure = Figure(figsize=(8, 1 + 1.7 * len(leaves)), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH, 0.8 + 1.3 * len(leaves)), dpi=_DPI)
     panels = figure.subplots(len(leaves), 1, squeeze=False)[:, 0]
     for axes, leaf in zip(panels, leaves, strict=True):
         _draw_path(axes, tree, leaf)
@@ -125,7 +131,7 @@ def draw_entropies(tree: RolloutTree) -> Figure:
         f"entropy along trajectories of {shown(tree.question.question_id, 40)}", fontsize=9, parse_math=False
     )
     panels[-1].set_xlabel("tokens after the prompt (grey: tool results; dashed: branch points)", fontsize=8)
-    figure.subplots_adjust(left=0.09, right=0.97, bottom=0.5 / figure.get_figheight(), top=0.93, hspace=0.25)
+    figure.subplots_adjust(left=0.11, right=0.98, bottom=0.45 / figure.get_figheight(), top=0.92, hspace=0.35)
     return figure
 
 
@@ -162,7 +168,7 @@ def draw_turns(by_iteration: Mapping[int, Sequence[float]]) -> Figure:
     Args:
         by_iteration: For each iteration, the mean entropy of each turn in nats, from the first on.
     """
-    figure = Figure(figsize=(8, 3), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH, 2.3), dpi=_DPI)
     axes = figure.subplots()
     first, last = min(by_iteration), max(by_iteration)
     num_turns = max(len(means) for means in by_iteration.values())
@@ -176,7 +182,7 @@ def draw_turns(by_iteration: Mapping[int, Sequence[float]]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS, integer=True))
     axes.set_xlabel("iteration")
     axes.set_ylabel("tool results before")
-    figure.subplots_adjust(left=0.08, right=1.02, bottom=0.17, top=0.95)
+    figure.subplots_adjust(left=0.1, right=1.02, bottom=0.2, top=0.96)
     return figure
 
 
@@ -191,7 +197,7 @@ def draw_histograms(trees: Sequence[RolloutTree]) -> Figure:
         ],
         "tool calls": [leaf.num_tool_calls for _, leaf in leaves],
     }
-    figure = Figure(figsize=(8, 4.5), dpi=_DPI)
+    figure = Figure(figsize=(_WIDTH, 3.4), dpi=_DPI)
     for axes, (name, values) in zip(figure.subplots(2, 2).flat, columns.items(), strict=True):
         if name == "tool calls":
             calls, counts = np.unique(np.asarray(values), return_counts=True)
@@ -204,9 +210,9 @@ def draw_histograms(trees: Sequence[RolloutTree]) -> Figure:
             axes.yaxis.set_minor_locator(NullLocator())
         else:
             axes.yaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
-        axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS))
+        axes.xaxis.set_major_locator(MaxNLocator(_NUM_TICKS, integer=name == "tool calls"))
         axes.set_xlabel(name, fontsize=8)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.11, top=0.97, hspace=0.35)
+    figure.subplots_adjust(left=0.09, right=0.98, bottom=0.12, top=0.97, hspace=0.45)
     return figure
 
 

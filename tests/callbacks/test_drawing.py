@@ -15,6 +15,7 @@ from aepo_lightning.callbacks.drawing import (
     token_entropies,
     turn_entropies,
 )
+from aepo_lightning.contracts.question import SegmentSource
 from tests.callbacks.test_rollout_logger import HOSTILE, spoilt
 from tests.callbacks.test_rollout_logger import make_tree as branched_tree
 from tests.support.training import make_tree, policy_turn, tool_turn
@@ -34,6 +35,19 @@ def test_a_tree_shows_shares_rewards_and_branch_points():
     assert red[0] > red[1]
     assert green[1] > green[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["probe 0.00", "branch 1.00"]
+
+
+def test_no_line_of_a_tree_lies_on_that_of_another_chain():
+    # The middle one of three leaves, as they are listed, left the chain before the other two parted.
+    tree = make_tree([[policy_turn(1)]], [1.0])
+    first = tree.segments[1].segment_id
+    rest = [tree.add(first, SegmentSource.POLICY, [1], logprobs=[0.0], entropies=[0.0]).segment_id for _ in range(2)]
+    ends = [tree.add(rest[0], SegmentSource.POLICY, [1], logprobs=[0.0], entropies=[0.0]) for _ in range(2)]
+    chosen = [ends[0].segment_id, rest[1], ends[1].segment_id]
+    tree.leaves = [replace(tree.leaves[0], segment_id=segment_id) for segment_id in chosen]
+    (axes,) = draw_tree(tree).axes
+    lines = axes.collections[0].get_paths()
+    assert [path.vertices[-1].tolist() for path in lines[1:]] == [[2, 0.5], [2, 2], [3, 0], [3, 1]]
 
 
 def test_entropies_stand_at_their_tokens_beside_tool_results_and_branch_points():
