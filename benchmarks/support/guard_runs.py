@@ -1,6 +1,7 @@
 """Short runs of the main job from one cold start: left alone, or made to collapse or to erupt."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,6 +75,7 @@ def make_run(out: Path, start: Path, label: str, seed: int, num_iterations: int,
 
 
 def _train(folder: Path, words: list[str]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # what was interrupted is made anew
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "train.py", f"run_dir={folder}", *words]
     with (folder.parent / f"{folder.name}.log").open("w", encoding="utf-8") as log:
