@@ -106,7 +106,7 @@ class EntropyMonitor(L.Callback):
         picture = rasterise(draw_curves(self.curves))
         path = self.path(trainer)
         path.parent.mkdir(parents=True, exist_ok=True)
-        imsave(path, picture)  # type: ignore[no-untyped-call]
+        imsave(path, picture)
         return picture
 
     def path(self, trainer: L.Trainer) -> Path:
