@@ -115,6 +115,7 @@ class _Iteration:
 
     @classmethod
     def open(cls, cfg: DictConfig, folder: Path, iteration: int, trees: Sequence[RolloutTree]) -> "_Iteration":
+        """Read weights and build the data of the steps."""
         version = trees[0].weights_version
         policy, algorithm = first_policy(cfg, folder), build(with_functions(cfg.algorithm, "algorithm"))
         module: AEPOModule = build(cfg.module, policy=policy, algorithm=algorithm)

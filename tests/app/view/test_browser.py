@@ -267,7 +267,7 @@ def test_a_tree_that_grows_shows_what_it_has(browser, tmp_path):
     browser.open(written(tmp_path, SIX[:2], unfinished=[tree]) + "#filter=unfinished")
     (notes,) = texts(browser, "#questions .notes")
     assert (notes[:12], notes[-9:]) == ("not finished", " 1 failed")
-    assert [text.split(" ", 1)[1] for text in texts(browser, "#tree .leaf text")] == ["goes on ", "goes on "]
+    assert [text.split(" ", 1)[1] for text in texts(browser, "#tree .leaf text")] == ["no reward yet "] * 2
     assert "goes on, or was cut off" in texts(browser, "#detail .absent")[0]
     assert "<b>" in texts(browser, ".segment.prompt")[0]
     title = browser.value("document.querySelector('.segment.policy .token').title")

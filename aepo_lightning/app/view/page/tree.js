@@ -77,10 +77,10 @@ function drawLeaf(tree, plan, index) {
   const right = plan.width - MARGIN.right + 6;
   const y = plan.y[leaf.segment];
   const reward = rewardOf(leaf);
-  const label = leaf.stop === 'unfinished' ? 'goes on' : reward === null ? 'no reward' : show(reward, 2);
+  const label = leaf.stop === 'unfinished' ? 'no reward yet' : reward === null ? 'no reward' : show(reward, 2);
   const answer = brief(leaf.reward?.answer || '', LABEL_CHARACTERS);
   const ending = leaf.stop === 'eos' ? answer : leaf.stop === 'unfinished' ? '' : leaf.stop;
-  const name = `#${index} ${label} ${ending}`.trim() + (leaf.stop === 'unfinished' ? ': trajectory, not over' : `: trajectory, reward ${label}, ended by ${leaf.stop}`);
+  const name = `#${index} ${label} ${ending}`.trim() + (leaf.stop === 'unfinished' ? ': trajectory of a tree that is not finished' : `: trajectory, reward ${label}, ended by ${leaf.stop}`);
   return draw('g', { class: `leaf${index === state.leaf ? ' on' : ''}`, 'data-leaf': index, 'aria-label': name, ...pressed(() => look({ leaf: index, seg: '', tab: state.tab === 'branch' ? 'path' : state.tab })) },
     draw('rect', { x: right - 4, y: y - ROW / 2 + 2, width: MARGIN.right - 4, height: ROW - 4, rx: 5, class: 'touch' }),
     draw('line', { x1: plan.x[leaf.segment], x2: right, y1: y, y2: y, class: 'lead' }),
