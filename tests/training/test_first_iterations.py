@@ -113,6 +113,23 @@ def test_what_can_be_learned_from_is_no_finding(caplog):
     assert not caplog.records
 
 
+def half(tree):
+    """The first trajectory without the fault of the second."""
+    first, second = tree.leaves
+    first.stop_reason, first.reward = StopReason.EOS, replace(second.reward, reward=1.0, is_well_formed=True)
+    return tree
+
+
+@pytest.mark.parametrize("name", ["format", "length", "limit", "malformed", "unknown"])
+def test_what_is_wrong_with_a_part_of_them_is_no_finding(name, caplog):
+    tree = half(CASES[name][0]())
+    segment = tree.segments[2]
+    if name in ("malformed", "unknown"):
+        segment.tool_call, segment.tool_result = ToolCall(tool="search", text="?"), ToolResult(text="found")
+    look(tree)
+    assert not caplog.records
+
+
 SEARCH = ToolRuntime(tools=(DocumentSearch(),))
 
 
