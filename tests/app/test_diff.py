@@ -117,6 +117,14 @@ def test_runs_without_a_difference_have_none_as_far_as_both_have_gone(tmp_path):
     assert found(tmp_path, [[tree()], [tree()]], [[tree()]]) == (None, 1)
 
 
+def test_what_only_a_clock_measures_is_no_difference(tmp_path):
+    def clock(made):
+        made.segments[2].tool_result = ToolResult(text="found", duration_s=9.0)
+        made.segments[2].span_s = (1.0, 10.0)
+
+    assert found(tmp_path, [[tree()]], [[tree(clock)]]) == (None, 1)
+
+
 def test_runs_of_other_lengths_and_numbers_are_compared_where_both_have_rollouts(tmp_path):
     one, other = saved(tmp_path / "one", [tree()], [tree()], [tree()]), saved(tmp_path / "other", [tree()], [tree()])
     RolloutJournal(tmp_path / "other" / "rollouts").path("train-00000-rank0").unlink()
