@@ -101,9 +101,10 @@ class EntropyGuard(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: STEP_OUTPUT, batch: Any, batch_idx: int
     ) -> None:
         """Take the figures of the optimiser step."""
+        found = trainer.callback_metrics  # which is put together anew each time
         for name in (*_MEANS, _TAIL):
-            if name in trainer.callback_metrics:
-                self._steps.setdefault(name, []).append(float(trainer.callback_metrics[name]))
+            if name in found:
+                self._steps.setdefault(name, []).append(float(found[name]))
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
