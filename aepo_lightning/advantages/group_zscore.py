@@ -24,6 +24,7 @@ class GroupZScore:
     """
 
     normalize_by_std: bool = True
+    """False only subtracts the mean."""
     epsilon: float = 1e-6
     """Added to the standard deviation."""
 
