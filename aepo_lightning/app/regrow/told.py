@@ -133,14 +133,15 @@ def _tools(chain: GrownChain) -> str:
 def _result(regrown: Regrown, chain: GrownChain) -> str:
     number = f"{chain.num_compared} token{'' if chain.num_compared == 1 else 's'}"
     gap = f"{number} before it with log-probs that differ by at most {chain.logprob_gap:.2g} nats"
+    gap = f"; {gap}" if chain.num_compared else ""
     found = chain.difference
     if found is None:
-        return "the same token by token, " + gap.replace(" before it", "")
+        return "the same token by token" + gap.replace(" before it", "")
     ids = [token for each in chain.path for token in each.token_ids]
     at = chain.path[0].end + found.place
     before = _shown(repr(_text(regrown, ids[max(0, at - _AROUND) : at])))
     one, other = (_token(regrown, each) for each in (found.saved, found.regrown))
-    return f"the first difference is token {found.place} of the response: {one}, now {other}, after {before}; {gap}"
+    return f"the first difference is token {found.place} of the response: {one}, now {other}, after {before}{gap}"
 
 
 def _token(regrown: Regrown, token: int | None) -> str:

@@ -62,7 +62,7 @@ def test_what_came_out_the_same_says_so():
     assert found.chains[0].difference is None
     assert "q=q&leaf=r/0&seg=2, in train-00003: after the result of 'search'" in text
     assert "weights/0, after 0 optimiser steps: those that grew the tree" in text
-    assert "the same token by token, 12 tokens with log-probs that differ by at most 0 nats" in text
+    assert "the same token by token; 12 tokens with log-probs that differ by at most 0 nats" in text
     assert "note      a note" in text
     assert "0 results from the journal, 0 new calls, 0 refused (--offline)" in text
 
@@ -83,6 +83,13 @@ def test_an_end_that_comes_sooner_is_a_difference():
     (chain,) = regrown(cut).chains
     assert chain.difference.regrown is None
     assert "now the end, after" in words(regrown(cut))
+
+
+def test_nothing_is_said_of_log_probs_where_none_are_compared():
+    def other_first(tree):
+        tree.segments[3].token_ids[0] += 1
+
+    assert "log-probs" not in words(regrown(other_first))
 
 
 @pytest.mark.parametrize(
