@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.tasks.paths import data_root
 
 PATH_KEY = re.compile(r"(^|_)(path|paths|dir|root|folder|file|files)$")
 """Keys of the configuration whose values are paths."""
@@ -20,6 +21,7 @@ _LOCKED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _OTHERS = (errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
 UNWRITABLE = (*_FULL, *_LOCKED, *_OTHERS)
 """What is wrong with a disk or a path, not with this program."""
+OmegaConf.register_new_resolver("data_root", lambda: str(data_root(None)), replace=True)  # `${data_root:}` in conf/
 
 
 def as_path(text: object, key: str) -> Path:

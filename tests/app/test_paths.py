@@ -9,6 +9,7 @@ from aepo_lightning.app.paths import UNWRITABLE, expand_paths, explain_unwritabl
 from aepo_lightning.app.report import RunReport
 from aepo_lightning.app.stages import RunRecord
 from aepo_lightning.errors import ConfigError, TrainingError
+from tests.support.paths import CONF
 
 
 def test_paths_are_expanded_wherever_they_stand(monkeypatch):
@@ -72,3 +73,14 @@ def test_a_disk_that_fills_during_a_run_ends_it_with_one_message(tmp_path):
         write()
     with pytest.raises(ConnectionRefusedError), record:
         raise ConnectionRefusedError(111, "refused")
+
+
+def test_files_of_the_configuration_are_looked_for_where_tasks_look(tmp_path, monkeypatch):
+    cache = OmegaConf.load(CONF / "tools" / "search_cache_python.yaml").search.documents
+    corpus = OmegaConf.load(CONF / "tools" / "corpus.yaml").search.index
+    monkeypatch.setenv("AEPO_DATA_DIR", str(tmp_path))
+    assert [cache.path, corpus.files[0]] == [f"{tmp_path}/search_cache.json", f"{tmp_path}/corpus.jsonl"]
+    monkeypatch.delenv("AEPO_DATA_DIR")
+    monkeypatch.setattr("aepo_lightning.tasks.paths._CHECKOUT", tmp_path / "checkout")
+    (tmp_path / "shared" / "data").mkdir(parents=True)
+    assert cache.path == f"{tmp_path}/shared/data/search_cache.json"
