@@ -68,9 +68,12 @@ def rejudge_evaluation(
         allowed: What the configuration in the folder may call beside the parts of this library.
 
     Raises:
-        ConfigError: If no judge is named, it is no evaluation on benchmarks, or `name` stands for another judge.
+        ConfigError: If no judge is named, it is no evaluation on benchmarks, or `name` is none of a folder or stands
+            for another judge.
         DataError: If results cannot be read.
     """
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise ConfigError(f"`name` must be that of a folder, without a path, but got {name!r}. Write --name second.")
     cfg, node = load_evaluation(folder, allowed), _judge_node(words, config_dir)
     target = folder / REJUDGED / (name or _default_name(node))
     if "suite" not in cfg:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from aepo_lightning.app.evaluation.rejudge import _judge_again
+from aepo_lightning.app.evaluation.rejudge import _judge_again, rejudge
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.results_file import read_results, results_path
 from aepo_lightning.evaluation.stamps import part_settings
@@ -69,3 +69,9 @@ def test_the_judge_of_the_evaluation_keeps_what_it_scored_there_and_a_rule_is_as
     rule = SameWords()
     _judge_again(evaluated_by(rule, tmp_path / "rule", "0"), rule, tmp_path / "ruled.jsonl")
     assert read_results(tmp_path / "ruled.jsonl").results[0].verdict.is_correct
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/tmp"])
+def test_verdicts_never_lie_elsewhere_than_below_their_evaluation(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"`name` must be that of a folder, without a path, but got '{name}'"):
+        rejudge([str(tmp_path), "judge=llm", f"--name={name}"])
