@@ -21,7 +21,7 @@ import numpy as np
 
 from aepo_lightning.evaluation.statistics import Scores
 
-_FEWEST_FOR_VARIANCE = 2
+FEWEST_FOR_VARIANCE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ def questions_needed(
     if not 0 < difference < inf:
         raise ValueError(f"`difference` must be positive and finite, but got {difference}.")
     needed = (_quantiles(power, level) / difference) ** 2 * spread.variance(num_samples)
-    return max(_FEWEST_FOR_VARIANCE, ceil(round(needed, 9)))
+    return max(FEWEST_FOR_VARIANCE, ceil(round(needed, 9)))
 
 
 def detectable_difference(
@@ -139,13 +139,13 @@ def _quantiles(power: float, level: float) -> float:
 
 
 def _check_number(num_questions: int) -> None:
-    if num_questions < _FEWEST_FOR_VARIANCE:
+    if num_questions < FEWEST_FOR_VARIANCE:
         raise ValueError(f"A pilot must have at least two questions with verdicts, but got {num_questions}.")
 
 
 def _within(values: Sequence[Scores]) -> float | None:
     """Return the mean over questions of the variance of a sample, or None if no question has two samples."""
-    found = [each.var(ddof=1) for each in values if each.size >= _FEWEST_FOR_VARIANCE]
+    found = [each.var(ddof=1) for each in values if each.size >= FEWEST_FOR_VARIANCE]
     return float(np.mean(found)) if found else None
 
 

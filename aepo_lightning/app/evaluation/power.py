@@ -10,6 +10,7 @@ from aepo_lightning.app.evaluation.compare import pair_runs
 from aepo_lightning.app.evaluation.tables import print_tables
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.power import (
+    FEWEST_FOR_VARIANCE,
     Spread,
     detectable_difference,
     questions_needed,
@@ -25,6 +26,7 @@ _FLAT = (
     "! {}: no score of the pilot differs from another, which says nothing of how scores spread. Take more questions, "
     "or a model that is neither always right nor always wrong."
 )
+_SMALL = "! {}: a pilot must have at least two questions with verdicts, but got {}. It is left out."
 
 
 def power(words: Sequence[str]) -> None:
@@ -34,26 +36,31 @@ def power(words: Sequence[str]) -> None:
         words: Of the command line, after `power`.
 
     Raises:
-        ConfigError: If a number has no meaning, or the pilot is too small.
+        ConfigError: If a number has no meaning, or the pilot is too small on all of its benchmarks.
         DataError: If a folder is not that of an evaluation.
     """
     args, flat = _parser().parse_args(list(words)), set[str]()
+    small: dict[str, int] = {}
     try:
-        rows = list(_rows(args, flat))
+        rows = list(_rows(args, flat, small))
     except DataError:
         raise
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if not rows:
+        found = ", ".join(f"{number} of {name}" for name, number in small.items())
+        raise ConfigError(f"A pilot must have at least two questions with verdicts, but got {found}. Evaluate more.")
     asked, shown = f"questions for {args.difference:g} points", "points that these show"
     headings = ("benchmark", "correlation", "samples", asked, "questions here", shown)
     title = f"Found with probability {args.power:g} by a two-sided test at {args.level:g}"
-    notes = [_note(args), *(_FLAT.format(name) for name in sorted(flat))]
+    left_out = [_SMALL.format(name, number) for name, number in small.items()]
+    notes = [_note(args), *left_out, *(_FLAT.format(name) for name in sorted(flat))]
     print_tables([Table(title=title, headings=headings, rows=rows)], notes)
 
 
-def _rows(args: argparse.Namespace, flat: set[str]) -> Iterator[list[str]]:
+def _rows(args: argparse.Namespace, flat: set[str], small: dict[str, int]) -> Iterator[list[str]]:
     """Yield rows, and add the benchmarks to `flat` whose pilot does not tell how scores spread."""
-    for name, number, correlation, spread in _spreads(args):
+    for name, number, correlation, spread in _spreads(args, small):
         for num_samples in args.num_samples if spread.within is not None else [1]:
             settings = {"num_samples": num_samples, "power": args.power, "level": args.level}
             needed = questions_needed(spread, args.difference / 100, **settings)
@@ -65,11 +72,17 @@ def _rows(args: argparse.Namespace, flat: set[str]) -> Iterator[list[str]]:
                 yield [name, correlation, str(num_samples), "-", str(number), "-"]
 
 
-def _spreads(args: argparse.Namespace) -> Iterator[tuple[str, int, str, Spread]]:
-    """Yield for each benchmark its name, number of questions, and spreads with the correlations they assume."""
+def _spreads(args: argparse.Namespace, small: dict[str, int]) -> Iterator[tuple[str, int, str, Spread]]:
+    """Yield for each benchmark its name, number of questions, and spreads with the correlations they assume.
+
+    Those with too few questions are added to `small` with their number.
+    """
     if args.other is None:
         for run in read_evaluation(args.folder):
             values = list(_values(run).values())
+            if len(values) < FEWEST_FOR_VARIANCE:
+                small[run.name] = len(values)
+                continue
             for correlation in args.correlation:
                 spread = spread_of_one(values, correlation)
                 yield run.name, len(values), f"{correlation:g}" if spread.within else "0", spread
@@ -79,6 +92,9 @@ def _spreads(args: argparse.Namespace) -> Iterator[tuple[str, int, str, Spread]]
     for one, other in pair_runs(args.folder, args.other):
         ours, theirs = _values(one), _values(other)
         common = [name for name in ours if name in theirs]
+        if len(common) < FEWEST_FOR_VARIANCE:
+            small[one.name] = len(common)
+            continue
         spread = spread_of_pair([ours[name] for name in common], [theirs[name] for name in common])
         yield one.name, len(common), "measured", spread
 

@@ -66,8 +66,20 @@ def test_numbers_without_meaning_are_refused(folder, words, problem):
         power([str(folder), *words])
 
 
+def test_a_benchmark_with_too_few_questions_is_left_out_by_name(tmp_path, folder, capsys):
+    tiny = make_results("10", "??", benchmark="tiny")
+    for each in (folder, tmp_path / "b"):
+        write_evaluation(each, tiny, benchmark="tiny")
+    write_evaluation(tmp_path / "b", make_results("11", "11", "00", "11"))
+    for words in ([str(folder), "--correlation", "0.5", "--num-samples", "1"], [str(folder), str(tmp_path / "b")]):
+        power(words)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "riddles" in text
+        assert "! tiny: a pilot must have at least two questions with verdicts, but got 1. It is left out." in text
+
+
 def test_pilots_that_are_too_small_or_none_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="at least two questions with verdicts, but got 1"):
+    with pytest.raises(ConfigError, match="at least two questions with verdicts, but got 1 of riddles"):
         power([str(write_evaluation(tmp_path / "a", make_results("10", "??")))])
     with pytest.raises(DataError, match="The folder of an evaluation must hold"):
         power([str(tmp_path / "nowhere")])
