@@ -9,7 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aepo_lightning.errors import ConfigError, DataError
+from aepo_lightning.contracts.blame import describe_failure
+from aepo_lightning.errors import ConfigError, DataError, boundary
 from aepo_lightning.evaluation.benchmark import BenchmarkQuestions
 from aepo_lightning.evaluation.question_rows import QuestionRows, Rows
 from aepo_lightning.tasks.hub import datasets_package
@@ -195,7 +196,8 @@ def hub_rows(hub: HubDataset, columns: Sequence[str]) -> Rows:
     """
     datasets = datasets_package("put the file where it belongs")
     place = f"{hub.dataset_id}, {hub.split}, row"
-    try:
+    failures: list[Exception] = []
+    with boundary(failures.append):  # a network, its clients, and the code that builds datasets, while rows are read
         stream = datasets.load_dataset(
             hub.dataset_id, hub.config, split=hub.split, revision=hub.revision, streaming=True
         )
@@ -203,10 +205,8 @@ def hub_rows(hub: HubDataset, columns: Sequence[str]) -> Rows:
             wanted = {column_of(name, stream.column_names) for name in columns}
             stream = stream.select_columns([name for name in stream.column_names if name in wanted])
         return [(f"{place} {number}", row) for number, row in enumerate(stream)]
-    except (OSError, ValueError) as error:
-        told = (
-            " It is gated: accept its conditions on its page, then log in with `hf auth login`." if hub.is_gated else ""
-        )
-        raise DataError(
-            f"The Hub must give {hub.dataset_id} at {hub.revision or 'main'}, but it failed: {error}.{told}"
-        ) from error
+    told = " It is gated: accept its conditions on its page, then log in with `hf auth login`." if hub.is_gated else ""
+    raise DataError(
+        f"The Hub must give {hub.dataset_id} at {hub.revision or 'main'}, but it failed: "
+        f"{describe_failure(failures[0])}.{told}"
+    ) from failures[0]

@@ -153,15 +153,22 @@ def test_a_revision_that_is_not_pinned_is_said(tmp_path, monkeypatch, caplog):
     assert "no pinned revision" in caplog.text
 
 
-def test_a_gated_dataset_and_a_network_that_is_down_say_what_to_do(tmp_path, monkeypatch):
+class DatasetGenerationError(Exception):
+    """As `datasets` raises it: neither a `ValueError` nor an `OSError`."""
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route"), DatasetGenerationError("no route"), KeyError("split")])
+def test_a_gated_dataset_and_whatever_else_goes_wrong_there_say_what_to_do(tmp_path, monkeypatch, error):
     def refuse(*args, **kwargs):
-        raise ConnectionError("no route")
+        raise error
 
     install(monkeypatch, refuse)
-    with pytest.raises(
-        DataError, match=r"The Hub must give somebody/tiny at abc, but it failed: no route. It is gated"
-    ):
+    told = rf"The Hub must give somebody/tiny at abc, but it failed: {type(error).__name__}.*(no route|split).*gated"
+    with pytest.raises(DataError, match=told):
         source(tmp_path, hub=HUB, fetch="always").read("tiny")
+
+
+def test_a_missing_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ConfigError, match="needs the package `datasets`, but it is not installed"):
         source(tmp_path, hub=HUB, fetch="always").read("tiny")
