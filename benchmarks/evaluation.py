@@ -1,15 +1,20 @@
 """What an evaluation costs beside bare generation, what ten kills cost it, and whether it agrees with training.
 
-    python -m benchmarks.evaluation [--questions 48] [--pairs 5] [--kills 10] [--run RUN_FOLDER]
+    python -m benchmarks.evaluation [--questions 48] [--pairs 9] [--kills 10] [--run RUN_FOLDER]
 
-Overhead: the same questions and samples by the sampler alone, in memory, and by an `Evaluator` with journal, results
-and a rule, in turn, in this process and on one thread, with a policy of 6 M parameters made from nothing: whatever is
-not generation weighs more beside it than beside any language model. Kills: an evaluation in a process of its own gets
-SIGKILL at random times; what was generated more than once is counted in tokens. With `--run`, a finished main job is
-asked its own held-out questions again, and every figure is compared with what its training printed.
+Overhead: the same questions and samples by the sampler alone, in memory, and by an `Evaluator` that makes its parts,
+reads and stamps the questions, and writes journal and results; in turn, each first in every other pair, in this process
+and on one thread, with a policy of 6 M parameters made from nothing: whatever is not generation weighs more beside it
+than beside any language model. What was there before the pairs is not looked through by the collector of garbage: once
+in ten evaluations that takes as long as what is measured. Kills: an evaluation by the quickstart's policy in a process
+of its own gets SIGKILL at random times; what was generated more than once is counted in tokens. A kill costs the turns
+that were being generated, so the share depends on how many there are at once and on the size of the whole. With
+`--run`, a finished main job is asked its own held-out questions again, and every figure is compared with what its
+training printed.
 """
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
@@ -19,6 +24,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from time import perf_counter, process_time
@@ -55,10 +61,18 @@ async def same_words(claim: Claim) -> Verdict:
     return Verdict(score=float(is_correct), is_correct=is_correct)
 
 
-def make_parts(num_questions: int, at_once: int) -> tuple[Evaluator, Benchmark, TransformersEngine]:
-    """Return what evaluates the quickstart's policy, made from nothing, on the quickstart's task."""
+def make_parts(
+    num_questions: int, at_once: int, architecture: Mapping[str, int]
+) -> tuple[Evaluator, Benchmark, TransformersEngine]:
+    """Return what evaluates a policy made from nothing on the quickstart's task.
+
+    Args:
+        num_questions: How many are asked.
+        at_once: How many of them grow at once.
+        architecture: What differs from the quickstart's policy.
+    """
     torch.set_num_threads(1)
-    larger = [f"model.architecture.{name}={value}" for name, value in ARCHITECTURE.items()]
+    larger = [f"model.architecture.{name}={value}" for name, value in architecture.items()]
     cfg = quickstart_config(f"data.task.num_val_questions={num_questions}", *larger)
     policy = evaluated(build(cfg.model))
     engine = TransformersEngine(policy.source, max_num_seqs=64, max_model_len=256)
@@ -89,15 +103,22 @@ def make_parts(num_questions: int, at_once: int) -> tuple[Evaluator, Benchmark, 
 
 def measure_overhead(num_questions: int, num_pairs: int) -> dict[str, Any]:
     """Return the share by which evaluations take longer than bare generation, pair by pair."""
-    evaluator, benchmark, engine = make_parts(num_questions, 64)
+    evaluator, benchmark, engine = make_parts(num_questions, 64, ARCHITECTURE)
     parts = evaluator.parts(benchmark)
     questions = evaluator.questions(benchmark, parts)
     seed = derive_seed(0, "benchmark", benchmark.name)
+
+    def evaluate() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            evaluator.evaluate(benchmark, Path(folder))
+
+    sides = {"bare": lambda: RolloutSampler(parts, 64).rollout(questions, seed), "whole": evaluate}
     rows = []
     for number in range(num_pairs + 1):
-        bare = _timed(lambda: RolloutSampler(parts, 64).rollout(questions, seed), engine)
-        with tempfile.TemporaryDirectory() as folder:
-            whole = _timed(lambda: evaluator.evaluate(benchmark, Path(folder)), engine)
+        gc.collect()
+        gc.freeze()
+        timed = {name: _timed(sides[name], engine) for name in sorted(sides, reverse=number % 2 == 1)}
+        bare, whole = timed["bare"], timed["whole"]
         print(f"pair {number}: bare {bare[0]:.2f} s of CPU, evaluated {whole[0]:.2f} s; {whole[2]} tokens", flush=True)
         if bare[2] != whole[2]:
             raise SystemExit("both sides must generate the same tokens")
@@ -122,7 +143,7 @@ def evaluated_weights(engine: TransformersEngine) -> list[tuple[str, torch.Tenso
 
 def evaluate_in_process(folder: str, num_questions: int, counter: "Synchronized[int]") -> None:
     """Evaluate, and note all the while how many tokens were generated."""
-    evaluator, benchmark, engine = make_parts(num_questions, AT_ONCE)
+    evaluator, benchmark, engine = make_parts(num_questions, AT_ONCE, {})
 
     def note() -> None:
         while True:
@@ -189,8 +210,8 @@ def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=48, help="of the overhead; four samples each")
-    parser.add_argument("--pairs", type=int, default=5, help="of bare generation and evaluation")
-    parser.add_argument("--kill-questions", type=int, default=400, help="of the evaluation that is killed")
+    parser.add_argument("--pairs", type=int, default=9, help="of bare generation and evaluation")
+    parser.add_argument("--kill-questions", type=int, default=1200, help="of the evaluation that is killed")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--run", type=Path, help="folder of a finished main job")
     args = parser.parse_args()

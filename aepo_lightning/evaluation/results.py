@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from aepo_lightning.contracts.checker import Claim, Outcome, Verdict
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.errors import DataError
+from aepo_lightning.rollout.plain import fields_of
 
 Pair: TypeAlias = tuple[str, int]
 """A question by its id, and the number of a sample, from 0."""
@@ -184,7 +185,9 @@ def _shown(value: Any) -> str:
 
 def result_to_dict(result: TrajectoryResult) -> dict[str, Any]:
     """Return a result as plain values."""
-    return _plain(result) | {"verdict": _plain(result.verdict)}
+    plain = fields_of(result)
+    plain |= {name: dict(value) for name, value in plain.items() if isinstance(value, Mapping)}
+    return plain | {"golds": [*result.golds], "choices": [*result.choices], "verdict": fields_of(result.verdict)}
 
 
 def result_from_dict(plain: Mapping[str, Any]) -> TrajectoryResult:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from aepo_lightning.errors import DataError
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{8})"\}$')
 
 
@@ -64,7 +65,7 @@ def read_lines(path: Path) -> Iterator[Line]:
 
 def to_text(plain: dict[str, Any]) -> str:
     """Return an object as a line with its checksum and its end."""
-    text = json.dumps(plain, separators=(",", ":"))
+    text = _ENCODER.encode(plain)
     return f'{text[:-1]},"checksum":"{zlib.crc32(text.encode()):08x}"}}\n'
 
 

@@ -64,7 +64,7 @@ def describe(value: object, above: tuple[int, ...] = ()) -> str:
 def _describe_collection(value: Collection[Any], above: tuple[int, ...]) -> str:
     items = list(value.items() if isinstance(value, Mapping) else value)
     step = -(-len(items) // _MOST_ITEMS)  # of a large corpus, a sample
-    described = [describe(each, above) for each in items[:: max(1, step)]]
+    described = [repr(each) if type(each) is int else describe(each, above) for each in items[:: max(1, step)]]
     is_ordered = isinstance(value, (list, tuple))
     return f"{len(items)}[{', '.join(described if is_ordered else sorted(described))}]"
 

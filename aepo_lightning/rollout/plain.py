@@ -1,6 +1,6 @@
 """Rollout trees as plain values and back."""
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -20,8 +20,10 @@ def tree_to_dict(tree: RolloutTree) -> dict[str, Any]:
     """
     # `asdict` would copy every list of tokens element by element.
     plain = fields_of(tree)
-    plain["question"] = asdict(replace(tree.question, documents={}))
-    plain["question"].pop("documents")
+    plain["question"] = fields_of(tree.question)
+    del plain["question"]["documents"]
+    plain["question"]["metadata"] = dict(tree.question.metadata)
+    plain["question"]["messages"] = [fields_of(message) for message in tree.question.messages]
     plain["segments"] = [_with_plain(segment, "tool_call", "tool_result") for segment in tree.segments]
     for segment in plain["segments"]:
         del segment["span_s"]

@@ -6,6 +6,7 @@ The one place of the sampler that talks to engine, tools and reward. Steps that 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from aepo_lightning.contracts.branching import BranchPolicy, BudgetAllocator
 from aepo_lightning.contracts.chat_format import ChatFormat, OpeningChatFormat
@@ -81,7 +82,8 @@ _SAMPLE = (Message(role="user", content="?"),)
 
 def opening_of(chat_format: ChatFormat) -> str:
     """Return what prompts of a format write in the policy's name, which a reward sees as its words."""
-    return chat_format.opening if isinstance(chat_format, OpeningChatFormat) else ""
+    has_opening = hasattr(chat_format, "opening")  # the Protocol would look for all that it names, for every trajectory
+    return cast(OpeningChatFormat, chat_format).opening if has_opening else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
