@@ -20,7 +20,7 @@ from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.benchmark import Benchmark
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results import TrajectoryResult
-from aepo_lightning.evaluation.summary import by_question
+from aepo_lightning.evaluation.summary import by_question, headline
 from aepo_lightning.rollout import RolloutSampler, pass_at_k
 
 
@@ -150,18 +150,19 @@ def scores(benchmark: Benchmark, results: Sequence[TrajectoryResult]) -> dict[st
         benchmark: Which.
         results: Of this rank's questions.
     """
-    scored = [[each.verdict for each in group if each.verdict.is_scored] for group in by_question(results)]
+    read = headline(benchmark.metric)
+    scored = [[each for each in group if each.verdict.is_scored] for group in by_question(results)]
     scored = [group for group in scored if group]
     num_trajectories, num_questions = float(len(results)), float(len(scored))
     smallest = -all_reduce([-min((len(group) for group in scored), default=10**6)], "max")[0]
     totals: dict[str, tuple[float, float]] = {
-        "score": (float(sum(_mean([each.score for each in group]) for group in scored)), num_questions),
+        "score": (float(sum(_mean([read(each) for each in group]) for group in scored)), num_questions),
         "unscored_fraction": (num_trajectories - sum(map(len, scored)), num_trajectories),
         "num_tool_calls": (float(sum(each.num_tool_calls for each in results)), num_trajectories),
         "num_generated_tokens": (float(sum(each.num_generated_tokens for each in results)), num_trajectories),
     }
     for k in {1, int(smallest)} if smallest < 10**6 else ():
-        correct = [(sum(each.is_correct for each in group), len(group)) for group in scored]
+        correct = [(sum(each.verdict.is_correct for each in group), len(group)) for group in scored]
         totals[f"pass@{k}"] = (float(sum(pass_at_k(right, number, k) for right, number in correct)), num_questions)
     return _reduced(benchmark.name, totals)
 

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from aepo_lightning.contracts.checker import Verdict
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.evaluator import EvaluationChoices
 from aepo_lightning.evaluation.in_training import AskableRollouts, BenchmarkScores, is_due, scores
 from aepo_lightning.evaluation.results_file import read_evaluation
 from tests.support.benchmarks import Counted, Riddles, protocol, riddles
-from tests.support.evaluated import make_results
+from tests.support.evaluated import make_result, make_results
 from tests.support.training import make_datamodule, make_module, make_run, make_trainer, small_policy
 
 
@@ -28,6 +29,12 @@ def test_scores_are_means_over_questions_of_what_was_scored():
     nothing = scores(riddles(), make_results("?"))
     assert nothing["benchmark/riddles/unscored_fraction"] == 1.0
     assert "benchmark/riddles/score" not in nothing
+
+
+@pytest.mark.parametrize(("metric", "score"), [("accuracy", 0.5), ("f1", 0.75)])
+def test_a_score_is_that_of_the_metric_as_in_the_report(metric, score):
+    found = scores(riddles(metric=metric), [make_result("a"), make_result("b", verdict=Verdict(score=0.5))])
+    assert (found["benchmark/riddles/score"], found["benchmark/riddles/pass@1"]) == (score, 0.5)
 
 
 @pytest.mark.parametrize(("every", "names"), [(0, 1), (1, 2)], ids=["never", "twice"])
