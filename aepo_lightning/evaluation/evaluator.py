@@ -1,6 +1,7 @@
 """Asks one policy any benchmarks: each under its protocol, with a stamp of all that decides what comes of it."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -125,8 +126,8 @@ class Evaluator:
         """Read the questions that are asked, and look at their prompts.
 
         Raises:
-            DataError: If they cannot be read, the choices of one are no list of texts, or a prompt leaves no room and
-                that is an error.
+            DataError: If they cannot be read, two have one id, the choices of one are no list of texts, or a prompt
+                leaves no room and that is an error.
         """
         asked = benchmark.questions().questions[: self.choices.num_questions]
         rank, num_ranks = self.choices.share
@@ -134,6 +135,7 @@ class Evaluator:
             raise DataError(f"The benchmark {benchmark.name} must have a question, but has none.")
         for each in asked:
             choices_of(each)
+        _check_ids(benchmark, asked)
         limit = self.engine.max_model_len
         lengths = {each.question_id: len(parts.chat_format.encode_prompt(each.messages)) for each in asked}
         too_long = [name for name, length in lengths.items() if length >= limit]
@@ -241,6 +243,15 @@ class Evaluator:
                 " and ".join(benchmark.protocol.tools),
                 " and ".join(missing) + (" is" if len(missing) == 1 else " are"),
             )
+
+
+def _check_ids(benchmark: Benchmark, asked: Sequence[Question]) -> None:
+    name, times = Counter(each.question_id for each in asked).most_common(1)[0]
+    if times > 1:
+        raise DataError(
+            f"The id of a question of {benchmark.name} must be its own, but {name!r:.80} stands for {times} of them. "
+            "Give each an id of its own."
+        )
 
 
 def _check_model(folder: Path, own: Path, stamp: EvaluationStamp) -> None:

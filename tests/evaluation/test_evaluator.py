@@ -10,9 +10,12 @@ from aepo_lightning.contracts.generation import WeightsStamp
 from aepo_lightning.errors import ConfigError, DataError
 from aepo_lightning.evaluation.evaluator import EvaluationChoices, Evaluator
 from aepo_lightning.evaluation.results_file import read_evaluation
+from aepo_lightning.evaluation.summary import summarise
+from aepo_lightning.rewards.checkers import TokenF1
 from aepo_lightning.tools import DocumentSearch, ToolRuntime, tool
 from tests.support.benchmarks import Asked, Counted, Riddles, protocol, riddles
 from tests.support.builders import ScriptedEngine, Turn
+from tests.support.evaluated import make_stamp
 from tests.support.training import small_policy
 
 POLICY = small_policy()
@@ -133,9 +136,34 @@ class WithChoices(Riddles):
         return replace(found, questions=tuple(questions))
 
 
+class WithoutGold(Riddles):
+    def read(self, name):
+        found = super().read(name)
+        return replace(found, questions=tuple(replace(each, answers=()) for each in found.questions))
+
+
 def test_choices_that_are_no_list_are_refused_before_anything_is_generated():
     with pytest.raises(DataError, match=r"`choices` of question '.+' must be a list of texts"):
         make_evaluator().evaluate(riddles(source=WithChoices()))
+
+
+class Repeated(Riddles):
+    def read(self, name):
+        found = super().read(name)
+        return replace(found, questions=found.questions + found.questions[:1])
+
+
+def test_ids_that_come_twice_are_refused_before_anything_is_generated(tmp_path):
+    evaluator = make_evaluator()
+    with pytest.raises(DataError, match=r"The id of a question of riddles must be its own, but '.+' stands for 2"):
+        evaluator.evaluate(riddles(source=Repeated()), tmp_path)
+    assert (evaluator.engine.requests, list(tmp_path.iterdir())) == ([], [])
+
+
+def test_questions_without_an_accepted_answer_are_counted_as_unscored():
+    found = make_evaluator(checker=lambda _: TokenF1()).evaluate(riddles(source=WithoutGold()))
+    assert {str(each.verdict.outcome) for each in found} == {"unscored"}
+    assert summarise(make_stamp(num_samples=2), found).score.value is None
 
 
 def test_a_prompt_that_leaves_no_room_is_an_error_or_counts_as_cut_off(caplog):
