@@ -10,6 +10,8 @@ from aepo_lightning.contracts.reward import Reward, RewardInput
 from aepo_lightning.contracts.tool import ToolCall, ToolResult, ToolStatus
 from aepo_lightning.errors import DataError, RewardError
 from aepo_lightning.rewards import PaperReward
+from tests.support import rule_reference
+from tests.support.slow import first_quick
 
 SEARCH = "<search>q</search><result>r</result>"
 PYTHON = "<python>c</python><result>r</result>"
@@ -194,3 +196,15 @@ def test_accepted_answers_that_are_none_are_refused(golds, error, problem):
     question = Question(question_id="q-7", messages=(), answers=golds)
     with pytest.raises(error, match=f"`answers` of question 'q-7' {problem}"):
         PaperReward().score(RewardInput(question=question, response_text=respond("new york")))
+
+
+@pytest.mark.parametrize("number", first_quick([500, 10_000]))
+def test_format_and_reward_agree_with_a_slow_reference(number):
+    reward, kinds = PaperReward(match="words"), {-1.0: 0, 0.0: 0, 1.0: 0}
+    for text, gold in rule_reference.generated_trajectories(number, seed=number):
+        golds = (gold if gold.strip() else "york", "new york")
+        output, expected = reward.score(make_sample(text, golds)), rule_reference.paper_reward(text, golds)
+        assert output.reward == pytest.approx(expected, rel=1e-15), (text, golds)
+        assert output.is_well_formed == (expected >= 0), text
+        kinds[float(math.copysign(expected != 0, expected))] += 1
+    assert min(kinds.values()) > number / 20, "each kind of response is among them"

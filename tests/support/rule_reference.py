@@ -15,6 +15,9 @@ PIECES = [
     "\\frac{1}{2}", "and", "12:30", "3.5", "35", "()", "!", "New York", "new  york",
 ]  # fmt: skip
 
+TOOLS = ("search", "python")
+TAGS = [f"<{slash}{name}>" for name in ("think", "answer", "result", *TOOLS) for slash in ("", "/")]
+
 
 def generated_pairs(number, seed=0):
     """Answers beside accepted ones: half of them changed copies, all from pieces that are hard to compare."""
@@ -29,6 +32,22 @@ def generated_responses(number, seed=0):
     draw = random.Random(seed)
     for _ in range(number):
         yield some_text(draw, 14)
+
+
+def generated_trajectories(number, seed=0):
+    """Responses near the grammar of trajectories, with an accepted answer: whole, with pieces more or less, or torn."""
+    draw = random.Random(seed)
+    for _ in range(number):
+        gold = some_text(draw, 3)
+        calls = [f"<{tool}>{some_text(draw, 2)}</{tool}><result>{some_text(draw, 2)}</result>" for tool in TOOLS]
+        box = draw.choice(["\\boxed{%s}", "\\boxed{1} or \\boxed{%s}", "\\boxed{{%s}}", "\\boxed{%s", "%s"])
+        middle = "\r\n".join(draw.choices(calls, k=draw.randrange(4)))
+        answer = box.replace("%s", changed(draw, gold))
+        text = f"<think>{some_text(draw, 2)}</think>{middle}<answer>{answer}</answer>"
+        for _ in range(draw.choice([0, 0, 1, 2])):
+            start, length = draw.randrange(len(text)), draw.choice([0, 0, 1, 9])
+            text = text[:start] + draw.choice(["", *TAGS, *PIECES]) + text[start + length :]
+        yield text, gold
 
 
 def some_text(draw, most):
@@ -188,3 +207,41 @@ def extracted(text):
     if box is not None:
         return without_text(box).strip()
     return "\n".join(text.strip().splitlines()[-5:]).strip()
+
+
+def places(text, piece):
+    return [at for at in range(len(text)) if text[at : at + len(piece)] == piece]
+
+
+def is_well_formed(text):
+    """The format of the reward: counts of thoughts and answers, calls with their results in order, a box at the end."""
+    at = {tag: places(text, tag) for tag in TAGS}
+    if not at["<think>"] or len(at["<think>"]) != len(at["</think>"]):
+        return False
+    if (len(at["<answer>"]), len(at["</answer>"])) != (1, 1) or at["<answer>"] > at["</answer>"]:
+        return False
+    for tool in TOOLS:
+        free = 0
+        for start in at[f"<{tool}>"]:
+            if start < free:
+                continue  # inside of a block that was looked at
+            end = min((each for each in at[f"</{tool}>"] if each > start), default=None)
+            result = min((each for each in at["<result>"] if each > start), default=None)
+            if end is None or result is None or end > result:
+                return False
+            free = min((each for each in at["</result>"] if each > result), default=None)
+            if free is None:
+                return False
+    answer = text[at["<answer>"][0] : at["</answer>"][0]]
+    return places(answer, "\\boxed{") != [] and "}" in answer
+
+
+def paper_reward(text, golds):
+    """-1 for a broken format or box; else the best F1, and a tenth more if it is positive and both tools were used."""
+    if not is_well_formed(text):
+        return -1.0
+    box = last_box(text[places(text, "<answer>")[0] : places(text, "</answer>")[0]])
+    if box is None:
+        return -1.0
+    best = max(f1(box, gold) for gold in golds)
+    return best + 0.1 if best > 0 and all(f"</{tool}>" in text for tool in TOOLS) else best
