@@ -3,10 +3,12 @@
     aepo-eval judge-check --labelled FILE.jsonl judge.base_url=http://127.0.0.1:8000/v1 judge.model=NAME
 
 Each line of the file has `question`, `golds`, `answer` and `is_correct`. Figures and single verdicts are written as
-JSON, with which an evaluation by the same judge shows how far its score can be trusted.
+JSON, with which an evaluation by the same judge shows how far its score can be trusted. Until they are, verdicts lie
+beside (`*.verdicts`), so that the same command goes on where it was cut off.
 """
 
 import argparse
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,26 +45,33 @@ def judge_check(argv: Sequence[str]) -> int:
     """
     args = _parser().parse_intermixed_args(list(argv))
     labelled = read_labelled(args.labelled)
-    judge = judge_from_words(plain_words(args.words), args.config_dir)
-    calibration = run_in_event_loop(calibrate(judge, labelled, judge.identity))
     output = args.output or args.labelled.with_suffix(".judge_check.json")
+    unfinished = output.with_name(f"{output.name}.verdicts")
+    judge = judge_from_words(plain_words(args.words), args.config_dir, unfinished)
+    calibration = run_in_event_loop(calibrate(judge, labelled, judge.identity))
     write_calibration(output, calibration)
+    for path in output.parent.glob(f"{glob.escape(unfinished.name)}*"):
+        path.unlink(missing_ok=True)
     plain_console().print(render_calibration(calibration, judge.counts))
     print_text(f"written to {output}")
     return int(calibration.agreement is None)
 
 
-def judge_from_words(words: Sequence[str], config_dir: str | None = None) -> LLMJudge:
+def judge_from_words(words: Sequence[str], config_dir: str | None = None, store: Path | None = None) -> LLMJudge:
     """Return the judge that overrides describe.
 
     Args:
         words: `judge.key=value`, and `judge=NAME` for another file of `conf/judge/`.
         config_dir: A folder of configuration files that is searched as well.
+        store: Where verdicts are kept if `judge.cache_path` does not say.
 
     Raises:
         ConfigError: If they do not fit, or what they describe is no judge.
     """
-    judge = build(composed_config(_CONFIG, words, config_dir).judge)
+    node = composed_config(_CONFIG, words, config_dir).judge
+    if "cache_path" in node and node.cache_path is None and store is not None:
+        node.cache_path = str(store)
+    judge = build(node)
     if not isinstance(judge, LLMJudge):
         raise ConfigError(
             f"`judge` must be an `LLMJudge`, but got {type(judge).__name__}. A rule needs no calibration."

@@ -62,6 +62,23 @@ def test_a_judge_that_is_down_ends_with_a_status_and_is_said(tmp_path, capsys):
     assert read_calibration(output).agreement is None
 
 
+def test_a_check_that_was_cut_off_goes_on_and_leaves_nothing_beside_its_file(tmp_path, monkeypatch):
+    path = labels(tmp_path, True, False)
+    with judge_server(completion(verdict())) as server:
+        words = [f"judge.base_url={server.url}/v1", "judge.model=m", "--labelled", str(path)]
+        with monkeypatch.context() as patch:
+            patch.setattr("aepo_lightning.app.evaluation.judge_check.write_calibration", cut_off)
+            with pytest.raises(KeyboardInterrupt):
+                judge_check(words)
+        judge_check(words)
+        assert len(server.requests) == 2, "nothing is asked twice"
+    assert {each.name for each in tmp_path.iterdir()} == {"labels.jsonl", "labels.judge_check.json"}
+
+
+def cut_off(*_):
+    raise KeyboardInterrupt
+
+
 def test_settings_and_judges_of_ones_own_are_read(tmp_path):
     own = tmp_path / "judge"
     own.mkdir()
