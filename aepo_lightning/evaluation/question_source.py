@@ -65,7 +65,7 @@ class PublishedQuestions:
     """
 
     files: Sequence[KnownFile]
-    """The first that is there is read."""
+    """The first that is there is read. Numbers were published of the first of all."""
     licence: str
     homepage: str
     rows: QuestionRows = field(default_factory=QuestionRows)
@@ -125,8 +125,8 @@ class PublishedQuestions:
                 "what is there by `allow_other_version=true`."
             )
         is_other = (known.sha256 is not None and not is_known) or known.num_rows not in (None, len(rows))
-        if is_other:
-            logger.warning("%s is another version of %s: its numbers are not comparable.", place, name)
+        is_other = is_other or self._has_others(rows)
+        self._warn(name, str(place), is_other)
         return BenchmarkQuestions(
             questions=self.rows.questions(name, rows),
             origin=str(place),
@@ -139,8 +139,18 @@ class PublishedQuestions:
         if hub.revision is None:
             logger.warning("%s has no pinned revision: what is read today may be something else tomorrow.", hub)
         rows = hub_rows(hub, self.rows.columns)
-        origin = f"{hub.dataset_id}@{hub.revision or 'main'}, {hub.split}"
-        return BenchmarkQuestions(questions=self.rows.questions(name, rows), origin=origin)
+        origin, is_other = f"{hub.dataset_id}@{hub.revision or 'main'}, {hub.split}", self._has_others(rows)
+        self._warn(name, origin, is_other)
+        return BenchmarkQuestions(questions=self.rows.questions(name, rows), origin=origin, is_other_version=is_other)
+
+    def _has_others(self, rows: Rows) -> bool:
+        """Return whether rows are more or fewer than those of the first file, on which numbers were measured."""
+        return self.files[0].num_rows not in (None, len(rows))
+
+    def _warn(self, name: str, place: str, is_other: bool) -> None:
+        if is_other:
+            problem = "%s is another version of %s: its numbers are not comparable. %s"
+            logger.warning(problem, place, name, self.note)
 
 
 def read_rows(path: Path, raw: bytes, columns: Sequence[str]) -> Rows:

@@ -140,6 +140,18 @@ def test_the_hub_is_streamed_at_the_pinned_revision(tmp_path, monkeypatch):
     assert len(source(tmp_path, hub=HUB, fetch="always").read("tiny").questions) == 2
 
 
+def test_other_questions_than_those_of_the_first_file_are_marked_wherever_they_come_from(tmp_path, monkeypatch, caplog):
+    install(monkeypatch, lambda *_, **__: Stream(ROWS))
+    for number in (2, 3):
+        hub = source(tmp_path, hub=HUB, fetch="always", num_rows=number, note="Those are all of them.")
+        assert hub.read("tiny").is_other_version == (number == 3)
+    written(tmp_path)
+    files = [KnownFile(path=path, url="u", num_rows=rows) for path, rows in (("absent.jsonl", 1), ("tiny.jsonl", 2))]
+    found = PublishedQuestions(files=files, licence="MIT", homepage="h", data_dir=str(tmp_path)).read("tiny")
+    assert found.is_other_version
+    assert "somebody/tiny@abc, test is another version of tiny: its numbers are not comparable. Those" in caplog.text
+
+
 def always(dataset_id, config, **options):
     assert (dataset_id, config, options["revision"]) == ("somebody/tiny", None, None)
     return Stream(ROWS)
