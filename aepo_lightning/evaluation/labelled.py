@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aepo_lightning.atomic_files import write_json
-from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict
+from aepo_lightning.contracts.checker import AnswerChecker, Claim
 from aepo_lightning.errors import DataError
 from aepo_lightning.evaluation.calibration import Calibration, JudgedLabel
+from aepo_lightning.evaluation.shares import missing_kind
 
 _FORMAT = 1
 
@@ -119,15 +120,8 @@ async def calibrate(
         )
         for each, verdict in zip(labelled, verdicts, strict=True)
     ]
-    kinds = Counter(_kind(verdict) for verdict in verdicts if not verdict.is_scored)
+    kinds = Counter(missing_kind(verdict) for verdict in verdicts if not verdict.is_scored)
     return Calibration(judge=dict(identity), pairs=tuple(pairs), abstentions=dict(sorted(kinds.items())))
-
-
-def _kind(verdict: Verdict) -> str:
-    """Return why there is no score: what a judge writes before its reason, else the outcome."""
-    word, colon, _ = verdict.reason.partition(": ")
-    is_named = verdict.outcome is Outcome.ABSTAINED and colon and word.isidentifier()
-    return word if is_named else str(verdict.outcome)
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:

@@ -235,17 +235,17 @@ def _published_rows(scores: Sequence[PublishedScore], level: str, ks: Sequence[i
 
 def share_table(summaries: Sequence[Summary]) -> Table:
     """Return what trajectories took, and which shares of them were answered, judged and served."""
-    shares_of_all = ("answered", "truncated", "abstained", "unscored", "failed tools", "with tools")
+    shares_of_all = ("answered", "truncated", "abstained", "failed judge", "unscored", "failed tools", "with tools")
     headings = ("benchmark", *shares_of_all, "calls", "productivity", "tokens", "result tokens")
     rows = []
     for summary in summaries:
         shares, calls = summary.shares, summary.calls
-        parts = (shares.answered, shares.truncated, shares.abstained, shares.unscored, shares.failed_tools)
+        parts = (shares.answered, shares.truncated, shares.abstained, shares.failed_judge, shares.unscored)
         productivity = "-" if calls.productivity is None else f"{calls.productivity:.1f}"
         rows.append(
             [
                 summary.benchmark,
-                *(_share(each) for each in (*parts, shares.with_tools)),
+                *(_share(each) for each in (*parts, shares.failed_tools, shares.with_tools)),
                 f"{calls.num_calls:.2f}",
                 productivity,
                 f"{calls.num_generated_tokens:.0f}",

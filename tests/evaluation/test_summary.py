@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from aepo_lightning.contracts.checker import Verdict
+from aepo_lightning.contracts.checker import Outcome, Verdict
 from aepo_lightning.contracts.generation import StopReason
 from aepo_lightning.evaluation.statistics import interval_over_questions, pass_at_k_of_questions
 from aepo_lightning.evaluation.summary import ballot, by_question, summarise
-from tests.support.evaluated import ABSTAINED, make_result, make_results, make_stamp
+from tests.support.evaluated import ABSTAINED, RIGHT, UNSCORED, make_result, make_results, make_stamp
 
 
 def test_scores_by_hand():
@@ -178,6 +178,14 @@ def test_shares_and_calls_by_hand():
     assert (calls.num_generated_tokens, calls.num_result_tokens) == (2.5, 1.0)
     assert calls.productivity == pytest.approx(100 * 1.0 * 1 / 1.1)
     assert found.further == {"f1": 0.75}
+
+
+def test_what_a_judge_leaves_open_is_told_from_what_it_failed_to_say():
+    reasons = ("undecided: The judge m abstains.", "unreachable: The judge m was not there.", "I cannot tell.")
+    verdicts = [*(Verdict(outcome=Outcome.ABSTAINED, reason=reason) for reason in reasons), UNSCORED, RIGHT]
+    shares = summarise(make_stamp(), [make_result("q", n, each) for n, each in enumerate(verdicts)]).shares
+    assert (shares.abstained, shares.failed_judge, shares.unscored) == (0.6, 0.4, 0.2)
+    assert shares.no_verdict == dict.fromkeys(("abstained", "undecided", "unreachable", "unscored"), 0.2)
 
 
 def slow_summary(results):
