@@ -22,6 +22,8 @@ class BegunTurn:
     logprobs: list[float]
     """Of the engine that sampled them; 0 for those that nobody sampled."""
     entropies: list[float]
+    is_over: bool = False
+    """Whether the last token ends the message, so that nothing is written behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Continuation:
     segments: Sequence[Segment] = ()
     """Turns and results behind the prompt, in order. The last one is a result."""
     begun: BegunTurn | None = None
-    """What the next turn begins with. It may be the whole of it, up to a stop string."""
+    """What the next turn begins with. It may be the whole of it, up to a stop string or the end of the message."""
 
     def parts(self, parts: RolloutParts) -> RolloutParts:
         """Return parts that grow one chain without branches, and give its next turn this beginning."""
@@ -91,9 +93,9 @@ class TurnFinisher:
             token_ids=begun.token_ids,
             logprobs=begun.logprobs,
             entropies=begun.entropies,
-            finish_reason=FinishReason.LENGTH,
+            finish_reason=FinishReason.EOS if begun.is_over else FinishReason.LENGTH,
         )
-        while True:
+        while not begun.is_over:
             text = self.decode(whole.token_ids)
             if any(stop in text for stop in params.stop):
                 return replace(whole, finish_reason=FinishReason.STOP)
@@ -112,6 +114,7 @@ class TurnFinisher:
             )
             if not is_open or more.finish_reason is not FinishReason.LENGTH:
                 return whole
+        return whole
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Replace the weights of the engine."""

@@ -114,6 +114,14 @@ def test_what_was_begun_counts_against_the_length(number):
     assert found.finish_reason is FinishReason.LENGTH
 
 
+def test_nothing_is_written_behind_the_end_of_a_message():
+    begun = BegunTurn(token_ids=[40, 2], logprobs=[0.0] * 2, entropies=[0.0] * 2, is_over=True)
+    engine = ScriptedEngine(lambda *_: Turn(text="go", ends=True))
+    finisher = TurnFinisher(engine, begun, engine.tokenizer.decode)
+    found = asyncio.run(finisher.generate([3, 4], SamplingParams(max_tokens=5)))
+    assert (found.token_ids, found.finish_reason, engine.requests) == ([40, 2], FinishReason.EOS, [])
+
+
 def test_only_the_first_turn_is_given_a_beginning():
     begun = BegunTurn(token_ids=[40], logprobs=[0.0], entropies=[0.0])
     engine = ScriptedEngine(lambda *_: Turn(text="go", ends=True))

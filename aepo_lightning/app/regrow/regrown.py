@@ -22,6 +22,7 @@ from aepo_lightning.contracts.tree import Leaf, RolloutTree, Segment
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.evaluation.judging import Unjudged
 from aepo_lightning.event_loop import run_in_event_loop
+from aepo_lightning.policy.end_tokens import eos_token_ids
 from aepo_lightning.rollout import GroupRecord, GroupRollout, RolloutParts, question_digest, record_of
 from aepo_lightning.rollout.sampler import first_error
 from aepo_lightning.training.datamodule import RolloutDataModule
@@ -135,7 +136,7 @@ def regrow(folder: Path, name: NodeName, wish: Wish, allowed: Sequence[str] = ()
         data = build_data(cfg, engine, build(cfg.algorithm), folder)
         parts = _parts(data, policy.tokenizer, wish)
         question, notes = _question(data, node, parts)
-        start = find_start(node, question, wish.edit, parts)
+        start = find_start(node, question, wish.edit, parts, eos_token_ids(policy))
         engine.load_weights(weights.load().items(), version if weights.version is None else weights.version)
         trees = run_in_event_loop(_grow_all(node, start, wish, parts))
     finally:

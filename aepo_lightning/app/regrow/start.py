@@ -1,6 +1,6 @@
 """From a node of a saved tree, and what is to stand there instead, to where a chain goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from aepo_lightning.app.node import Node
@@ -26,7 +26,9 @@ class Start:
     """Place on the path of the first segment that the policy writes."""
 
 
-def find_start(node: Node, question: Question, edit: str | None, parts: RolloutParts) -> Start:
+def find_start(
+    node: Node, question: Question, edit: str | None, parts: RolloutParts, end_ids: Collection[int] = ()
+) -> Start:
     """Return where a chain goes on.
 
     After a tool result or the prompt, which an edit replaces; or within a turn, at its beginning or before the token
@@ -37,20 +39,23 @@ def find_start(node: Node, question: Question, edit: str | None, parts: RolloutP
         question: That of the tree.
         edit: A text. None changes nothing.
         parts: With the chat format, and with the limits that the edit must keep to.
+        end_ids: Tokens that end a message.
 
     Raises:
-        ConfigError: If the edit is empty, leaves no room, or writes on after the end of a turn; if the prompt would not
-            be written as it was.
+        ConfigError: If the edit is empty or no text in Unicode, leaves no room, or writes on after the end of a turn;
+            if the prompt would not be written as it was.
     """
     if edit is not None and not edit.strip():
         raise ConfigError("`--edit` must be a text, but got an empty one. Leave it out to change nothing.")
+    if edit is not None and any("\ud800" <= each <= "\udfff" for each in edit):
+        raise ConfigError(f"`--edit` must be a text in UTF-8, but got {edit!r}.")
     source = node.segment.source
     if source is SegmentSource.PROMPT:
         start = _after_prompt(node, question, edit)
     elif source is SegmentSource.TOOL:
         start = _after_result(node, question, edit, parts)
     else:
-        start = _within_turn(node, question, edit, parts)
+        start = _within_turn(node, question, edit, parts, end_ids)
     _check_room(node, start, edit, parts)
     return start
 
@@ -95,16 +100,19 @@ def _edited(results: Sequence[Segment], place: int, edit: str, parts: RolloutPar
     ]
 
 
-def _within_turn(node: Node, question: Question, edit: str | None, parts: RolloutParts) -> Start:
+def _within_turn(
+    node: Node, question: Question, edit: str | None, parts: RolloutParts, end_ids: Collection[int]
+) -> Start:
     turn, number = node.segment, node.token or 0
     written = [] if edit is None else parts.chat_format.encode_text(edit)
     begun = BegunTurn(
         token_ids=turn.token_ids[:number] + written,
         logprobs=turn.logprobs[:number] + [0.0] * len(written),
         entropies=turn.entropies[:number] + [0.0] * len(written),
+        is_over=bool(written) and written[-1] in end_ids,
     )
     if edit is not None:
-        _refuse_after_stop(begun.token_ids, parts)
+        _refuse_after_stop(begun.token_ids, parts, end_ids)
     index = sum(each.source is SegmentSource.POLICY for each in node.path[: node.place + 1])
     where = f"turn {index}" + (f" after {number} of its {len(turn.token_ids)} tokens" if number else "")
     start = Continuation(
@@ -121,7 +129,11 @@ def _within_turn(node: Node, question: Question, edit: str | None, parts: Rollou
     )
 
 
-def _refuse_after_stop(token_ids: Sequence[int], parts: RolloutParts) -> None:
+def _refuse_after_stop(token_ids: Sequence[int], parts: RolloutParts, end_ids: Collection[int]) -> None:
+    if any(token in end_ids for token in token_ids[:-1]):
+        raise ConfigError(
+            "`--edit` must end where the turn does, but goes on after the end of the message. Cut it there."
+        )
     decode, stops = parts.chat_format.decode, (*parts.chat_format.stop, *parts.settings.stop)
     for stop in stops:
         if stop in decode(token_ids[:-1]):

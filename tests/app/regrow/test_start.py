@@ -24,8 +24,12 @@ def node(place, token=None):
     return Node(rollout="train-00000", tree=TREE, leaf=TREE.leaves[0], place=place, token=token)
 
 
+END = ENGINE.tokenizer.eos_token
+
+
 def start(place, edit=None, token=None, parts=PARTS):
-    return find_start(node(place, token), make_question(), edit, parts)
+    end_ids = (ENGINE.tokenizer.eos_token_id,)
+    return find_start(node(place, token), make_question(), edit, parts, end_ids)
 
 
 PATH = node(0).path
@@ -72,6 +76,12 @@ def test_an_edit_is_what_a_turn_begins_with():
     assert (found.first_shown, found.first_written) == (3, 3)
 
 
+@pytest.mark.parametrize(("edit", "is_over"), [(f"go {END}", True), ("go", False)])
+def test_an_edit_that_ends_the_message_is_the_whole_turn(edit, is_over):
+    assert start(3, edit).continuation.begun.is_over == is_over
+    assert not start(3, token=2).continuation.begun.is_over
+
+
 def test_an_edit_of_the_prompt_is_another_question():
     found = start(0, "find e7")
     assert found.question.messages[-1].content == "find e7"
@@ -103,13 +113,25 @@ def test_of_several_results_of_a_turn_one_is_edited_and_all_are_kept():
     [
         (2, " ", {}, "`--edit` must be a text, but got an empty one"),
         (3, "<search> e1 </search> go", {}, "must end where the turn does, but goes on after '</search>'"),
+        (3, f"go {END} go", {}, "must end where the turn does, but goes on after the end of the message"),
+        (2, "go \udcff", {}, r"`--edit` must be a text in UTF-8, but got 'go \\udcff'"),
         (3, "go e1", {"stop": ("go",)}, "goes on after 'go'"),
         (2, "go " * 400, {}, r"40\d tokens stand before what it would write, and the context of the engine is 400"),
         (2, "go " * 50, {"max_response_tokens": 40}, "rollout.sampling.max_response_tokens is 40"),
         (3, "go " * 9, {"max_turn_tokens": 8}, "9 tokens stand before .* rollout.sampling.max_turn_tokens is 8"),
         (0, "go " * 400, {}, "the context of the engine is 400"),
     ],
-    ids=["empty", "after a stop", "after a stop of the settings", "context", "response", "turn", "prompt"],
+    ids=[
+        "empty",
+        "after a stop",
+        "after the end",
+        "undecoded",
+        "after a stop of the settings",
+        "context",
+        "response",
+        "turn",
+        "prompt",
+    ],
 )
 def test_an_edit_that_cannot_stand_there_is_refused(place, edit, changes, message):
     with pytest.raises(ConfigError, match=message):
