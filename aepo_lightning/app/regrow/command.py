@@ -44,16 +44,16 @@ def main(words: Sequence[str] | None = None) -> None:
             is_offline=args.offline,
         )
         regrown = regrow(args.folder, NodeName.parse(args.node), wish, args.allow)
+        if args.json:
+            print_text(json.dumps(plain(regrown)))
+        else:
+            console = plain_console()
+            for each in told(regrown):
+                console.print(each, soft_wrap=isinstance(each, Text))
         if args.html is not None:
             write_page(args.html, args.folder, regrown, args.allow)
-    if args.json:
-        print_text(json.dumps(plain(regrown)))
-    else:
-        console = plain_console()
-        for each in told(regrown):
-            console.print(each, soft_wrap=isinstance(each, Text))
-        if args.html is not None:
-            print_text(str(args.html))
+            if not args.json:
+                print_text(str(args.html))
     sys.exit(regrown.must_be_same and regrown.chains[0].difference is not None)
 
 

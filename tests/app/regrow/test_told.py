@@ -10,7 +10,7 @@ from rich.console import Console
 
 from aepo_lightning.app.kept_weights import KeptWeights
 from aepo_lightning.app.node import Node
-from aepo_lightning.app.regrow import page
+from aepo_lightning.app.regrow import command, page
 from aepo_lightning.app.regrow.regrown import Regrown, Wish, compare
 from aepo_lightning.app.regrow.start import Start, find_start
 from aepo_lightning.app.regrow.told import plain, told
@@ -157,6 +157,15 @@ def test_the_page_has_both_from_the_node_on(tmp_path, monkeypatch):
     shared = [number for number, each in enumerate(tree["segments"]) if each.get("branches")]
     assert shared == [2], "they part after the result"
     assert len(tree["segments"]) == 6 + 3
+
+
+def test_a_page_that_cannot_be_written_takes_nothing_of_what_was_grown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "regrow", lambda *_: regrown(other_token))
+    monkeypatch.setattr(page.OpenedFolder, "open", lambda path, _: opened(path, ENGINE.tokenizer))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="must be a path that can be written"):
+        command.main([str(tmp_path), "--node", "q", "--html", str(tmp_path / "file" / "a.html")])
+    assert "the first difference is token 8" in capsys.readouterr().out
 
 
 def test_another_question_is_a_tree_of_its_own():
