@@ -70,7 +70,7 @@ _FORM = "Write q=QUESTION&leaf=r/1&seg=4 in quotes, or copy the address of the p
 def _number(found: dict[str, str], name: str, text: str) -> int | None:
     if name not in found:
         return None
-    if not found[name].isdecimal():
+    if not re.fullmatch("[0-9]{1,9}", found[name]):
         raise ConfigError(f"`{name}` of `--node` must be a number from 0 on, but got {found[name]!r} in {text!r}.")
     return int(found[name])
 
@@ -166,7 +166,7 @@ def find_leaf(tree: RolloutTree, name: str) -> Leaf:
     names = [chain_name(leaf) for leaf in tree.leaves]
     if name in names:
         return tree.leaves[names.index(name)]
-    if name.isdecimal() and int(name) < len(names):
+    if re.fullmatch("[0-9]{1,9}", name) and int(name) < len(names):
         return tree.leaves[int(name)]
     raise ConfigError(f"`--leaf` must be one of {', '.join(names)}, or a number below {len(names)}, but got {name!r}.")
 

@@ -46,6 +46,7 @@ def test_an_address_is_read_as_the_page_writes_it(text, expected):
         ("q=&leaf=1", "must name a question"),
         ("q=a&seg=-1", "`seg` of `--node` must be a number from 0 on, but got '-1'"),
         ("q=a&token=x", "`token` of `--node` must be a number"),
+        (f"q=a&token={'9' * 5000}", "`token` of `--node` must be a number"),
     ],
 )
 def test_what_is_no_name_is_refused(text, message):
@@ -87,6 +88,7 @@ def test_a_segment_alone_is_that_of_the_first_trajectory_through_it(folder):
     ("text", "message"),
     [
         ("q7", r"none of the 2 in train-00000 to train-00001 is 'q7'. The first are 'q0', 'q1'\."),
+        (f"q=q0&leaf={'9' * 5000}", "`--leaf` must be one of"),
         ("q=q0&leaf=r/9", r"`--leaf` must be one of r/0, r/0/b/\d/0, r/1"),
         ("q=q0&leaf=r/0&seg=999", r"one of trajectory r/0: 0 \(prompt\), 1 \(turn\), 2 \(result of 'search'\)"),
         ("q=q0&leaf=r/0&token=999", r"one of the \d+ of the response of trajectory r/0, .* but got 999"),
