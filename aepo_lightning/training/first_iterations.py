@@ -163,9 +163,11 @@ def _reasons(trees: Sequence[RolloutTree]) -> Iterator[str]:
 
 
 def _often(texts: Iterable[str]) -> str:
-    """Return what most of the texts say."""
+    """Return what most of the texts say, of which a terminal obeys nothing: policies and tools have written it."""
     most = Counter(texts).most_common(1)
-    return f" Most often: {' '.join(most[0][0].split())[:_MAX_QUOTED]}" if most else ""
+    said = " ".join(most[0][0].split())[:_MAX_QUOTED] if most else ""
+    plain = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in said)
+    return f" Most often: {plain}" if most else ""
 
 
 def _in_branches(found: Mapping[str, float], num_decisions: float, num_wanted: float) -> Iterator[tuple[str, str]]:

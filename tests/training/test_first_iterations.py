@@ -98,6 +98,11 @@ def test_each_finding_is_one_line_and_said_once(name, caplog):
     assert re.search(line, record.message)
 
 
+def test_a_terminal_obeys_nothing_of_what_is_quoted(caplog):
+    look(with_call(ToolStatus.MALFORMED, text="Error: \x1b[2J \u202e gone"))
+    assert "Most often: Error: \ufffd[2J \ufffd gone Compare" in caplog.text
+
+
 def test_a_step_without_advantages_trains_nothing(caplog):
     look(make_tree(TWO, [0.0, 1.0]), advantage=0.0)
     assert "nothing is trained" in caplog.text
