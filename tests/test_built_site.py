@@ -49,7 +49,7 @@ def test_pages_load_nothing_from_another_machine(site):
         assert loaded == [], name
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: set AEPO_CHROMIUM to one")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `make browser`, or set AEPO_CHROMIUM to one")
 def test_a_page_that_is_opened_from_the_disk_can_be_searched(site, tmp_path):
     with Browser(CHROMIUM, tmp_path) as browser:
         browser.open(f"{site.as_uri()}/index.html", ready="document.querySelector('.md-search__button')")

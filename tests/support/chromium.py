@@ -1,6 +1,7 @@
 """A headless Chromium, driven over its debugging protocol by what the library has anyway.
 
-`AEPO_CHROMIUM` names the program. Without it, one on the path is taken; without any, tests that need it are skipped.
+`AEPO_CHROMIUM` names the program. Without it, that of `make browser` or one on the path is taken; without any, tests
+that need it are skipped.
 Where a folder `al2023/lib` lies beside the program, as the npm package `@sparticuz/chromium` unpacks itself, it has
 libraries that the system may lack. Fonts are the system's.
 """
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import aiohttp
 
+from tests.support.paths import ROOT
+
+FETCHED = ROOT / "models" / "browser"
 FLAGS = (
     *("--headless=shell", "--no-sandbox", "--no-zygote", "--single-process", "--disable-gpu"),
     *("--disable-dev-shm-usage", "--remote-debugging-port=0", "--hide-scrollbars", "--force-color-profile=srgb"),
@@ -26,6 +30,8 @@ def find_chromium():
     named = os.environ.get("AEPO_CHROMIUM")
     if named:
         return Path(named)
+    if (FETCHED / "chromium").is_file():
+        return FETCHED / "chromium"
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     found = next((path for path in map(shutil.which, names) if path), None)
     return None if found is None else Path(found)

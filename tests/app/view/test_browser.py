@@ -11,13 +11,13 @@ from aepo_lightning.app.view.pages import Shown, make_page
 from aepo_lightning.app.view.updates import LeafUpdate, TreeUpdate, key_of
 from aepo_lightning.contracts.tool import ToolResult
 from aepo_lightning.policy.tokenizers import build_byte_tokenizer
-from tests.support.chromium import Browser, find_chromium
+from tests.support.chromium import FETCHED, Browser, find_chromium
 from tests.support.viewed import HOSTILE, RULE, hostile_tree, large_tree, opened
 
 CHROMIUM = find_chromium()
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: set AEPO_CHROMIUM to one"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: `make browser`, or set AEPO_CHROMIUM to one"),
 ]
 TOKENIZER = build_byte_tokenizer()
 SIX = [large_tree(number, TOKENIZER, num_leaves=6) for number in range(30)]
@@ -324,9 +324,9 @@ def test_a_thousand_trees_of_sixteen_leaves_open_in_time_and_stay_responsive(bro
 
 
 def test_axe_finds_nothing_serious(browser, address):
-    program = Path(os.environ.get("AEPO_AXE", ""))
+    program = Path(os.environ.get("AEPO_AXE") or FETCHED / "node_modules/axe-core/axe.min.js")
     if not program.is_file():
-        pytest.skip("no axe: set AEPO_AXE to its axe.min.js")
+        pytest.skip("no axe: `make browser`, or set AEPO_AXE to its axe.min.js")
     for theme in ("light", "dark"):
         browser.open(address)
         browser.value(f"document.documentElement.dataset.theme = {theme!r}")
