@@ -51,7 +51,8 @@ def render_report(report: RunReport) -> Group:
         f"entropy curve  {report.folder / 'checkpoints' / 'entropy.png'}",
         f"policy         {report.folder / 'policy'}",
     )
-    return Group(table, Text("\n".join(places)))
+    # A path that is cut is no path: a terminal wraps it by itself, and a file need not.
+    return Group(table, Text("\n".join(places), no_wrap=True, overflow="ignore"))
 
 
 def _cell(values: Mapping[str, float], name: str, form: str) -> str:

@@ -30,3 +30,12 @@ def test_the_table_shows_before_after_and_where_things_are():
 def test_figures_that_were_not_measured_are_dashes():
     text = rendered(RunReport(name="x", algorithm="grpo", folder=Path("runs/x/now")))
     assert text.count("-") > 6
+
+
+def test_a_path_stays_in_one_piece_however_long_it_is():
+    folder = Path("/runs") / ("long" * 40)
+    console = Console(width=80, file=io.StringIO())
+    console.print(render_report(RunReport(name="quickstart", algorithm="aepo", folder=folder)))
+    text = console.file.getvalue()
+    assert f"policy         {folder / 'policy'}" in text.splitlines()
+    assert f"entropy curve  {folder / 'checkpoints' / 'entropy.png'}" in text.splitlines()

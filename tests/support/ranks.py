@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from typing_extensions import override
 
 TIMEOUT_S = 60
@@ -48,6 +49,8 @@ def _run(job, args, rank, world, port, path):
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port, "NODE_RANK": 0}
     os.environ.update({name: str(value) for name, value in variables.items()}, MASTER_ADDR="127.0.0.1")
     torch.set_num_threads(1)
+    if dist.is_initialized():
+        dist.GroupMember.WORLD = None  # of an engine in the test process; the fork is no member of it
     try:
         found = (True, job(rank, *args))
     except BaseException:  # noqa: BLE001 -- whatever ended the rank is the test's result
