@@ -38,6 +38,8 @@ class KnownFile:
     """Of the version that is known. None where nobody has verified one."""
     num_rows: int | None = None
     """Rows of that version. None where nobody has counted them."""
+    is_other: bool = False
+    """Whether published numbers are known to be of other questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class HubDataset:
     """The commit that is read. None where nobody has verified one: then whatever is there."""
     is_gated: bool = False
     """Whether its conditions have to be accepted first."""
+    is_other: bool = False
+    """Whether published numbers are known to be of other questions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,7 @@ class PublishedQuestions:
                 "what is there by `allow_other_version=true`."
             )
         is_other = (known.sha256 is not None and not is_known) or known.num_rows not in (None, len(rows))
-        is_other = is_other or self._has_others(rows)
+        is_other = is_other or known.is_other or self._has_others(rows)
         self._warn(name, str(place), is_other)
         return BenchmarkQuestions(
             questions=self.rows.questions(name, rows),
@@ -139,7 +143,8 @@ class PublishedQuestions:
         if hub.revision is None:
             logger.warning("%s has no pinned revision: what is read today may be something else tomorrow.", hub)
         rows = hub_rows(hub, self.rows.columns)
-        origin, is_other = f"{hub.dataset_id}@{hub.revision or 'main'}, {hub.split}", self._has_others(rows)
+        origin = f"{hub.dataset_id}@{hub.revision or 'main'}, {hub.split}"
+        is_other = hub.is_other or self._has_others(rows)
         self._warn(name, origin, is_other)
         return BenchmarkQuestions(questions=self.rows.questions(name, rows), origin=origin, is_other_version=is_other)
 

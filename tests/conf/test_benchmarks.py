@@ -169,6 +169,11 @@ def test_rows_as_publishers_write_them_are_read(name, number, levels, make, tmp_
     assert set(levels) <= {*benchmark.levels, ""}
 
 
+def test_what_the_hub_has_of_hle_is_known_to_be_other_questions_than_the_published(make):
+    source = make("hle").source
+    assert [each.is_other for each in (*source.files, source.hub)] == [False, True, True]
+
+
 @pytest.mark.parametrize("name", sorted(ABSENT))
 def test_what_is_not_there_says_where_it_comes_from(name, make, tmp_path):
     benchmark = make(name, data_dir=str(tmp_path))

@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from types import SimpleNamespace
 
@@ -149,6 +150,9 @@ def test_other_questions_than_those_of_the_first_file_are_marked_wherever_they_c
     files = [KnownFile(path=path, url="u", num_rows=rows) for path, rows in (("absent.jsonl", 1), ("tiny.jsonl", 2))]
     found = PublishedQuestions(files=files, licence="MIT", homepage="h", data_dir=str(tmp_path)).read("tiny")
     assert found.is_other_version
+    told = replace(HUB, is_other=True), replace(files[1], is_other=True)
+    assert source(tmp_path, hub=told[0], fetch="always").read("tiny").is_other_version
+    assert replace(source(tmp_path), files=told[1:]).read("tiny").is_other_version
     assert "somebody/tiny@abc, test is another version of tiny: its numbers are not comparable. Those" in caplog.text
 
 
