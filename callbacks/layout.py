@@ -92,7 +92,11 @@ LAYOUT: Mapping[str, tuple[Chart, ...]] = {
             "gradient of clipped tokens: its share, and what is kept",
             _each("train/gradient_{}_fraction", "preserved", "mass_clipped", "mass_preserved"),
         ),
-        Chart("KL to the old policy, and of engine and trainer (nats)", _each("train/{}_kl", "approx", "mismatch")),
+        Chart(
+            "KL to the old policy and to the reference, and of engine and trainer (nats)",
+            _each("train/{}_kl", "approx", "mismatch"),
+            optional=("train/reference_kl",),
+        ),
         Chart(
             "importance weights of trainer over engine",
             _each("train/importance_{}", "weight", "outside_fraction"),

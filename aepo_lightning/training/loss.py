@@ -12,6 +12,9 @@ from aepo_lightning.objectives.importance_correction import CorrectionOutput
 from aepo_lightning.ops.masked import weighted_mean, zero_outside
 from aepo_lightning.policy.network import PolicyNetwork, TokenScores
 
+_REFERENCE_KL = KLPenalty(coefficient=1.0)
+"""What is logged of the distance from the reference, whatever the penalty makes of it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LossParts:
@@ -106,6 +109,10 @@ class PolicyLoss:
             token_losses = token_losses + distance_penalty
         if batch.weights is not None:
             token_losses = token_losses * batch.weights[:, None]
+        metrics = {**output.metrics, **corrected.metrics}
+        if batch.ref_logprobs is not None:
+            distances = _REFERENCE_KL(scores.logprobs.detach(), batch.ref_logprobs, mask)
+            metrics["reference_kl"] = weighted_mean(distances, mask)
         return LossParts(
             inputs=inputs,
             correction=corrected,
@@ -114,7 +121,7 @@ class PolicyLoss:
             kl_penalty=penalty,
             distance_penalty=distance_penalty,
             total=token_losses,
-            metrics={**output.metrics, **corrected.metrics},
+            metrics=metrics,
         )
 
     @staticmethod

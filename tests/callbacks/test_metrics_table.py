@@ -40,6 +40,8 @@ ONLY_IN_TREES |= {f"val/{depth}_{kind}" for depth in DEPTHS for kind in ("fracti
 
 # What takes more calls than the tiny run makes; `tests/rollout/test_spread.py` has it.
 ONLY_IN_DEEP_TREES = {f"rollout/{depth}_over_chance" for depth in DEPTHS[2:]}
+# `tests/training/test_loss.py` has it.
+ONLY_WITH_A_REFERENCE = {"train/reference_kl"}
 ONLY_ON_GPUS = {"throughput/update_mfu", "memory/gpu_gib"}
 
 
@@ -108,7 +110,7 @@ def test_every_optional_name_is_logged_by_some_run(logged, logged_by_cold_start)
     told_by_rounds = set(SamplingRounds(rule=DynamicSampling()).metrics([make_tree([], [])]))
     told_by_rounds |= set(describe_overlong([make_tree([[policy_turn(5)]], [1.0])], OverlongPenalty().within(9)))
     told = logged | logged_by_cold_start | told_by_tools | told_by_rounds | told_by_terms() | told_by_results()
-    assert read_table()[0] - told == ONLY_IN_TREES | ONLY_IN_DEEP_TREES | ONLY_ON_GPUS
+    assert read_table()[0] - told == ONLY_IN_TREES | ONLY_IN_DEEP_TREES | ONLY_WITH_A_REFERENCE | ONLY_ON_GPUS
 
 
 def test_every_column_of_the_table_is_filled():

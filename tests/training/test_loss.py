@@ -88,6 +88,17 @@ def test_weights_multiply_the_objective_and_neither_penalty_nor_bonus():
     assert relative_l2(found, update(module, step)[0]) < 1e-6
 
 
+@pytest.mark.parametrize("place", ["loss", "reward"])
+def test_the_distance_from_the_reference_is_logged_whatever_the_penalty_makes_of_it(place):
+    module = built_module(kl_penalty=KLPenalty(coefficient=0.3, estimator="k1", place=place, max_estimate=1e-6))
+    (step,) = build_experience(module, random_trees(2), kl_penalty=module.algorithm.kl_penalty)
+    (batch,) = step.micro_batches
+    perturb(module.network)
+    d = (batch.ref_logprobs - module.score(batch).logprobs)[batch.response_mask].double()
+    assert update(module, step)[1]["reference_kl"] == pytest.approx(float((d.exp() - d - 1).mean()), rel=1e-4)
+    assert "reference_kl" not in update(plain := built_module(), build_experience(plain, random_trees(2))[0])[1]
+
+
 def test_the_penalty_of_chosen_tokens_is_their_distance_from_the_old_policy():
     module = built_module()
     (step,) = build_experience(module, random_trees(2), kl_cov=KLCov(fraction=0.2, coefficient=0.7))
