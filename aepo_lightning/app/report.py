@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -51,8 +51,12 @@ def render_report(report: RunReport) -> Group:
         f"entropy curve  {report.folder / 'checkpoints' / 'entropy.png'}",
         f"policy         {report.folder / 'policy'}",
     )
-    # A path that is cut is no path: a terminal wraps it by itself, and a file need not.
-    return Group(table, Text("\n".join(places), no_wrap=True, overflow="ignore"))
+    return Group(table, Text("\n".join(places)))
+
+
+def print_report(report: RunReport, console: Console | None = None) -> None:
+    """Print a report with each path in one piece: a terminal wraps lines by itself, and a file need not."""
+    (console or Console()).print(render_report(report), soft_wrap=True)
 
 
 def _cell(values: Mapping[str, float], name: str, form: str) -> str:

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict, read_write
-from rich.console import Console
 
 from aepo_lightning.app.build import Run, build, build_cold_start, build_logger
 from aepo_lightning.app.devices import announce_precision, choose_precision, runs_on_gpus
@@ -26,7 +25,7 @@ from aepo_lightning.app.living_objects import spare_living_objects
 from aepo_lightning.app.made_of import MadeOf, cold_start_made_of, evaluation_made_of, is_sft, misfits
 from aepo_lightning.app.occupied_folder import settle_with_folder
 from aepo_lightning.app.paths import UNWRITABLE, explain_unwritable, writing
-from aepo_lightning.app.report import RunReport, render_report
+from aepo_lightning.app.report import RunReport, print_report
 from aepo_lightning.app.run_folder import (
     CONFIG,
     VARIABLE,
@@ -282,7 +281,7 @@ def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
 
 @rank_zero_only
 def _print_report(report: RunReport) -> None:
-    Console().print(render_report(report))
+    print_report(report)
 
 
 def _train_sft(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:

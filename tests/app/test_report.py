@@ -3,12 +3,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aepo_lightning.app.report import RunReport, render_report
+from aepo_lightning.app.report import RunReport, print_report
 
 
 def rendered(report):
     console = Console(width=120, file=io.StringIO())
-    console.print(render_report(report))
+    print_report(report, console)
     return console.file.getvalue()
 
 
@@ -35,7 +35,7 @@ def test_figures_that_were_not_measured_are_dashes():
 def test_a_path_stays_in_one_piece_however_long_it_is():
     folder = Path("/runs") / ("long" * 40)
     console = Console(width=80, file=io.StringIO())
-    console.print(render_report(RunReport(name="quickstart", algorithm="aepo", folder=folder)))
+    print_report(RunReport(name="quickstart", algorithm="aepo", folder=folder), console)
     text = console.file.getvalue()
     assert f"policy         {folder / 'policy'}" in text.splitlines()
     assert f"entropy curve  {folder / 'checkpoints' / 'entropy.png'}" in text.splitlines()
