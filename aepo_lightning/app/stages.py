@@ -276,12 +276,7 @@ def export(record: RunRecord, run: Run, policy: PolicySource) -> None:
     report = record.report
     figures = ("before", "after", "training", "seconds")
     _write_json(record.folder / "report.json", {name: dict(getattr(report, name)) for name in figures})
-    _print_report(report)
-
-
-@rank_zero_only
-def _print_report(report: RunReport) -> None:
-    print_report(report)
+    rank_zero_only(print_report)(report)
 
 
 def _train_sft(cfg: DictConfig, policy: PolicySource, folder: Path, target: Path, made_of: MadeOf) -> None:
