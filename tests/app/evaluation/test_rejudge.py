@@ -18,6 +18,7 @@ class Remote:
 
     model: str = "large"
     is_up: bool = True
+    stops_at: str = ""
     asked: list = field(default_factory=list)
 
     @property
@@ -25,6 +26,8 @@ class Remote:
         return {"model": self.model}
 
     async def __call__(self, claim):
+        if claim.question_id == self.stops_at:
+            raise KeyboardInterrupt
         self.asked.append(claim.question_id)
         return RIGHT if self.is_up or claim.question_id == "q0" else ABSTAINED
 
@@ -47,6 +50,16 @@ def test_a_judge_that_was_down_is_asked_again_for_what_it_did_not_score(tmp_path
     assert (down.asked, up.asked) == (["q0", "q1", "q2"], ["q1", "q2"])
     assert outcomes(path) == dict.fromkeys(("q0", "q1", "q2"), "scored")
     assert [each.name for each in tmp_path.iterdir() if each.is_file()] == ["new.jsonl"], "nothing is set aside"
+
+
+def test_what_was_judged_before_ctrl_c_is_kept(tmp_path):
+    old, path = evaluated_by(SameWords(), tmp_path, "0", "0", "0"), tmp_path / "new.jsonl"
+    judge, again = Remote(stops_at="q2"), Remote()
+    with pytest.raises(KeyboardInterrupt):
+        _judge_again(old, judge, path)
+    assert outcomes(path) == {"q0": "scored", "q1": "scored"}
+    assert _judge_again(old, again, path) == 0
+    assert (judge.asked, again.asked) == (["q0", "q1"], ["q2"])
 
 
 def test_another_judge_of_the_same_name_is_refused_before_a_verdict_is_dropped(tmp_path):
