@@ -48,7 +48,7 @@ class Publication:
 
 
 def published_scores(
-    rows: Sequence[Sequence[str | float]], sources: Mapping[str, Publication]
+    rows: Sequence[Sequence[object]], sources: Mapping[str, Publication]
 ) -> tuple[PublishedScore, ...]:
     """Return published numbers from the rows of a table.
 
