@@ -14,8 +14,3 @@ def plain_console() -> Console:
 def print_text(text: str, end: str = "\n") -> None:
     """Print a text as it is, in lines as long as its own."""
     plain_console().out(text, end=end, highlight=False)
-
-
-def printable(text: str) -> str:
-    """Return a text of which a terminal obeys nothing: questions, ids and results of tools are somebody else's."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -11,6 +11,7 @@ from aepo_lightning.contracts.batch import Minibatch
 from aepo_lightning.contracts.tree import RolloutTree
 from aepo_lightning.distributed.collectives import all_reduce
 from aepo_lightning.errors import RewardError
+from aepo_lightning.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -166,8 +167,7 @@ def _often(texts: Iterable[str]) -> str:
     """Return what most of the texts say, of which a terminal obeys nothing: policies and tools have written it."""
     most = Counter(texts).most_common(1)
     said = " ".join(most[0][0].split())[:_MAX_QUOTED] if most else ""
-    plain = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in said)
-    return f" Most often: {plain}" if most else ""
+    return f" Most often: {printable(said)}" if most else ""
 
 
 def _in_branches(found: Mapping[str, float], num_decisions: float, num_wanted: float) -> Iterator[tuple[str, str]]:

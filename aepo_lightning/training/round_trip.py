@@ -26,6 +26,7 @@ from aepo_lightning.engines.stopping import StopMatcher, TokenPieces
 from aepo_lightning.errors import AepoError, ConfigError, boundary
 from aepo_lightning.event_loop import run_in_event_loop
 from aepo_lightning.policy.end_tokens import eos_token_ids
+from aepo_lightning.printable import printable
 from aepo_lightning.rollout import RolloutParts
 from aepo_lightning.rollout.scoring import ScoringSettings, score
 from aepo_lightning.rollout.steps import opening_of
@@ -245,7 +246,8 @@ class RoundTrip:
         )  # fmt: skip
         scored = run_in_event_loop(score(reward, sample, self.scoring))
         if not scored.is_scored or scored.has_failed:
-            logger.warning("The reward cannot say what a right answer is worth: %s", scored.reason or "it abstains.")
+            why = printable(scored.reason) or "it abstains."
+            logger.warning("The reward cannot say what a right answer is worth: %s", why)
             return
         if scored.is_correct and scored.is_well_formed:
             return

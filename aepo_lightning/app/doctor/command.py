@@ -46,10 +46,11 @@ from aepo_lightning.app.doctor.services import look_at_judges, look_at_tools
 from aepo_lightning.app.doctor.subject import Subject, examined
 from aepo_lightning.app.evaluation.composing import composed_config
 from aepo_lightning.app.overrides import explain_missing
-from aepo_lightning.app.printed import print_text, printable
+from aepo_lightning.app.printed import print_text
 from aepo_lightning.app.threads import set_threads
 from aepo_lightning.app.words import plain_words
 from aepo_lightning.errors import ConfigError
+from aepo_lightning.printable import printable
 
 CHECKS: tuple[Check[Subject], ...] = (
     Check("versions", look_at_versions),

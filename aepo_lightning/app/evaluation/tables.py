@@ -4,8 +4,9 @@ from collections.abc import Iterable
 
 from rich.table import Table as RichTable
 
-from aepo_lightning.app.printed import plain_console, printable
+from aepo_lightning.app.printed import plain_console
 from aepo_lightning.evaluation.report import Table
+from aepo_lightning.printable import printable
 
 
 def print_tables(tables: Iterable[Table], notes: Iterable[str] = ()) -> None:

@@ -15,6 +15,7 @@ from aepo_lightning.contracts.blame import part_name
 from aepo_lightning.contracts.checker import AnswerChecker, Claim, Outcome, Verdict
 from aepo_lightning.errors import ConfigError
 from aepo_lightning.event_loop import Places
+from aepo_lightning.printable import printable
 from aepo_lightning.rewards.checkers.accepted import NO_ANSWER, NO_GOLD, accepted_answers
 from aepo_lightning.rewards.judge.attempts import breaker_of, unless_down, with_attempts
 from aepo_lightning.rewards.judge.counts import JudgeCounts, JudgeTally
@@ -183,7 +184,7 @@ class LLMJudge:
     def _abstained(self, kind: AbstentionKind, text: str) -> Verdict:
         reason = f"The judge {self.model} {text.rstrip('.')}."
         if (num := self._tally.abstain(kind)) in (1, 10, 100) or num % 1000 == 0:
-            logger.warning("No verdict (%s, claim %d of this kind): %s", kind, num, reason)
+            logger.warning("No verdict (%s, claim %d of this kind): %s", kind, num, printable(reason))
         return Verdict(outcome=Outcome.ABSTAINED, reason=f"{kind}: {reason}")
 
 

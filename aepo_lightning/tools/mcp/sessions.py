@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aepo_lightning.errors import ToolError, ToolUnavailableError, boundary
+from aepo_lightning.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class Sessions:
                 keeper.cancel()
                 opened.cancel()
         reason = self.reason(failure[0])
-        logger.warning("The MCP server %s could not be reached: %s", self._settings.name, reason)
+        logger.warning("The MCP server %s could not be reached: %s", self._settings.name, printable(reason))
         raise ToolUnavailableError(f"the server could not be reached ({reason}).")
 
     async def _keep(self, opened: asyncio.Future[Session]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from aepo_lightning.contracts.tool import ToolResult, ToolStatus
 from aepo_lightning.errors import ToolOutageError
+from aepo_lightning.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class Outage:
                     "the tool runtime to wait."
                 )
             if pause_s == _FIRST_PAUSE_S:
-                logger.warning("Tool(%s) is unavailable; a call waits until it is back: %s", self.name, result.text)
+                logger.warning(
+                    "Tool(%s) is unavailable; a call waits until it is back: %s", self.name, printable(result.text)
+                )
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
