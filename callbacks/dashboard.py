@@ -1,10 +1,11 @@
 """The first screen of a run in TensorBoard, and its hyper-parameters in every logger."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
 from typing_extensions import override
 
@@ -19,8 +20,9 @@ class Dashboard(L.Callback):
     """Writes the layout of custom scalars and the hyper-parameters, once for each run.
 
     The layout is that of `callbacks/layout.py`; loggers with TensorBoard's `add_custom_scalars` get it. In its HParams
-    tab a run stands beside others from its start on, with the last values of `FINAL_METRICS`; other loggers get the
-    hyper-parameters in their own way. Nothing is logged.
+    tab a run stands beside others from its start on, with the last values of `FINAL_METRICS`, as one that is going on
+    until its training ends: what failed or was stopped may be resumed. Other loggers get the hyper-parameters in their
+    own way. Nothing is logged.
     """
 
     def __init__(self, hyper_parameters: Mapping[str, Any] | None = None) -> None:
@@ -56,18 +58,29 @@ class Dashboard(L.Callback):
             return
         for add_custom_scalars in experiment_methods(trainer, "add_custom_scalars"):
             add_custom_scalars(custom_scalars())
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and self._hyper_parameters:
-                _write_session(logger, self._hyper_parameters)
+        for logger in self._with_hparams_tab(trainer):
+            # The logger's own `log_hyperparams` writes a first value of each metric, and a run's end at its start.
+            experiment, start, _ = self._session()
+            for summary in (experiment, start):
+                logger.experiment.file_writer.add_summary(summary)
 
+    @override
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the session of the HParams tab; not called where the training was cut off."""
+        if trainer.is_global_zero:
+            for logger in self._with_hparams_tab(trainer):
+                logger.experiment.file_writer.add_summary(self._session()[-1])
 
-def _write_session(logger: TensorBoardLogger, hyper_parameters: Mapping[str, Setting]) -> None:
-    """Begin a session of the HParams tab, which takes the metrics from what is logged under their names.
+    def _with_hparams_tab(self, trainer: L.Trainer) -> list[TensorBoardLogger]:
+        if not self._hyper_parameters:
+            return []
+        return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
-    The logger's own `log_hyperparams` would write a first value of each, and takes the metrics of its first call only.
-    """
-    writer = logger.experiment.file_writer
-    named = dict.fromkeys(FINAL_METRICS, 0.0)
-    experiment, start, _ = hparams(dict(hyper_parameters), named)  # type: ignore[no-untyped-call]
-    for summary in (experiment, start):
-        writer.add_summary(summary)
+    def _session(self) -> Sequence[Summary]:
+        """Return what the HParams tab wants: what is compared, the start and the end of a session.
+
+        It takes the metrics from what is logged under their names.
+        """
+        named = dict.fromkeys(FINAL_METRICS, 0.0)
+        found: Sequence[Summary] = hparams(self._hyper_parameters, named)  # type: ignore[no-untyped-call]
+        return found

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 from lightning import LightningModule
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -77,6 +78,10 @@ def session_of(events):
     return {name: getattr(value, value.WhichOneof("kind")) for name, value in given.items()}, metrics
 
 
+def parts_of_the_hparams_tab(folder):
+    return events_of(folder).PluginTagToContent("hparams")
+
+
 def test_layout_and_hyper_parameters_are_written_before_anything_is_logged(tmp_path):
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     Dashboard({"lr": 0.5, "algorithm": "aepo", "beta": None}).on_fit_start(
@@ -88,6 +93,20 @@ def test_layout_and_hyper_parameters_are_written_before_anything_is_logged(tmp_p
     assert found == {group: [chart.title for chart in charts] for group, charts in LAYOUT.items()}
     assert session_of(events) == ({"lr": 0.5, "algorithm": "aepo"}, list(FINAL_METRICS))
     assert events.Tags()["scalars"] == []
+
+
+def test_the_session_of_the_hparams_tab_ends_where_training_ends_and_not_where_it_is_cut_off(tmp_path, monkeypatch):
+    logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
+    trainer = make_trainer(tmp_path, logger=logger, callbacks=[Dashboard({"lr": 0.5})])
+    module = BoringModel()
+    monkeypatch.setattr(module, "on_train_batch_end", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(module)
+    logger.experiment.flush()
+    assert "_hparams_/session_end_info" not in parts_of_the_hparams_tab(tmp_path)
+    trainer.fit(BoringModel())
+    logger.experiment.flush()
+    assert "_hparams_/session_end_info" in parts_of_the_hparams_tab(tmp_path)
 
 
 def test_other_loggers_get_the_hyper_parameters_in_their_own_way(tmp_path, make_run):
