@@ -8,7 +8,8 @@ import numpy as np
 
 from aepo_lightning.evaluation.statistics import Estimate, bootstrap, mean
 from benchmarks.support.comparison.claims import CLAIMS, COMPARISONS, NOTHING, OUTCOMES, Comparison, budget_of
-from benchmarks.support.comparison.curves import is_short, iteration_curve, step_mean_up_to
+from benchmarks.support.comparison.curves import costs, is_short, iteration_curve, step_mean_up_to
+from benchmarks.support.comparison.pairs import compared_pairs, unlike_pairs
 from benchmarks.support.comparison.results import DONE
 from benchmarks.support.comparison.settings import WITHOUT, Job, algorithms, cells, jobs
 from benchmarks.support.comparison.statistics import interquartile_mean
@@ -65,11 +66,14 @@ def details(results: Results, findings: Sequence[Finding], pictures: str = "") -
     parts = [
         *(f"![{bed}: curves and differences]({pictures}comparison_{bed}.png)\n" for bed in present),
         "### Every comparison\n",
+        "P is the probability that the first side has more, be that claimed or not.\n",
         _comparisons(results, findings),
+        _cold_starts(results, [each.comparison for each in findings]),
         "\n### Every algorithm\n",
         "Interquartile means over seeds with 95 % bootstrap intervals.\n",
         *(_algorithms(results, bed) for bed in present),
         "\n### AEPO's factorial\n",
+        "Means over seeds with 95 % bootstrap intervals; C5 to C8 are about interquartile means of the same effects.\n",
         _factorial(results),
         "\n### Whether the terms act\n",
         "Medians over seeds of means up to the token budget.\n",
@@ -100,6 +104,14 @@ def _comparisons(results: Results, findings: Iterable[Finding]) -> str:
         )
     heads = ("Comparison", "Claimed", "Effect", "P, by seed", "P, all runs", "p", "p (Holm)", "Pairs", "Verdict")
     return _table(heads, rows)
+
+
+def _cold_starts(results: Results, comparisons: Sequence[Comparison]) -> str:
+    """Return in words how many pairs are none, and which."""
+    pairs, unlike = compared_pairs(results, comparisons), unlike_pairs(results, comparisons)
+    places = ", ".join(sorted({f"{one.bed} {one.seed}" for one, _ in unlike}))
+    which = f" (bed and seed: {places})" if places else ""
+    return f"Pairs whose runs began from cold starts that are not the same: {len(unlike)} of {len(pairs)}{which}.\n"
 
 
 def _unpaired(results: Results, comparison: Comparison) -> str:
@@ -152,8 +164,10 @@ def _measured(results: Results, bed: str) -> str:
         own = [r for job, r in results.records.items() if (job.bed, job.algorithm) == (bed, name)]
         own = [record for record in own if record["status"] == DONE]
         if own:
-            rows.append((f"`{name}`", *(_median(own, metric, budget) for metric in MEASURED.values())))
-    return f"\n**{bed}**\n\n" + _table(("Algorithm", *MEASURED), rows)
+            calls = [1000 * costs(record, "calls").sum() / costs(record, "tokens").sum() for record in own]
+            measured = (_median(own, metric, budget) for metric in MEASURED.values())
+            rows.append((f"`{name}`", *measured, f"{np.median(calls):.3g}"))
+    return f"\n**{bed}**\n\n" + _table(("Algorithm", *MEASURED, "calls for 1,000 tokens"), rows)
 
 
 def _median(records: Sequence[dict], metric: str, budget: float) -> str:

@@ -45,13 +45,18 @@ class Results:
     def _read(self, outcome: str, job: Job) -> float:
         if job.algorithm == NOTHING:
             return 0.0
-        record, own = self.records.get(job), OUTCOMES[outcome]
-        if record is None or record["status"] != DONE:
+        if not self.is_done(job):
             return float("nan")
-        value = own.read(record, self.beds[job.bed])
+        own = OUTCOMES[outcome]
+        value = own.read(self.records[job], self.beds[job.bed])
         if not own.is_relative:
             return value
         return float(np.log(value)) if value > 0 else float("nan")
+
+    def is_done(self, job: Job) -> bool:
+        """Return whether there is a run and it is finished."""
+        record = self.records.get(job)
+        return record is not None and record["status"] == DONE
 
     def seeds(self, bed: str) -> list[int]:
         """Return the seeds of which there is a run on a bed."""

@@ -145,6 +145,8 @@ def test_the_table_has_verdicts_first_and_replaces_only_what_lies_between_the_ma
     text = details(results, findings)
     assert "| C1 aepo against dapo: area | more | " in text
     assert "| `dapo` | 5 | +0.5" in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| `dapo` |") and " 0.95 " in line]
+    assert row.endswith("| 200 |"), "20 calls for 100 tokens"
     document = tmp_path / "doc.md"
     document.write_text((ROOT / "docs/faithfulness.md").read_text())
     write_into(document, results, comparisons)
