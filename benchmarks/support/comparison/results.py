@@ -71,7 +71,9 @@ def append(path: Path, record: Record) -> None:
 
 
 def write_compact(path: Path, records: Iterable[Record], columns: Mapping[str, Iterable[str]]) -> None:
-    """Write finished runs, compressed, with the columns that a table and its figures are made of.
+    """Write runs, compressed, with the columns that a table and its figures are made of.
+
+    Of a run that failed only that it did is kept, so that a table made of the file counts it.
 
     Args:
         path: Ends in `.gz`. The same records give the same bytes.
@@ -80,7 +82,9 @@ def write_compact(path: Path, records: Iterable[Record], columns: Mapping[str, I
     """
     lines = []
     for record in sorted(records, key=job_of):
+        kept = {name: record[name] for name in _NEEDED}
         if record["status"] == DONE:
             chosen = {part: {n: record[part][n] for n in names if n in record[part]} for part, names in columns.items()}
-            lines.append(json.dumps({**record, **chosen}, separators=(",", ":")))
+            kept = {**record, **chosen}
+        lines.append(json.dumps(kept, separators=(",", ":")))
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))

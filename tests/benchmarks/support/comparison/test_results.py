@@ -67,12 +67,15 @@ def test_separators_within_text_do_not_end_a_line(tmp_path):
     assert load(path)[0][job_of(record())]["problem"] == text
 
 
-def test_compact_results_have_chosen_columns_of_finished_runs_and_the_same_bytes_every_time(tmp_path):
-    records = [record(seed=1), record(seed=0, status="failed"), record("grpo")]
+def test_compact_results_have_chosen_columns_and_the_failed_runs_and_the_same_bytes_every_time(tmp_path):
+    records = [record(seed=1), record(seed=0, status="failed", problem="/home/me/x"), record("grpo")]
     for name, order in (("one.gz", records), ("two.gz", records[::-1])):
         write_compact(tmp_path / name, order, {"iterations": ("step", "b"), "held_out": ("step",)})
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
     found, num_damaged = load(tmp_path / "one.gz")
-    assert [*found] == [Job("bed", "aepo", 1), Job("bed", "grpo", 0)]
+    assert [*found] == [Job("bed", "aepo", 0), Job("bed", "aepo", 1), Job("bed", "grpo", 0)]
+    failed = found[Job("bed", "aepo", 0)]
+    assert failed["status"] == "failed", "a table of the file counts it"
+    assert "problem" not in failed
     assert found[Job("bed", "grpo", 0)]["iterations"] == {"step": [0]}
     assert num_damaged == 0
