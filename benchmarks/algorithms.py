@@ -58,8 +58,9 @@ def main() -> None:
     """Make what is missing, or only the table."""
     arguments = _parser().parse_args()
     if arguments.table is not None:
-        records = load(arguments.table)[0]
-        _show(records, {name: _with_budgets(bed, name, records) for name, bed in BEDS.items()}, arguments)
+        records = _read(arguments.table)
+        beds = {**BEDS, **{name: bed for name, bed in TRIAL.items() if any(job.bed == name for job in records)}}
+        _show(records, {name: _with_budgets(bed, name, records) for name, bed in beds.items()}, arguments)
         return
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and with it every run
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -90,6 +91,16 @@ def _session(arguments: argparse.Namespace) -> Session:
         budget_s=arguments.budget,
         say=lambda line: print(line, flush=True),
     )
+
+
+def _read(path: Path) -> Mapping[Job, Record]:
+    """Return the results of a file, and say what of it is left out."""
+    records, num_damaged = load(path)
+    if num_damaged:
+        print(f"{path} has {num_damaged} damaged lines. They are left out.")
+    if not records:
+        sys.exit(f"{path} must hold results of runs, but has none. Name another file.")
+    return records
 
 
 def _show(records: Mapping[Job, Record], beds: Mapping[str, Bed], arguments: argparse.Namespace) -> None:

@@ -77,3 +77,15 @@ def test_a_table_is_made_of_committed_results_alone(tmp_path):
     text = (tmp_path / "out/table.md").read_text()
     for line in (ROOT / "tests/support/compared.jsonl").read_text().splitlines():
         assert f"| `{json.loads(line)['algorithm']}` |" in text
+
+
+@pytest.mark.slow
+def test_a_table_of_a_file_without_results_is_refused_and_touches_no_document(tmp_path):
+    document = (ROOT / "docs/faithfulness.md").read_bytes()
+    (tmp_path / "damaged.jsonl").write_text('{"bed": "burst"}\n')
+    for name, said in (("nothing.jsonl", ""), ("damaged.jsonl", "1 damaged lines. They are left out.")):
+        done = compare(tmp_path / "out", "--table", str(tmp_path / name), "--docs")
+        assert done.returncode == 1
+        assert f"{name} must hold results of runs, but has none. Name another file." in done.stderr
+        assert said in done.stdout
+    assert (ROOT / "docs/faithfulness.md").read_bytes() == document
