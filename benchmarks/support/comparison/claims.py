@@ -61,7 +61,10 @@ def _concentration_over_chance(record: Record, bed: Bed) -> float:
 
 
 def _entropy_beyond_the_bound(record: Record, bed: Bed) -> float:
-    """Return the mean entropy of the tokens beyond the bound over that of all, iterations weighted by their number."""
+    """Return the mean entropy of the tokens beyond the bound over that of all.
+
+    Both means weigh an iteration by the share of its tokens that is beyond the bound.
+    """
     beyond, everywhere, share = (
         curves.iteration_curve(record, f"train/{name}", "tokens")[1]
         for name in ("entropy_beyond_high", "old_entropy", "clip_fraction_high")

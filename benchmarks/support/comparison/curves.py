@@ -1,8 +1,8 @@
 """Curves of a run over what it has spent, and the numbers that are read off at equal budgets.
 
 What is spent are the generated tokens or the answered calls of the training rollouts up to the weights that a point is
-about. A held-out figure belongs to one moment and is linear between two; a figure of an iteration is constant over what
-the iteration has spent. Beyond the last point of a run that ended early, the last value stays.
+about. A held-out figure belongs to one moment and is linear between two, and beyond the last one of a run that ended
+early it stays; a figure of an iteration is constant over what the iteration has spent, and ends with the run.
 """
 
 from collections.abc import Mapping, Sequence
