@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _is_asked_here(self) -> bool:
         """Return whether the request names this machine: a foreign page whose name leads here does not."""
-        host = self.headers.get("Host", "").rpartition(":")[0]
+        host, _, _ = self.headers.get("Host", "").partition(":")  # without a port where it is 80
         return host in (HOST, "localhost")
 
     def _answer(self, status: HTTPStatus, kind: str, text: str) -> None:

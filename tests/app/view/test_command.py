@@ -163,7 +163,9 @@ def test_the_server_has_no_other_pages(folder, path):
 def test_the_server_answers_to_names_of_this_machine_only(folder):
     with served(folder) as ask:
         assert ask("/rollouts.json", "evil.example:80")[0] == 403
+        assert ask("/rollouts.json", "localhost.evil.example:80")[0] == 403
         assert ask("/rollouts.json", "localhost:1")[0] == 200
+        assert ask("/rollouts.json", HOST)[0] == 200, "as a browser asks on port 80"
 
 
 def test_a_port_that_is_taken_is_named(folder):
