@@ -47,7 +47,7 @@ class Explainer:
         if self.rule is None:
             return {"absence": self.absence}
         kind = type(self.rule)
-        settings = {each.name: getattr(self.rule, each.name) for each in _settings(self.rule)}
+        settings = {each.name: _plain(getattr(self.rule, each.name)) for each in _settings(self.rule)}
         alternatives: dict[str, list[float]] = {}
         for each in _alternatives(self.rule):
             alternatives.setdefault(each.name, []).append(each.value)
@@ -169,7 +169,14 @@ def _penalty(rule: BranchPolicy | None, decision: BranchDecision) -> float | Non
 
 def _score(rule: BranchPolicy, context: BranchContext) -> float | None:
     score = getattr(rule, "score", None)
-    return None if score is None else _rounded(score(context))
+    found = math.nan if score is None else score(context)
+    return _rounded(found) if math.isfinite(found) else None  # a page has no other numbers
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as a page can have it: what is no finite number, text or truth value in words."""
+    is_number = isinstance(value, int | float) and math.isfinite(value)
+    return value if is_number or value is None or isinstance(value, str) else repr(value)
 
 
 def _rounded(value: float) -> float:

@@ -1,6 +1,9 @@
 """A branch point explains itself with the numbers of the rule, or not at all."""
 
-from dataclasses import replace
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -119,3 +122,30 @@ def test_decisions_stand_where_their_branches_begin(grown):
     assert len(opened) == len(tree.decisions)
     for segment in tree.segments:
         assert bool(opened.get(segment.segment_id)) == segment.is_branch_point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRule:
+    """A rule with settings that no JSON has, and a score that is no finite number."""
+
+    measure: Callable[..., float] = max
+    limit: float = math.inf
+    mode: str = "always"
+
+    def score(self, context):
+        return math.inf if context.entropy >= 0 else 0.0
+
+    def num_branches(self, context):
+        return int(context.entropy >= 0)
+
+
+def test_a_rule_of_somebody_else_is_told_in_what_a_page_can_have():
+    engine = ScriptedEngine(random_script(p_call=0.9))
+    (tree,) = grow(engine, budget=4, allocator=RootChains(num_root_chains=2), branch_policy=OwnRule())
+    explainer = Explainer(rule=OwnRule())
+    found = explainer.describe()
+    assert found["settings"] == {"measure": repr(max), "limit": "inf", "mode": "always"}
+    assert tree.decisions
+    told = [explainer.explain(tree, decision) for decision in tree.decisions]
+    assert [each["P"] for each in told] == [None] * len(told)
+    json.dumps([found, told], allow_nan=False)
