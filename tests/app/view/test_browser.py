@@ -148,7 +148,77 @@ def test_the_keyboard_stays_where_it_was(page):
     page.wait_for("document.activeElement.id === 'detail'")
 
 
+def test_arrows_lead_from_tab_to_tab_and_scroll_what_is_wide(page):
+    page.value("document.getElementById('tab-path').focus()")
+    for key, tab in (("ArrowRight", "branch"), ("ArrowLeft", "path"), ("ArrowLeft", "facts"), ("ArrowRight", "path")):
+        page.press(key)
+        assert page.value("document.activeElement.id") == f"tab-{tab}"
+        page.wait_for(f"document.getElementById('detail').getAttribute('aria-labelledby') === 'tab-{tab}'")
+    assert "seg" not in at(page)
+    page.press("b")
+    page.wait_for("document.querySelector('.wide')")
+    before = at(page)
+    page.value("document.querySelector('.wide').focus()")
+    page.press("ArrowRight")
+    assert at(page) == before
+
+
+def test_what_keys_change_is_said(page):
+    page.press("j")
+    page.wait_for("shownTree.id === state.q")
+    said = "document.getElementById('said').textContent"
+    assert page.value(said) == page.value("`${order[1].text}. ${leafTexts(shownTree.leaves[0], 0).name}`")
+    page.press("ArrowDown")
+    page.wait_for("state.leaf !== 0")
+    assert page.value("document.querySelectorAll('#tree .leaf[aria-current]').length") == 1
+    assert page.value("document.querySelector('#tree .leaf[aria-current]').ariaLabel") in page.value(said)
+    page.press("ArrowRight")
+    page.wait_for("state.seg !== ''")
+    assert page.value(said).endswith(". prompt")
+    assert texts(page, "#tree .node[aria-current]") == [""]
+
+
+def test_an_entropy_is_compared_with_that_of_the_chain_or_the_trajectory(page):
+    decided = "{change: %s, H: 1, H0: 1, l: 0, wanted: 0, opened: 0}"
+    for change, words in ((1, "more uncertain than"), (-1, "less uncertain than"), (0, "just as uncertain as")):
+        told = page.value(f"reason({decided % change})")
+        assert told == f"Here the policy was {words} at the start of its trajectory (1 against 1)."
+    page.value("head.rule.baseline = 'own'")
+    assert "at the start of its chain (" in page.value(f"reason({decided % 0})")
+    page.press("b")
+    page.wait_for("document.querySelector('.facts.numbers')")
+    assert texts(page, ".facts.numbers dt")[1:3] == ["H of the first turn of the chain", "change, H minus that"]
+
+
+def test_a_chain_of_the_timeline_stands_there_in_words(page):
+    parts = "[['generate', 0, 0.5], ['wait', 0.5, 0.6], ['call', 0.6, 1], ['call', 0.6, 0.7], ['generate', 1, 2]]"
+    assert page.value(f"laneInWords({parts}, {{origin: 'root'}}, 3)") == (
+        "Chain of trajectory 3, root: from 0 µs to 2 s, generation 1.5 s, tools 500 ms."
+    )
+    assert page.value("laneInWords([], {origin: 'branch'}, 0)") == "Chain of trajectory 0, branch: nothing of its own."
+
+
+def test_questions_without_rewards_are_not_those_of_equal_rewards(page):
+    row = "{spread: 0, rewards: [%s]}"
+    assert page.value(f"FILTERS.equal[1]({row % '1, 1'})") is True
+    assert page.value(f"FILTERS.equal[1]({row % 'null, null'})") is False
+
+
+def test_any_number_of_rewards_has_a_worst_and_a_best(page):
+    assert page.value("scaleOf(Array(300000).fill(0.5).concat(-1))") == [-1, 0.5]
+
+
+def test_a_server_that_has_a_problem_has_not_ended(page):
+    page.value(
+        "asked = 0, fetch = async () => (asked++, new Response('DataError: a line', {status: 500})), hearNews(), null"
+    )
+    page.wait_for("document.getElementById('news').textContent.includes('DataError: a line')")
+    page.wait_for("asked > 1")
+
+
 def test_a_link_with_words_that_mean_nothing_shows_the_first_question(page, address):
+    page.open(address + "#q=none&seg=1.5")
+    assert page.value("state.seg") == ""
     page.open(address + "#q=none&leaf=-3&seg=constructor&tab=constructor&color=toString&sort=__proto__&filter=valueOf")
     assert page.value("shownTree.id === order[0].id")
     assert len(texts(page, "#detail .segment")) == len(page.value("shownTree.leaves[0].path"))
@@ -201,6 +271,11 @@ def test_search_filter_and_order_choose_questions_and_a_link_leads_back(page, ad
     page.value(f"look({{find: {word!r}, filter: 'all'}})")
     assert texts(page, "#questions .question") == []
     page.value("searchTexts()")
+    assert page.value("order.map((row) => row.id)") == ["q4"]
+    page.value("location.hash = '#find=nowhere'")
+    page.wait_for("state.find === 'nowhere'")
+    assert page.value("order") == [], "what was found for other words is not found for these"
+    page.value(f"look({{find: {word!r}}})")
     assert page.value("order.map((row) => row.id)") == ["q4"]
     assert page.value("shownTree.id") == "q4", "the first that was found is shown"
 

@@ -5,9 +5,12 @@ const WHAT = {
   unfunded: 'wanted a branch, the budget was spent', refused: 'wanted a branch, the tools forbade it',
 };
 
+// Where the entropy is from that the rule compares with.
+const isOwnBaseline = () => head.rule.baseline === 'own';
+
 function reason(decision) {
-  const more = decision.change > 0 ? 'more' : decision.change < 0 ? 'less' : 'just as';
-  const sentence = [`Here the policy was ${more} uncertain than at the start of its chain (${show(decision.H)} against ${show(decision.H0)}).`];
+  const more = decision.change > 0 ? 'more uncertain than' : decision.change < 0 ? 'less uncertain than' : 'just as uncertain as';
+  const sentence = [`Here the policy was ${more} at the start of its ${isOwnBaseline() ? 'chain' : 'trajectory'} (${show(decision.H)} against ${show(decision.H0)}).`];
   if (decision.l) sentence.push(`${head.rule.scope === 'question' ? 'The chains of the question' : 'The chain'} had branched ${decision.l} time${decision.l > 1 ? 's' : ''} in a row before.`);
   if (decision.wanted && !decision.opened) sentence.push(decision.problem ? 'The rule asked for a branch, but:' : 'The rule asked for a branch, but all trajectories of the budget were given away.');
   if (decision.penalised) sentence.push('Without the penalty for branches in a row it would have branched.');
@@ -34,7 +37,7 @@ function comparedWith(decision) {
 
 function decisionFacts(decision) {
   return el('dl', { class: 'facts numbers' },
-    fact('H, entropy that the rule looked at', show(decision.H, 6)), fact(head.rule.baseline === 'own' ? 'H of the first turn of the chain' : 'H of the root', show(decision.H0, 6)), fact('change, H minus H of the root', show(decision.change, 6)),
+    fact('H, entropy that the rule looked at', show(decision.H, 6)), fact(isOwnBaseline() ? 'H of the first turn of the chain' : 'H of the first turn of the trajectory', show(decision.H0, 6)), fact('change, H minus that', show(decision.change, 6)),
     fact('branches in a row before, l', decision.l), fact('penalty for each', decision.penalty === null ? 'not on record' : show(decision.penalty)),
     fact('P, score of the rule', decision.P === null ? 'not on record' : show(decision.P, 6)), fact('number drawn', show(decision.u, 6)), fact('P is compared with', decision.P === null ? null : comparedWith(decision)[0]),
     fact('branches wanted', decision.wanted), fact('branches opened', decision.opened), fact('chain', decision.chain), fact('after turns', decision.turn));

@@ -1,7 +1,7 @@
 // The keyboard: everything that a click does.
 
 const HELP = [
-  ['j, k', 'next, previous question'], ['↓, ↑', 'next, previous trajectory'], ['→, ←', 'next, previous segment'],
+  ['j, k', 'next, previous question'], ['↓, ↑', 'next, previous trajectory'], ['→, ←', 'next, previous segment; on the tabs, next, previous tab'],
   ['b', 'next branch decision of the trajectory'], ['1 … 5', 'the tabs'], ['c', 'next colouring of tokens'],
   ['/', 'search (Enter looks through all texts)'], ['f, s', 'next filter, next order'], ['t', 'dark or light'], ['?', 'these keys'],
 ];
@@ -40,11 +40,28 @@ function act(key, tree) {
   return acts[key];
 }
 
+const SIDEWAYS = ['ArrowLeft', 'ArrowRight'];
+
+// On the tabs, arrows lead to the next one.
+function besideTab(event, tab) {
+  const names = Object.keys(TABS);
+  const at = names.indexOf(tab.dataset.tab) + (event.key === 'ArrowRight' ? 1 : -1);
+  const name = names[(at + names.length) % names.length];
+  event.preventDefault();
+  look({ tab: name });
+  document.getElementById(`tab-${name}`).focus();
+}
+
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || document.getElementById('help').open) return;
   if (event.target.closest('input, select, textarea')) {
     if (event.key === 'Escape') event.target.blur();
     return;
+  }
+  if (SIDEWAYS.includes(event.key)) {
+    if (event.target.closest('.wide')) return; // the browser scrolls it
+    const tab = event.target.closest('[role=tab]');
+    if (tab) return besideTab(event, tab);
   }
   const found = act(event.key, shownTree);
   if (found) { event.preventDefault(); found(); }

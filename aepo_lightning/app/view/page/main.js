@@ -18,13 +18,13 @@ function frame() {
   const find = el('input', { id: 'find', type: 'search', placeholder: 'search', 'aria-label': 'search questions and answers; Enter looks through all texts',
     oninput: (event) => { deepMatches = null; look({ find: event.target.value }); }, onkeydown: (event) => { if (event.key === 'Enter') searchTexts(); } });
   document.body.append(
-    el('header', { id: 'top' }, el('h1', {}, visible(`${head.run} · ${head.name}`)), el('span', { id: 'rollouts' }), el('span', { id: 'news', role: 'status' }),
+    el('header', { id: 'top' }, el('h1', {}, visible(`${head.run} · ${head.name}`)), el('span', { id: 'rollouts' }), el('span', { id: 'news', role: 'status' }), el('span', { id: 'said', class: 'spoken', role: 'status' }),
       el('button', { onclick: changeTheme, title: 't' }, 'dark / light'), el('button', { onclick: () => help.showModal(), title: '?' }, 'keys')),
     el('nav', { id: 'side', 'aria-label': 'questions' }, el('div', { id: 'choices' }, find, choice('filter', 'Show', FILTERS, 'filter'), choice('sort', 'by', SORTS, 'sort'), el('span', { id: 'how-many', role: 'status' })),
       el('div', { id: 'list', tabindex: 0, role: 'region', 'aria-label': 'list of questions' }, el('ol', { id: 'questions' }))),
     el('main', {}, el('h2', { id: 'asked' }), el('div', { id: 'tree', tabindex: 0, role: 'region', 'aria-label': 'tree' }),
-      el('div', { id: 'tabs' }, el('div', { role: 'tablist', 'aria-label': 'views' }, Object.entries(TABS).map(([name, [label]]) => el('button', { role: 'tab', id: `tab-${name}`, 'aria-controls': 'detail', onclick: () => look({ tab: name }) }, label))), treeLegend()),
-      el('div', { id: 'detail', role: 'tabpanel', tabindex: 0, 'aria-label': 'detail' })), help);
+      el('div', { id: 'tabs' }, el('div', { role: 'tablist', 'aria-label': 'views' }, Object.entries(TABS).map(([name, [label]]) => el('button', { role: 'tab', id: `tab-${name}`, 'data-tab': name, 'aria-controls': 'detail', onclick: () => look({ tab: name }) }, label))), treeLegend()),
+      el('div', { id: 'detail', role: 'tabpanel', tabindex: 0 })), help);
   document.title = plainly(`${head.name} · ${head.run} · aepo-view`);
 }
 
@@ -47,9 +47,18 @@ async function drawQuestion() {
   if (state.q !== row.id) return; // another one was chosen meanwhile
   shownTree = tree;
   state.leaf = Math.min(Math.max(0, Math.trunc(state.leaf)), tree.leaves.length - 1);
-  if (!(Number(state.seg) < tree.segments.length)) state.seg = '';
+  if (state.seg !== '' && !tree.segments[Number(state.seg)]) state.seg = '';
   document.getElementById('asked').replaceChildren(...visible(row.text || row.id));
   redraw(tree);
+  sayWhatIsShown(row, tree);
+}
+
+// Keys change what is shown without moving the focus: say it.
+function sayWhatIsShown(row, tree) {
+  const parts = [brief(row.text || row.id), leafTexts(tree.leaves[state.leaf], state.leaf).name];
+  if (state.seg !== '') parts.push(segmentLabel(tree, Number(state.seg)));
+  const said = document.getElementById('said');
+  if (said.textContent !== parts.join('. ')) said.textContent = parts.join('. ');
 }
 
 // Draw the tree and what is known of its parts; the keyboard stays where it was.
@@ -68,6 +77,7 @@ function drawTab(tree) {
   const pane = document.getElementById('detail');
   const name = Object.hasOwn(TABS, state.tab) ? state.tab : 'path';
   for (const each of Object.keys(TABS)) document.getElementById(`tab-${each}`).setAttribute('aria-selected', String(each === name));
+  pane.setAttribute('aria-labelledby', `tab-${name}`);
   pane.replaceChildren();
   TABS[name][1](tree, pane);
   document.getElementById(`segment-${state.seg}`)?.scrollIntoView({ block: 'nearest' });
@@ -89,7 +99,13 @@ async function drawAll(before) {
 // Ask the server that this page came from whether more is there.
 async function hearNews() {
   try {
-    const news = await (await fetch('/rollouts.json', { cache: 'no-store' })).json();
+    const answer = await fetch('/rollouts.json', { cache: 'no-store' });
+    if (!answer.ok) {
+      document.getElementById('news').textContent = `the server cannot say what is there: ${brief(await answer.text())}`;
+      setTimeout(hearNews, LIVE_MS);
+      return;
+    }
+    const news = await answer.json();
     const select = el('select', { 'aria-label': 'iteration or benchmark', onchange: (event) => location.assign(`/${encodeURIComponent(event.target.value)}.html`) },
       news.map((each) => el('option', { value: each.name, selected: each.name === head.live.name }, plainly(each.name))));
     const place = document.getElementById('rollouts');

@@ -15,7 +15,7 @@ const SORTS = {
 const FILTERS = {
   all: ['all questions', () => true],
   mixed: ['rewards differ', (row) => row.spread > 0],
-  equal: ['rewards equal', (row) => row.spread === 0 && !row.unfinished],
+  equal: ['rewards equal', (row) => row.spread === 0 && rewardsOf(row).length > 0],
   wrong: ['none correct', (row) => !row.correct.some(Boolean) && !row.unfinished],
   right: ['all correct', (row) => row.correct.every(Boolean)],
   failed: ['with failures', (row) => row.failures > 0],
@@ -24,7 +24,7 @@ const FILTERS = {
   unfinished: ['not finished', (row) => row.unfinished],
 };
 let order = [];
-let deepMatches = null;
+let deepMatches = null; // the words of the last search through all texts, and the numbers of the questions that have them
 
 function textOfRow(row) {
   row.searched ??= [row.id, row.text, ...row.answers, ...row.given].join('\n').toLowerCase();
@@ -34,12 +34,12 @@ function textOfRow(row) {
 function chooseQuestions() {
   const words = state.find.toLowerCase();
   const keep = entry(FILTERS, state.filter, 'all')[1];
-  const isFound = (row) => !words || textOfRow(row).includes(words) || deepMatches?.has(row.number);
+  const isFound = (row) => !words || textOfRow(row).includes(words) || (deepMatches?.words === words && deepMatches.rows.has(row.number));
   order = head.questions.filter((row) => keep(row) && isFound(row));
   order.sort((a, b) => entry(SORTS, state.sort, 'surprise')[1](a, b) || a.number - b.number);
 }
 
-const scaleOf = (rewards) => [Math.min(0, ...rewards), Math.max(1e-9, ...rewards)];
+const scaleOf = (rewards) => [least(rewards, 0), most(rewards, 1e-9)];
 
 // The place of a reward between the worst and the best of the page, for its colour.
 function goodness(reward) {
@@ -97,12 +97,13 @@ async function searchTexts() {
   const words = state.find.toLowerCase();
   const status = document.getElementById('how-many');
   if (!words) return;
-  deepMatches = new Set();
+  const rows = new Set();
+  deepMatches = { words, rows };
   for (const row of head.questions) {
     if (state.find.toLowerCase() !== words) return;
     const tree = await treeOf(row);
     const texts = tree.segments.map((segment) => (segment.result ? segment.result.text : textOf(segment)));
-    if (texts.some((text) => text.toLowerCase().includes(words))) deepMatches.add(row.number);
+    if (texts.some((text) => text.toLowerCase().includes(words))) rows.add(row.number);
     if (row.number % 50 === 0) {
       status.textContent = `searched ${count(row.number)} of ${count(head.questions.length)}`;
       await new Promise((resume) => setTimeout(resume));

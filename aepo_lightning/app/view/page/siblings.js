@@ -8,7 +8,7 @@ function tokensAfter(tree, leaf, from) {
 }
 
 function firstDifference(sequences) {
-  const end = Math.min(...sequences.map((each) => each.length));
+  const end = least(sequences.map((each) => each.length), Infinity);
   for (let place = 0; place < end; place++) if (sequences.some((each) => each[place].token !== sequences[0][place].token)) return place;
   return end;
 }

@@ -67,6 +67,10 @@ function prepare(tree) {
 
 const textOf = (segment) => segment.tokens.map((number) => vocabulary[number]).join('');
 
+// The extremes of any number of values: a call takes only so many arguments.
+const least = (values, bound) => values.reduce((found, value) => Math.min(found, value), bound);
+const most = (values, bound) => values.reduce((found, value) => Math.max(found, value), bound);
+
 function mean(values) {
   return values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null;
 }

@@ -48,7 +48,7 @@ function segmentTitle(tree, id, turn) {
 function decisionStrip(decision) {
   const kind = decisionKind(decision);
   return el('button', { class: `strip ${kind}`, onclick: () => look({ seg: String(decision.segment), tab: 'branch' }) },
-    el('i', { class: `dot ${kind}` }), el('b', {}, WHAT[kind]), ` H ${show(decision.H)}, at the root ${show(decision.H0)}`,
+    el('i', { class: `dot ${kind}` }), el('b', {}, WHAT[kind]), ` H ${show(decision.H)}, at the start ${show(decision.H0)}`,
     decision.P === null ? '' : `, P ${show(decision.P, 3)} against ${comparedWith(decision)[0]}, ${show(comparedWith(decision)[1], 3)}`, ' – why?');
 }
 

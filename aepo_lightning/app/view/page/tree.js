@@ -8,12 +8,12 @@ const rewardOf = (leaf) => (leaf.reward && leaf.reward.scored ? leaf.reward.valu
 const reached = (tree, id) => mean(tree.below[id].map((leaf) => rewardOf(tree.leaves[leaf])).filter((value) => value !== null));
 
 function layOut(tree, width) {
-  const deepest = Math.max(1, ...tree.depth);
+  const deepest = most(tree.depth, 1);
   const column = Math.max(22, Math.min(110, (width - MARGIN.left - MARGIN.right) / (deepest + 0.5)));
   const places = tree.leaves.map((leaf, index) => index).sort((a, b) => comparePaths(tree.leaves[a], tree.leaves[b]));
   const row = [];
   places.forEach((leaf, place) => { row[leaf] = place; });
-  const y = tree.segments.map((segment, id) => MARGIN.top + ROW * (0.5 + Math.min(...tree.below[id].map((leaf) => row[leaf]))));
+  const y = tree.segments.map((segment, id) => MARGIN.top + ROW * (0.5 + least(tree.below[id].map((leaf) => row[leaf]), Infinity)));
   const x = tree.depth.map((depth) => MARGIN.left + column * (depth + 0.5));
   return { x, y, column, width: MARGIN.left + MARGIN.right + column * (deepest + 0.5), height: MARGIN.top * 2 + ROW * tree.leaves.length, row };
 }
@@ -60,7 +60,7 @@ function drawSegment(tree, plan, id, chosen) {
   const isPicked = state.seg === String(id);
   const node = draw('g', {
     class: `node ${segment.source}${isOn ? ' on' : ''}${isPicked ? ' picked' : ''}${decision ? ` decision ${decisionKind(decision)}` : ''}${isFailed(segment) ? ' failed' : ''}`,
-    transform: `translate(${x[id]},${y[id]})`, 'data-segment': id,
+    transform: `translate(${x[id]},${y[id]})`, 'data-segment': id, 'aria-current': isPicked ? 'true' : null,
     'aria-label': segmentLabel(tree, id) + (decision ? `, ${WHAT[decisionKind(decision)]}` : ''), ...pressed(act),
   });
   node.append(draw('circle', { r: 10, class: 'touch' }));
@@ -72,16 +72,23 @@ function drawSegment(tree, plan, id, chosen) {
 
 const isFailed = (segment) => segment.result && !['ok', 'empty'].includes(segment.result.status);
 
-function drawLeaf(tree, plan, index) {
-  const leaf = tree.leaves[index];
-  const right = plan.width - MARGIN.right + 6;
-  const y = plan.y[leaf.segment];
+// What a trajectory is called: its reward, its answer or how it ended, and the same in words.
+function leafTexts(leaf, index) {
   const reward = rewardOf(leaf);
   const label = leaf.stop === 'unfinished' ? 'no reward yet' : reward === null ? 'no reward' : show(reward, 2);
   const answer = brief(leaf.reward?.answer || '', LABEL_CHARACTERS);
   const ending = leaf.stop === 'eos' ? answer : leaf.stop === 'unfinished' ? '' : leaf.stop;
   const name = `#${index} ${label} ${ending}`.trim() + (leaf.stop === 'unfinished' ? ': trajectory of a tree that is not finished' : `: trajectory, reward ${label}, ended by ${leaf.stop}`);
-  return draw('g', { class: `leaf${index === state.leaf ? ' on' : ''}`, 'data-leaf': index, 'aria-label': name, ...pressed(() => look({ leaf: index, seg: '', tab: state.tab === 'branch' ? 'path' : state.tab })) },
+  return { label, ending, name };
+}
+
+function drawLeaf(tree, plan, index) {
+  const leaf = tree.leaves[index];
+  const right = plan.width - MARGIN.right + 6;
+  const y = plan.y[leaf.segment];
+  const reward = rewardOf(leaf);
+  const { label, ending, name } = leafTexts(leaf, index);
+  return draw('g', { class: `leaf${index === state.leaf ? ' on' : ''}`, 'data-leaf': index, 'aria-label': name, 'aria-current': index === state.leaf ? 'true' : null, ...pressed(() => look({ leaf: index, seg: '', tab: state.tab === 'branch' ? 'path' : state.tab })) },
     draw('rect', { x: right - 4, y: y - ROW / 2 + 2, width: MARGIN.right - 4, height: ROW - 4, rx: 5, class: 'touch' }),
     draw('line', { x1: plan.x[leaf.segment], x2: right, y1: y, y2: y, class: 'lead' }),
     draw('rect', { x: right, y: y - 7, width: 14, height: 14, rx: 4, class: reward === null ? 'value unknown' : 'value', style: { '--good': goodness(reward) } }),
