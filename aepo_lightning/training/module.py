@@ -40,6 +40,7 @@ from aepo_lightning.training.network_state import (
     add_identity,
     all_finite,
     building,
+    forget_logged,
     left_in_place,
     log_reduced,
     prepare_stage,
@@ -325,8 +326,9 @@ class AEPOModule(LightningModule):
         names = sorted(metrics)
         pairs = [[float(metrics[name].total), float(metrics[name].weight)] for name in names]
         reduced = all_reduce([value for pair in pairs for value in pair] + [float(loss)])
-        sums = zip(names, reduced[:-1:2], reduced[1::2], strict=True)
+        sums = list(zip(names, reduced[:-1:2], reduced[1::2], strict=True))
         values = {f"train/{name}": total / weight for name, total, weight in sums if weight}
+        forget_logged(self, [f"train/{name}" for name, _, weight in sums if not weight])
         values |= {"train/loss": reduced[-1], "train/grad_norm": float(grad_norm)}
         values |= prefixed("train", ratio_percentiles(log_ratios))
         values["train/lr"] = float(self.trainer.optimizers[0].param_groups[0]["lr"])

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,6 +47,16 @@ def log_reduced(
     # Without a logger Lightning would warn about every name.
     logger = logger and bool(module.trainer.loggers)
     module.log_dict(dict(values), prog_bar=prog_bar, logger=logger, sync_dist=True, rank_zero_only=True)
+
+
+def forget_logged(module: L.LightningModule, names: Collection[str]) -> None:
+    """Let a step that has no such numbers log none: Lightning would give callbacks and loggers the last ones again."""
+    metrics = module.trainer.callback_metrics
+    for result in (module.trainer._results or {}).values():
+        if result.meta.name in names:
+            result.reset()
+    for name in names:
+        metrics.pop(name, None)
 
 
 def all_finite(*values: float) -> bool:

@@ -236,6 +236,26 @@ def test_the_ratio_is_one_before_the_first_update_and_not_after(tmp_path):
     assert logger.rows[0][1]["train/old_entropy"] == pytest.approx(logger.rows[0][1]["train/entropy"], rel=1e-5)
 
 
+class MetricRecorder(Callback):
+    def __init__(self):
+        self.seen = []
+
+    @override
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(dict(trainer.callback_metrics))
+
+
+def test_a_step_without_a_number_does_not_log_that_of_the_step_before(tmp_path):
+    (step,) = experience(built_module(), random_trees(2), questions_per_step=2)
+    batches = [replace(batch, advantages=torch.zeros_like(batch.advantages)) for batch in step.micro_batches]
+    recorder = MetricRecorder()
+    fitted = run(tmp_path, [step, replace(step, micro_batches=batches)], [recorder], max_epochs=2)
+    # In the second epoch tokens of the first step are beyond the bound; without advantages none matters.
+    for logged in (recorder.seen, [row for _, row in fitted.logger.rows if "train/loss" in row]):
+        assert ["train/entropy_beyond_high" in each for each in logged] == [False, False, True, False]
+        assert [each["train/clip_fraction_high"] > 0 for each in logged] == [False, False, True, False]
+
+
 def test_the_scheduler_steps_once_per_optimiser_step_and_the_rate_in_use_is_logged(tmp_path):
     fitted = run(
         tmp_path,
