@@ -22,7 +22,8 @@ def find_format_problem(text: str, tool_tags: Sequence[str]) -> str:
         One sentence about the broken rule, or an empty string for a well-formed response.
 
     References:
-        AEPO, arXiv:2510.14545, eq. 8 ("if the format is good"), with the checks of the released reward function.
+        ARPO, arXiv:2507.19849, eq. 8 ("if the format is good"), which AEPO, arXiv:2510.14545, trains with as well. The
+        checks are those of the released reward function.
     """
     problem = _think_problem(text) or _answer_problem(text)
     for tag in tool_tags:

@@ -44,8 +44,8 @@ class PaperReward:
             `match` or `box` is an unknown word.
 
     References:
-        AEPO, arXiv:2510.14545, eq. 8. `r_M` and the token F1 as accuracy follow the released reward function.
-        Departures: `match` and `box`.
+        ARPO, arXiv:2507.19849, eq. 8, which AEPO, arXiv:2510.14545, trains with as well. `r_M` and the token F1 as
+        accuracy follow the released reward function. Departures: `match` and `box`.
     """
 
     multi_tool_bonus: float = 0.1

@@ -38,7 +38,8 @@ class FormatTerm:
         ConfigError: If the penalty is positive or not finite, a tag is no name, or `box` is an unknown word.
 
     References:
-        AEPO, arXiv:2510.14545, eq. 8 ("if the format is good"), with the checks of the released reward function.
+        ARPO, arXiv:2507.19849, eq. 8 ("if the format is good"), which AEPO, arXiv:2510.14545, trains with as well. The
+        checks are those of the released reward function.
     """
 
     tool_tags: Sequence[str] = ("search", "python")
@@ -87,7 +88,7 @@ class ToolTerm:
         ConfigError: If no tool or one that is no name is given.
 
     References:
-        AEPO, arXiv:2510.14545, eq. 8.
+        ARPO, arXiv:2507.19849, eq. 8, which AEPO, arXiv:2510.14545, trains with as well.
     """
 
     tools: Sequence[str] = ("search", "python")

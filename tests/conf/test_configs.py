@@ -1,4 +1,5 @@
 import json
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -158,6 +159,15 @@ def test_algorithms_set_the_coefficients_of_the_one_surrogate():
         "gppo": (1.0, 1.0),
         "ce_gppo": (0.75, 1.0),
     }
+
+
+@pytest.mark.parametrize("name", options("algorithm"))
+def test_an_algorithm_is_a_page_that_names_its_paper_and_what_its_settings_are_from(name):
+    lines = (CONF / "algorithm" / f"{name}.yaml").read_text().splitlines()
+    comments = " ".join(line.partition("#")[2].strip() for line in lines)
+    assert len(lines) <= 50
+    assert re.search(r"arXiv \d{4}\.\d{5}", comments)
+    assert re.search(r"\beqs?\. \d|\bsection \d|[Dd]eparture|deviation|[Tt]he released run|of no paper", comments)
 
 
 @pytest.mark.parametrize(
