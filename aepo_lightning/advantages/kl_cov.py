@@ -49,6 +49,6 @@ class KLCov:
         own = response_tokens(covariances, batches)
         border = kth_largest(own, num_chosen(self.fraction, own))
         return [
-            torch.where(batch.response_mask & (each >= border) & (each > 0), self.coefficient, 0.0)
+            torch.where(batch.response_mask & (each.float() >= border) & (each > 0), self.coefficient, 0.0)
             for each, batch in zip(covariances, batches, strict=True)
         ]

@@ -21,7 +21,7 @@ def kth_largest(values: Float[Tensor, " _"], k: int) -> float:
     """Return the k-th largest value on all ranks, exactly. Collective.
 
     Args:
-        values: Of this rank, finite; compared as float32.
+        values: Of this rank, finite; compared as float32, so what is compared with the answer must be float32 too.
         k: From 1 to the number of values on all ranks.
     """
     # Positive floats are ordered like their bits, negative ones the other way round. Adding 0 makes -0 a 0.

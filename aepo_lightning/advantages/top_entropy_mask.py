@@ -43,7 +43,7 @@ class TopEntropyMask:
         own = response_tokens(entropies, batches)
         border = kth_largest(own, num_chosen(self.fraction, own))
         return [
-            zero_outside(batch.advantages, batch.response_mask & (entropy >= border))
+            zero_outside(batch.advantages, batch.response_mask & (entropy.float() >= border))
             for entropy, batch in zip(entropies, batches, strict=True)
             if batch.advantages is not None
         ]

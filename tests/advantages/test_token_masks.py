@@ -51,6 +51,17 @@ def test_every_token_is_kept_at_fraction_one():
     assert torch.equal(TopEntropyMask(fraction=1.0)([batch])[0], batch.advantages)
 
 
+def test_the_token_at_the_border_is_chosen_in_double_precision_as_well():
+    rows = make_rows()
+    rows["old_entropies"] = torch.full((8, 12), 2 / 3, dtype=torch.float64)  # less than the nearest float32
+    (batch,) = split(rows, *WHOLE)
+    assert torch.equal(TopEntropyMask(fraction=0.1)([batch])[0], batch.advantages)
+    for seed in range(6):
+        rows = make_rows(seed=seed)
+        rows["old_logprobs"] = rows["old_logprobs"].double() / 3
+        assert int(KLCov(fraction=0.001)(split(rows, *WHOLE))[0].count_nonzero()) == 1
+
+
 def test_tokens_with_the_entropy_at_the_border_are_kept_together():
     rows = make_rows()
     rows["old_entropies"] = (rows["old_entropies"] > 0.5).float()
