@@ -39,6 +39,12 @@ def iteration_curve(record: Record, name: str, unit: Unit) -> tuple[Numbers, Num
     return spent, _numbers(record["iterations"].get(name, [None] * len(spent)))
 
 
+def known_only(at: Numbers, values: Numbers) -> tuple[Numbers, Numbers]:
+    """Return a curve without the places where nothing was measured."""
+    known = np.isfinite(values)
+    return at[known], values[known]
+
+
 def value_at(at: Numbers, values: Numbers, budget: float) -> float:
     """Return the value of a piecewise linear curve at a budget; NaN of a curve without points."""
     return float(np.interp(budget, at, values)) if at.size else float("nan")

@@ -64,7 +64,11 @@ def details(results: Results, findings: Sequence[Finding], pictures: str = "") -
         return f"{NOT_RUN.capitalize()}.\n"
     present = [bed for bed in results.beds if results.seeds(bed)]
     parts = [
-        *(f"![{bed}: curves and differences]({pictures}comparison_{bed}.png)\n" for bed in present),
+        *(
+            f"![{bed}: {title}]({pictures}comparison_{bed}{name}.png)\n"
+            for bed in present
+            for title, name in (("curves and differences", ""), ("further curves", "_further"))
+        ),
         "### Every comparison\n",
         "P is the probability that the first side has more, be that claimed or not.\n",
         _comparisons(results, findings),
