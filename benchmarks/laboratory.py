@@ -1,12 +1,13 @@
 """The first update of every algorithm against the true gradient, in a world small enough to enumerate.
 
     python -m benchmarks.laboratory [--budget SECONDS | --groups N] [--presets aepo,grpo] [--entropies 0.9,0.6,0.3]
-                                    [--tables presets,off,on,branching,credit,exact] [--write]
+                                    [--tables presets,off,on,components,branching,credit,exact] [--write]
 
-Six kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a known
-factor with one of AEPO's put in; the same with branches, and with another credit of turns; and independent samples
-without chance. docs/laboratory.md says what the columns mean. `--write` puts the figures into
-docs/figures/laboratory.json, where those of other cases stay, and makes the tables of the guide from that file.
+Seven kinds of tables: every preset of `conf/algorithm`; AEPO with one part taken out; parts that are right up to a
+known factor with one of AEPO's put in; the same with a component that is off by default, with branches, and with
+another credit of turns; and independent samples without chance, those of presets among them. docs/laboratory.md says
+what the columns mean. `--write` puts the figures into docs/figures/laboratory.json, where those of other cases stay,
+and makes the tables of the guide from that file.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from aepo_lightning.training.algorithm import Algorithm
 from benchmarks.support.common import describe_machine, print_result
 from benchmarks.support.laboratory import variants
 from benchmarks.support.laboratory.cases import Case, Setting, enumerate_updates, is_independent, measure
@@ -25,10 +27,11 @@ from benchmarks.support.laboratory.world import World
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIGURES = DOCS / "figures" / "laboratory.json"
-TABLES = ("presets", "off", "on", "branching", "credit", "exact")
+TABLES = ("presets", "off", "on", "components", "branching", "credit", "exact")
 TITLES = {
     "off": "AEPO with one part taken out",
     "on": "Right parts with one of AEPO's put in",
+    "components": "Right parts with a component that is off by default",
     "branching": "Right parts with branches",
     "credit": "Right parts with another credit",
 }
@@ -51,6 +54,7 @@ def plan(tables: list[str], names: list[str], entropies: list[float]) -> list[Ca
     kinds = {
         "off": variants.one_off,
         "on": variants.one_on,
+        "components": variants.components,
         "branching": variants.branching,
         "credit": variants.credits,
     }
@@ -61,6 +65,16 @@ def plan(tables: list[str], names: list[str], entropies: list[float]) -> list[Ca
                 for name, algorithm in make().items()
             ]
     return cases
+
+
+def enumerable(names: list[str] | None) -> dict[str, Algorithm]:
+    """Return what needs no sampling: of the parts that are put in and of the presets, those that sample independently.
+
+    Args:
+        names: Presets; None for all.
+    """
+    presets = {f"`{name}`": variants.preset(name) for name in names or variants.preset_names()}
+    return {name: each for name, each in {**variants.one_on(), **presets}.items() if is_independent(each)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{case.table}, {case.setting.entropy:g}, {case.name}: {found['cosine']['value']:.4f} ± {error:.4f}")
         sys.stdout.flush()
     middle = Setting(entropy=options.entropies[len(options.entropies) // 2], world=World())
-    parts = {name: algorithm for name, algorithm in variants.one_on().items() if is_independent(algorithm)}
-    exact = enumerate_updates(parts, middle, (2, 3)) if "exact" in options.tables else []
+    exact = enumerate_updates(enumerable(options.presets), middle, (2, 3)) if "exact" in options.tables else []
     figures = {"cases": measured, "exact": exact, "exact_entropy": middle.entropy}
     print(tables_of(figures))
     if options.write:

@@ -13,7 +13,7 @@ from aepo_lightning.branching import NeverBranch
 from aepo_lightning.training.algorithm import Algorithm
 from benchmarks.support.laboratory import truth
 from benchmarks.support.laboratory.estimates import describe
-from benchmarks.support.laboratory.exact import expected_update
+from benchmarks.support.laboratory.exact import expected_update, looks_at_entropies
 from benchmarks.support.laboratory.policy import TabularPolicy, at_entropy
 from benchmarks.support.laboratory.updates import Bench, Updates, joined
 from benchmarks.support.laboratory.world import World
@@ -128,7 +128,7 @@ def enumerate_updates(
     rows = []
     for name, algorithm in algorithms.items():
         # Where entropies count, few trajectories are alike, and groups of three are too many.
-        for budget in budgets if algorithm.shaping is None else [2]:
+        for budget in [2] if looks_at_entropies(algorithm) else budgets:
             found = [expected_update(algorithm, setting.policy, quest, budget).flatten() for quest in setting.quests]
             pairs = list(zip(found, setting.gradients, strict=True))
             mixed = _cosine(torch.stack(found).sum(0), torch.stack(setting.gradients).sum(0))

@@ -52,13 +52,18 @@ def expected_update(
         budget: k, trajectories of a group.
     """
     bench = Bench(algorithm=replace(algorithm, budget=budget), policy=policy)
-    classes = path_classes(policy, quest, with_entropies=algorithm.shaping is not None)
+    classes = path_classes(policy, quest, with_entropies=looks_at_entropies(algorithm))
     groups = list(combinations_with_replacement(range(len(classes)), budget))
     trees = [tree_of(bench, quest, [classes[index].representative for index in group]) for group in groups]
     total = torch.zeros_like(policy.logits.detach())
     for group, tree, step in zip(groups, trees, bench.steps(trees), strict=True):
         total += _num_orders(group) * _share(bench, [classes[index] for index in group], tree, step)
     return total
+
+
+def looks_at_entropies(algorithm: Algorithm) -> bool:
+    """Return whether two trajectories of the same reward and length may be told apart by their entropies."""
+    return algorithm.shaping is not None or algorithm.token_mask is not None
 
 
 def path_classes(policy: TabularPolicy, quest: int, with_entropies: bool) -> list[PathClass]:

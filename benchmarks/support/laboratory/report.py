@@ -30,10 +30,12 @@ def merged(known: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]
     cases = {_key(case): case for case in known.get("cases", [])} | {_key(case): case for case in found["cases"]}
     order = list(dict.fromkeys(key[:2] for key in cases))
     newest = found if found["exact"] else known
+    entropy = newest.get("exact_entropy", found["exact_entropy"])
+    exact = [*(known.get("exact", []) if known.get("exact_entropy") == entropy else []), *found["exact"]]
     return {
         "cases": sorted(cases.values(), key=lambda case: order.index(_key(case)[:2])),
-        "exact": newest.get("exact", []),
-        "exact_entropy": newest.get("exact_entropy", found["exact_entropy"]),
+        "exact": list({(row["name"], row["budget"]): row for row in exact}.values()),
+        "exact_entropy": entropy,
     }
 
 

@@ -9,12 +9,16 @@ from hydra import compose, initialize_config_module
 
 from aepo_lightning.advantages import (
     AnchorState,
+    ClipCov,
+    EntropyModulation,
     FirstBranch,
     GroupZScore,
+    KLCov,
     LeaveOneOut,
     NoBaseline,
     NodeValue,
     RootBaseline,
+    TopEntropyMask,
     TurnReturn,
 )
 from aepo_lightning.app.build import build
@@ -77,6 +81,18 @@ def one_on() -> Mapping[str, Algorithm]:
         ),
         "branches with pre-monitoring": unbiased_parts(allocator=aepo.allocator, **branching),
         "pre-monitoring, no branches": unbiased_parts(allocator=aepo.allocator),
+    }
+
+
+def components() -> Mapping[str, Algorithm]:
+    """Return the right parts with one of the components that no preset but AEPO and EMPG sets."""
+    return {
+        "the most uncertain fifth of the tokens (TopEntropyMask)": unbiased_parts(token_mask=TopEntropyMask()),
+        "a tenth of the tokens left out (ClipCov)": unbiased_parts(
+            token_mask=ClipCov(fraction=0.1, lowest=0.1, highest=5.0)
+        ),
+        "a tenth of the tokens held back (KLCov)": unbiased_parts(kl_cov=KLCov(fraction=0.1)),
+        "modulation by entropy (EntropyModulation)": unbiased_parts(shaping=EntropyModulation()),
     }
 
 

@@ -1,5 +1,6 @@
 """Which samplers are biased, and what takes the bias away: by sampling, with fixed seeds and four standard errors."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,11 +11,13 @@ from aepo_lightning.advantages import LeaveOneOut
 from aepo_lightning.branching import EntropyBalanced
 from aepo_lightning.budgets import RootShare
 from aepo_lightning.training.presets import AEPO
+from benchmarks.laboratory import FIGURES
 from benchmarks.support.laboratory import truth
+from benchmarks.support.laboratory.cases import Case, Setting, measure
 from benchmarks.support.laboratory.estimates import describe, mean_of
 from benchmarks.support.laboratory.policy import TabularPolicy, at_entropy
 from benchmarks.support.laboratory.updates import Bench
-from benchmarks.support.laboratory.variants import unbiased_parts
+from benchmarks.support.laboratory.variants import preset, preset_names, unbiased_parts
 from benchmarks.support.laboratory.world import World
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -91,3 +94,24 @@ def test_the_known_factor_of_leaving_one_out_is_one():
     found = figures(Bench(algorithm=algorithm, policy=policy), quest, 400, seed=0)
     assert found.scales[0].value == pytest.approx(1.0, abs=4 * found.scales[0].error)
     assert abs(found.squared_bias.deviations) <= 4
+
+
+MIDDLE = Setting(entropy=0.6, world=World())
+
+
+def estimates(case):
+    """The numbers of a case that have an error."""
+    named = {name: case[name] for name in ("cosine", "squared_bias", "squared_bias_within")}
+    several = {f"{name} {at}": each for name in ("scales", "value_biases") for at, each in enumerate(case[name])}
+    return {**named, **several}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_bias_of_every_preset_is_that_of_the_table(name):
+    cases = json.loads(FIGURES.read_text())["cases"]
+    (kept,) = [case for case in cases if (case["table"], case["name"], case["entropy"]) == ("Presets", name, 0.6)]
+    case = Case(table="Presets", name=name, algorithm=preset(name), setting=MIDDLE)
+    found = estimates(measure(case, seconds=0.0, num_groups=128))
+    for figure, known in estimates(kept).items():
+        error = math.hypot(known["error"], found[figure]["error"])
+        assert found[figure]["value"] == pytest.approx(known["value"], abs=4 * error), figure

@@ -45,6 +45,21 @@ def test_figures_measured_again_take_the_place_of_their_like_and_others_stay():
     assert "| nothing | 2 | 1.00000 | 1.00000 | 0.5000 |" in tables_of(found)
 
 
+def test_rows_without_chance_stay_beside_those_of_others_under_the_same_entropy():
+    def row(name, factor):
+        return {"name": name, "budget": 2, "cosine": 1.0, "cosines_within": [1.0], "factors": [factor]}
+
+    known = figures(exact=[row("nothing", 0.5), row("`grpo`", 0.7)])
+    found = merged(known, figures(exact=[row("`grpo`", 0.8), row("`gspo`", 0.9)]))
+    assert [(each["name"], each["factors"]) for each in found["exact"]] == [
+        ("nothing", [0.5]),
+        ("`grpo`", [0.8]),
+        ("`gspo`", [0.9]),
+    ]
+    other = figures(exact=[row("`grpo`", 0.6)]) | {"exact_entropy": 0.3}
+    assert merged(known, other)["exact"] == other["exact"]
+
+
 def test_tables_go_between_the_marks_of_a_page_again_and_again(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
