@@ -23,6 +23,7 @@ from benchmarks.support.laboratory.enumerated_value import (
     true_gradient,
     true_value,
 )
+from tests.support.paths import ROOT
 
 ZERO = 1e-12
 EXACT = ("inverse fan-out, other roots, top-ups count", "inverse fan-out, other roots, top-ups left out")
@@ -104,6 +105,27 @@ def test_the_leaves_of_a_root_chain_weigh_as_much_as_one_chain():
         assert all(total == pytest.approx(1) for total in totals.values())
         assert tree.leaf_weights("uniform") == [1.0] * len(tree.leaves)
         assert estimate_value(tree, "uniform", True) == pytest.approx(sum(tree.rewards) / len(tree.leaves))
+
+
+@pytest.mark.slow
+def test_the_guide_has_the_numbers_of_the_enumeration():
+    lines = (ROOT / "docs/unbiased_branching.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = [row for row in rows if row[0] in SIGNALS]
+    columns = [*["value"] * 5, *["gradient"] * 5]
+    assert len(rows) == len(columns)
+    truth = true_gradient(LONG)
+    for (signal, split, *cells), column in zip(rows, columns, strict=True):
+        found = enumerated(signal, f"m {split}")
+        angles = [distance(found.gradients[name], truth) for name in list(found.gradients)[:4]]
+        shown = list(found.value_bias.values()) if column == "value" else angles
+        assert [float(cell) for cell in cells] == pytest.approx(shown, abs=5e-5), (signal, split, column)
+    assert f"The true value is {true_value(LONG):.4f}." in " ".join(lines)
+
+
+@cache
+def enumerated(signal, split):
+    return expectations(LONG, SPLITS[split](SIGNALS[signal]))
 
 
 def weight_by_decisions(tree, path):
