@@ -69,6 +69,17 @@ def fields_of(bed):
 
 
 @pytest.mark.slow
+def test_a_budget_that_is_used_up_starts_nothing_and_says_what_is_missing(tmp_path):
+    done = compare(
+        tmp_path / "out", "--beds", "quickstart", "--algorithms", "grpo", "--seeds", "1", "--budget", "0", *TINY
+    )
+    assert done.returncode == 1
+    assert "The time is up: 1 runs are not made." in done.stdout
+    assert "Not all runs are there. The same command goes on from here." in done.stderr
+    assert not (tmp_path / "out/results.jsonl").exists()
+
+
+@pytest.mark.slow
 def test_a_table_is_made_of_committed_results_alone(tmp_path):
     shutil.copy(ROOT / "tests/support/compared.jsonl", tmp_path / "results.jsonl")
     done = compare(tmp_path / "out", "--table", str(tmp_path / "results.jsonl"))
