@@ -67,8 +67,8 @@ def cold_start_name(bed_name: str, bed: Bed, seed: int) -> str:
 
 @cache
 def _cold_start_made_of(bed_name: str, bed: Bed) -> Mapping[str, str]:
-    cfg = configuration_of(words_of(Job(bed_name, _OF_THE_COLD_START, 0), bed))
-    return {**cold_start_made_of(cfg), "held_out": str(bed.words)}
+    cfg = configuration_of(cold_start_words(Job(bed_name, _OF_THE_COLD_START, 0), bed))
+    return {**cold_start_made_of(cfg), "held_out": str(_without_algorithm(bed.words))}
 
 
 def code_digest(bed_name: str, bed: Bed) -> str:
@@ -76,9 +76,13 @@ def code_digest(bed_name: str, bed: Bed) -> str:
     return _cold_start_made_of(bed_name, bed)["code"][:_DIGITS]
 
 
-def cold_start_job(job: Job) -> Job:
-    """Return the run whose first stages are the cold start of `job`, whatever its algorithm."""
-    return replace(job, algorithm=_OF_THE_COLD_START)
+def cold_start_words(job: Job, bed: Bed) -> list[str]:
+    """Return the words of a run whose first stages are the cold start of `job`, whatever its algorithm."""
+    return words_of(replace(job, algorithm=_OF_THE_COLD_START), replace(bed, words=_without_algorithm(bed.words)))
+
+
+def _without_algorithm(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if not word.lstrip("+~").startswith("algorithm."))
 
 
 def run_folder(out: Path, job: Job) -> Path:

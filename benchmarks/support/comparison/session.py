@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.support.comparison.commands import (
     code_digest,
-    cold_start_job,
     cold_start_name,
+    cold_start_words,
     configuration_digest,
     run_folder,
     words_of,
@@ -119,7 +119,7 @@ class Session:
                 self._start_case(job.name, partial(make_run, words, run_folder(self.out, job), cold_start), job)
                 return job
             if cold_start not in self._running.values():
-                words = words_of(cold_start_job(job), self.beds[job.bed])
+                words = cold_start_words(job, self.beds[job.bed])
                 self._start_case(
                     f"coldstart/{cold_start.name}", partial(make_cold_start, words, cold_start), cold_start
                 )

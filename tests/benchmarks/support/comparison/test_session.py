@@ -45,6 +45,7 @@ def made(monkeypatch):
         monkeypatch.setattr(session, "make_run", run)
         monkeypatch.setattr(session, "make_cold_start", cold_start)
         monkeypatch.setattr(session, "words_of", lambda job, _: [job.name])
+        monkeypatch.setattr(session, "cold_start_words", lambda job, _: [job.name])
         monkeypatch.setattr(session, "configuration_digest", lambda *parts: f"c {parts[-1]}")
         monkeypatch.setattr(session, "code_digest", lambda *_: "d")
         monkeypatch.setattr(session, "cold_start_name", lambda name, _, seed: f"{name}-{seed}")

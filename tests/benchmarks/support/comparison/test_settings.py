@@ -1,5 +1,6 @@
 """What is compared: the factorial's cells, the presets, the order of the runs."""
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -111,6 +112,11 @@ def test_a_result_and_a_cold_start_are_known_by_what_they_are_made_of():
         experiment="quickstart", num_generated_tokens=100, num_answered_calls=10, words=("coldstart.num_steps=3",)
     )
     assert cold_start_name("bed", BED, 0) != cold_start_name("bed", smaller, 0)
+    faster = replace(BED, words=("algorithm.branch_policy.rate=0.75",))
+    assert cold_start_name("bed", BED, 0) == cold_start_name("bed", faster, 0)
+    assert configuration_digest("bed", BED, "random_branching") != configuration_digest(
+        "bed", faster, "random_branching"
+    )
 
 
 @pytest.mark.slow

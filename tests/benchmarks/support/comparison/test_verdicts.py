@@ -147,6 +147,10 @@ def test_the_table_has_verdicts_first_and_replaces_only_what_lies_between_the_ma
     assert "| `dapo` | 5 | +0.5" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| `dapo` |") and " 0.95 " in line]
     assert row.endswith("| 200 |"), "20 calls for 100 tokens"
+    gains = text.partition("### Every algorithm against GRPO")[2].partition("###")[0].splitlines()
+    first, last = [line for line in gains if line.startswith("| `")][:: len(ends) - 2]
+    assert first.startswith("| `dapo` | +0.")
+    assert (first.endswith("| 5 of 5 |"), last.endswith("| 0 of 5 |")) == (True, False)
     document = tmp_path / "doc.md"
     document.write_text((ROOT / "docs/faithfulness.md").read_text())
     write_into(document, results, comparisons)
