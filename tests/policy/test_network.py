@@ -185,7 +185,8 @@ def test_packed_tokens_score_as_padded_rows_do(fields, back_end, shares):
             each.zero_grad()
             ((scores.logprobs + 0.5 * scores.entropies) * weights).sum().backward()
             grads.append(flat(parameter.grad for parameter in each.parameters()))
-        assert relative_l2(grads[1], grads[0]) < 2e-6
+        # 40 roundings of float32: in which order sums are taken depends on the CPU.
+        assert relative_l2(grads[1], grads[0]) < 5e-6
 
 
 @pytest.mark.parametrize("is_tied", [True, False], ids=["tied", "untied"])
