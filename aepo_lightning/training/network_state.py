@@ -51,6 +51,8 @@ def log_reduced(
 
 def forget_logged(module: L.LightningModule, names: Collection[str]) -> None:
     """Let a step that has no such numbers log none: Lightning would give callbacks and loggers the last ones again."""
+    if not names:
+        return  # what follows makes Lightning compute every metric anew
     metrics = module.trainer.callback_metrics
     for result in (module.trainer._results or {}).values():
         if result.meta.name in names:
